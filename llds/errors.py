@@ -1,0 +1,42 @@
+"""The error hierarchy.
+
+Every class also inherits the standard error that it stands for, so that callers need not know this module.
+Three kinds, told apart because they are handled differently:
+
+* **The user's input** (`ConfigurationError`, `DataError`, `RetrievalError` at start-up): one clear message, a non-zero exit.
+* **The model's mistake** (`ToolInputError`): becomes an observation that the model reads; the episode goes on.
+* **Infrastructure** (`ToolFailure`, `SamplerError`): retried within bounds, then recorded on the trajectory, which leaves the
+  loss. Never training text. Too many of them raise `TooManyFailuresError`.
+"""
+
+
+class LLDSError(Exception):
+    """Base of every error that llds raises on purpose."""
+
+
+class ConfigurationError(LLDSError, ValueError):
+    """A setting cannot work. The message names the config key, what was expected, what came and what to do."""
+
+
+class DataError(LLDSError, ValueError):
+    """A data file, or a row of it, cannot be used. The message names the file and the row."""
+
+
+class RetrievalError(LLDSError, RuntimeError):
+    """A retriever or its index cannot be used, or did not answer as it must."""
+
+
+class ToolInputError(LLDSError, ValueError):
+    """The model called a tool in a way it cannot serve; the message is shown to the model as an observation."""
+
+
+class ToolFailure(LLDSError, RuntimeError):  # noqa: N818 (a failure of the world, not an error of the caller)
+    """A tool could not do its work (down, too slow, broken). The trajectory that asked is marked failed."""
+
+
+class SamplerError(LLDSError, RuntimeError):
+    """The sampler could not generate. The trajectories that asked are marked failed."""
+
+
+class TooManyFailuresError(LLDSError, RuntimeError):
+    """More trajectories failed than the run allows, or too many updates in a row were not finite."""
