@@ -3,10 +3,11 @@
 Every class also inherits the standard error that it stands for, so that callers need not know this module.
 Three kinds, told apart because they are handled differently:
 
-* **The user's input** (`ConfigurationError`, `DataError`, `RetrievalError` at start-up): one clear message, a non-zero exit.
+* **The user's input** (`ConfigurationError`, `DataError`, `RetrievalError` at start-up): one clear message, a non-zero
+  exit.
 * **The model's mistake** (`ToolInputError`): becomes an observation that the model reads; the episode goes on.
-* **Infrastructure** (`ToolFailure`, `SamplerError`): retried within bounds, then recorded on the trajectory, which leaves the
-  loss. Never training text. Too many of them raise `TooManyFailuresError`.
+* **Infrastructure** (`ToolFailure`, `SamplerError`): retried within bounds, then recorded on the trajectory, which
+  leaves the loss. Never training text. Too many of them raise `TooManyFailuresError`.
 """
 
 

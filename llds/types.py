@@ -1,7 +1,8 @@
 """The vocabulary: the records that flow from a question to a gradient.
 
-Everything is token ids; text is a view that logs and parsers take, and is never tokenised again. In shapes, ``B`` is the
-number of trajectories, ``T`` the number of tokens of the longest one (prompt included), ``N`` the number of action tokens.
+Everything is token ids; text is a view that logs and parsers take, and is never tokenised again. In shapes, ``B`` is
+the number of trajectories, ``T`` the number of tokens of the longest one (prompt included), ``N`` the number of action
+tokens.
 
 Left out on purpose: tensors (see `llds.data.policy_batch`) and anything that acts.
 """
@@ -17,7 +18,7 @@ ActionKind = Literal["tool", "answer", "invalid"]
 """What an action asks for: a tool call, the end of the episode, or nothing that the protocol understands."""
 
 TrajectoryStatus = Literal["answered", "out_of_turns", "out_of_room", "failed"]
-"""How an episode ended: with an answer; without one after the last turn; at the total length limit; by infrastructure."""
+"""How an episode ended: with an answer; after the last turn; at the total length limit; by infrastructure."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Trajectory:
 
     Attributes:
         prompt: The question.
-        group_id: Minted at sampling time, unique per (iteration, position): trajectories that share it share a baseline.
+        group_id: Minted at sampling time, unique per (iteration, position); its trajectories share a baseline.
         index: Position of the trajectory in its rollout batch.
         sampling: The sampling law.
         policy_version: Version of the weights that sampled it.

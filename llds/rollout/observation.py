@@ -1,0 +1,63 @@
+"""Observations as token ids: cut at their limit, and unable to smuggle in a token that only the policy may write.
+
+Text escaping alone can be bypassed, so the guarantee is given on ids: no special token, and no token that is itself a
+tag of the protocol, survives in the body of an observation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from llds.errors import ConfigurationError
+from llds.rollout.protocol import ObservationText, TagProtocol
+
+
+@dataclass(frozen=True)
+class EncodedObservation:
+    """Token ids of an observation.
+
+    Attributes:
+        token_ids: Opening, body and closing.
+        is_cut: Whether the body was cut to fit the limit.
+    """
+
+    token_ids: list[int]
+    is_cut: bool
+
+
+class ObservationEncoder:
+    """Encodes observations for one tokenizer and one set of tools.
+
+    Args:
+        tokenizer: The policy's tokenizer.
+        protocol: The tag protocol, whose tags are forbidden in bodies.
+        tool_names: Names of the agent's tools.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, protocol: TagProtocol, tool_names: Sequence[str] = ()
+    ) -> None:
+        self.tokenizer = tokenizer
+        names = (*tool_names, protocol.answer_tag, protocol.observation_tag, protocol.think_tag)
+        tags = {f"<{slash}{name}>" for name in names for slash in ("", "/")}
+        added = tokenizer.get_added_vocab()
+        self.forbidden_ids = set(tokenizer.all_special_ids) | {added[tag] for tag in tags & added.keys()}
+
+    def encode(self, text: ObservationText, limit_tokens: int) -> EncodedObservation:
+        """Encode an observation in at most ``limit_tokens`` tokens; the closing text is always kept.
+
+        Raises:
+            ConfigurationError: If not even opening and closing fit.
+        """
+        opening = self.tokenizer.encode(text.opening, add_special_tokens=False)
+        closing = self.tokenizer.encode(text.closing, add_special_tokens=False)
+        room = limit_tokens - len(opening) - len(closing)
+        if room < 0:
+            raise ConfigurationError(
+                f"Expected `limits.observation_tokens` to leave room for the tags around an observation "
+                f"({len(opening) + len(closing)} tokens), got {limit_tokens}. Raise the limit."
+            )
+        encoded = self.tokenizer.encode(text.body, add_special_tokens=False, split_special_tokens=True)
+        body = [token for token in encoded if token not in self.forbidden_ids]
+        return EncodedObservation(opening + body[:room] + closing, is_cut=len(body) > room)
