@@ -1,0 +1,104 @@
+"""The collector: all episodes of an iteration side by side, groups minted as they are sampled.
+
+Trajectories advance independently. One that waits for a tool never holds back another; tools are called concurrently.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from llds.agent_tools import AgentTool
+from llds.rollout.episode import Environment, EpisodeLimits, run_episode
+from llds.rollout.event_loop import BackgroundLoop
+from llds.rollout.observation import ObservationEncoder
+from llds.rollout.protocol import TagProtocol
+from llds.rollout.sampler import Sampler
+from llds.rollout.tool_calls import ToolCallPolicy
+from llds.types import Prompt, SamplingParams, Trajectory
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What distinguishes one collection of rollouts from another.
+
+    Attributes:
+        group_size: Trajectories of each prompt.
+        sampling: The sampling law.
+        limits: Limits of an episode.
+        seed: Numbers that name the collection, such as (seed, stage, iteration); equal ones sample the same.
+    """
+
+    group_size: int
+    sampling: SamplingParams
+    limits: EpisodeLimits
+    seed: tuple[int, ...]
+
+
+class RolloutCollector:
+    """Collects trajectories.
+
+    Args:
+        sampler: Generates actions.
+        tokenizer: The policy's tokenizer.
+        protocol: Reads actions and renders observations.
+        agent_tools: The agent's tools; their names are the tags that call them.
+        tool_calls: Deadline and retries of a tool call.
+
+    Raises:
+        ConfigurationError: If a tool's name cannot be a tag.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        tokenizer: PreTrainedTokenizerBase,
+        protocol: TagProtocol,
+        agent_tools: Sequence[AgentTool],
+        tool_calls: ToolCallPolicy,
+    ) -> None:
+        names = [tool.name for tool in agent_tools]
+        protocol.check_tool_names(names)
+        self.sampler = sampler
+        self.tokenizer = tokenizer
+        self.protocol = protocol
+        self.tools = {tool.name: tool for tool in agent_tools}
+        self.tool_calls = tool_calls
+        self.encoder = ObservationEncoder(tokenizer, protocol, names)
+        self._loop = BackgroundLoop()
+
+    def collect(self, prompts: Sequence[Prompt], collection: Collection) -> list[Trajectory]:
+        """Run ``len(prompts) * group_size`` episodes; the trajectories of a prompt are neighbours.
+
+        Failed ones are among them, with status ``failed``: what becomes of their group is the caller's policy.
+        """
+        trajectories = [
+            Trajectory(
+                prompt=prompt,
+                group_id="-".join(str(part) for part in (*collection.seed[1:], position)),
+                index=position * collection.group_size + member,
+                sampling=collection.sampling,
+                policy_version=self.sampler.policy_version,
+            )
+            for position, prompt in enumerate(prompts)
+            for member in range(collection.group_size)
+        ]
+        for tool in self.tools.values():
+            tool.begin_iteration()
+        self._loop.run(self._run_all(trajectories, collection))
+        return trajectories
+
+    def close(self) -> None:
+        """Stop the event loop."""
+        self._loop.close()
+
+    async def _run_all(self, trajectories: Sequence[Trajectory], collection: Collection) -> None:
+        environment = Environment(
+            self.sampler, self.tokenizer, self.protocol, self.tools, self.encoder, collection.limits, self.tool_calls
+        )
+        for trajectory in trajectories:
+            self.sampler.open_trajectory(trajectory.index)
+        async with asyncio.TaskGroup() as group:
+            for trajectory in trajectories:
+                group.create_task(run_episode(environment, trajectory, (*collection.seed, trajectory.index)))

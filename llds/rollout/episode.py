@@ -1,0 +1,135 @@
+"""One episode: the policy acts, the environment observes, until an answer or a limit.
+
+Every trajectory is a coroutine that advances at its own pace; nothing here knows of the others.
+"""
+
+import time
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from llds.agent_tools import AgentTool
+from llds.errors import ConfigurationError, SamplerError, ToolFailure, ToolInputError
+from llds.rollout.observation import ObservationEncoder
+from llds.rollout.protocol import ObservationText, TagProtocol
+from llds.rollout.sampler import Sampler, SampleRequest
+from llds.rollout.tool_calls import ToolCallPolicy, call_tool
+from llds.types import Action, Trajectory, Turn
+
+
+@dataclass(frozen=True)
+class EpisodeLimits:
+    """Limits of an episode, in tokens and turns (defaults: Search-R1 in training)."""
+
+    action_tokens: int = 500
+    """Most tokens of one action."""
+    observation_tokens: int = 500
+    """Most tokens of one observation, its tags included."""
+    total_tokens: int = 4096
+    """Most tokens of a trajectory, prompt included."""
+    turns: int = 3
+    """Most actions that get an observation; one last action without a tool call may follow."""
+
+    def __post_init__(self) -> None:
+        if min(self.action_tokens, self.observation_tokens, self.total_tokens) < 1 or self.turns < 0:
+            raise ConfigurationError(
+                f"Expected `limits` to be at least 1 token each and `turns` at least 0, got {self}."
+            )
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What all episodes of a collection share."""
+
+    sampler: Sampler
+    tokenizer: PreTrainedTokenizerBase
+    protocol: TagProtocol
+    tools: dict[str, AgentTool]
+    encoder: ObservationEncoder
+    limits: EpisodeLimits
+    tool_calls: ToolCallPolicy
+
+
+async def run_episode(environment: Environment, trajectory: Trajectory, seed: tuple[int, ...]) -> None:
+    """Fill a trajectory with turns; an infrastructure failure is recorded on it, not raised.
+
+    Args:
+        environment: What the episodes share.
+        trajectory: A fresh trajectory; it is filled in place.
+        seed: Numbers that name this trajectory among all that the run samples.
+    """
+    try:
+        for turn in range(environment.limits.turns + 1):
+            if not await _take_turn(environment, trajectory, (*seed, turn), is_last=turn == environment.limits.turns):
+                return
+    except (ToolFailure, SamplerError) as error:
+        trajectory.status, trajectory.failure = "failed", str(error)
+    finally:
+        environment.sampler.close_trajectory(trajectory.index)
+
+
+async def _take_turn(environment: Environment, trajectory: Trajectory, seed: tuple[int, ...], *, is_last: bool) -> bool:
+    """Take one turn; returns whether the episode goes on."""
+    ids = trajectory.token_ids
+    room = environment.limits.total_tokens - len(ids)
+    if room < 1:
+        trajectory.status = "out_of_room"
+        return False
+    turn = await _act(environment, trajectory, ids, min(room, environment.limits.action_tokens), seed)
+    if turn.action.kind == "answer":
+        trajectory.status = "answered"
+        return False
+    if is_last:
+        trajectory.status = "out_of_turns"
+        return False
+    await _observe(environment, turn)
+    if len(ids) + len(turn.action_ids) + len(turn.observation_ids) >= environment.limits.total_tokens:
+        turn.observation_ids = []
+        trajectory.status = "out_of_room"
+        return False
+    return True
+
+
+async def _act(
+    environment: Environment, trajectory: Trajectory, ids: list[int], max_tokens: int, seed: tuple[int, ...]
+) -> Turn:
+    names = list(environment.tools)
+    completion = await environment.sampler.sample(
+        SampleRequest(
+            trajectory=trajectory.index,
+            token_ids=ids,
+            max_tokens=max_tokens,
+            stop_strings=tuple(environment.protocol.stop_strings(names)),
+            sampling=trajectory.sampling,
+            seed=seed,
+        )
+    )
+    action = environment.protocol.parse(_decode(environment, completion.token_ids), names)
+    turn = Turn(completion.token_ids, completion.log_probs, completion.stop_reason, action)
+    trajectory.turns.append(turn)
+    return turn
+
+
+async def _observe(environment: Environment, turn: Turn) -> None:
+    started = time.perf_counter()
+    text = await _respond(environment, turn, turn.action)
+    turn.tool_s = time.perf_counter() - started
+    observation = environment.encoder.encode(text, environment.limits.observation_tokens)
+    turn.observation_ids, turn.observation_is_cut = observation.token_ids, observation.is_cut
+
+
+async def _respond(environment: Environment, turn: Turn, action: Action) -> ObservationText:
+    names = list(environment.tools)
+    if action.kind == "invalid":
+        return environment.protocol.correct(_decode(environment, turn.action_ids), names)
+    try:
+        result = await call_tool(environment.tools[action.name], action.content, environment.tool_calls)
+    except ToolInputError as error:
+        turn.action = Action("invalid", action.name, action.content)
+        return environment.protocol.correct(_decode(environment, turn.action_ids), names, reason=str(error))
+    turn.document_ids = result.document_ids
+    return environment.protocol.observe(result.text, names)
+
+
+def _decode(environment: Environment, ids: list[int]) -> str:
+    return str(environment.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
