@@ -1,0 +1,50 @@
+"""The batch of one rollout iteration, filled in as it travels.
+
+`PromptLoader` makes it with prompts only; the rollout adds trajectories and then tensors; the module trains on it; the
+callbacks read its timings and metrics. One object all the way, so that nothing is matched up again later.
+
+Deliberately neither a dataclass nor a mapping nor a sequence: Lightning's precision plugins recurse into those, copy
+them and cast their floats. `to` returns the object itself, so that Lightning's transfer to the device leaves it alone.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from llds.types import Prompt, Trajectory
+
+if TYPE_CHECKING:
+    from llds.data.policy_batch import PolicyBatch
+
+
+class RolloutBatch:
+    """Prompts of one iteration and all that becomes of them.
+
+    Args:
+        prompts: The questions, in the order in which they are rolled out.
+
+    Attributes:
+        prompts: The questions.
+        trajectories: What the rollout left; empty before it.
+        policy_batch: The tensors to train on; None before the rollout and in evaluation.
+        timings: Seconds by phase, such as ``rollout`` or ``score``.
+        metrics: Metrics of this iteration by their full key, such as ``rollout/valid_action_rate``.
+    """
+
+    def __init__(self, prompts: list[Prompt]) -> None:
+        self.prompts = prompts
+        self.trajectories: list[Trajectory] = []
+        self.policy_batch: PolicyBatch | None = None
+        self.timings: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        """Number of prompts."""
+        return len(self.prompts)
+
+    def to(self, device: Any, non_blocking: bool = False) -> "RolloutBatch":
+        """Return the batch itself: prompts are not tensors, and the tensors made from them are placed by their maker.
+
+        Args:
+            device: Ignored.
+            non_blocking: Ignored.
+        """
+        return self

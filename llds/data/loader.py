@@ -1,0 +1,148 @@
+"""Batches of prompts in an order that depends on the seed alone, with a position that a checkpoint can hold.
+
+Lightning finds `state_dict` and `load_state_dict` on the loader and keeps them in its checkpoints. It does not fetch
+ahead from a loader that has a length, so the position is exactly the number of batches that training consumed, and a
+run that resumes goes on with the next prompt.
+
+A plain iterable and not a `torch.utils.data.DataLoader`: prompts are small and in memory, so there is nothing to load.
+"""
+
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from llds.data.batch import RolloutBatch
+from llds.errors import ConfigurationError
+from llds.types import Prompt
+
+
+class PromptLoader:
+    """Yields `RolloutBatch` objects.
+
+    With `iterations`, prompts form an endless stream of passes, each in an order of its own; every batch is full and
+    may cross the border of two passes; each iteration over the loader goes on where the last one stopped. Without,
+    each iteration over the loader is one pass, and its last batch holds what is left.
+
+    Args:
+        prompts: The questions, at least one.
+        batch_size: Prompts per batch.
+        iterations: Number of batches; None is one pass.
+        shuffle: Whether each pass has a random order of its own.
+        seed: Seed of the orders.
+
+    Attributes:
+        position: Number of batches that were consumed so far, over all passes.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        batch_size: int,
+        iterations: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> None:
+        _check_positive("batch_size", batch_size)
+        if iterations is not None:
+            _check_positive("iterations", iterations)
+        if not prompts:
+            raise ConfigurationError("Expected at least one prompt to load, got none. Check the data source.")
+        self.prompts = list(prompts)
+        self.batch_size = batch_size
+        self.iterations = iterations
+        self.shuffle = shuffle
+        self.seed = seed
+        self.position = 0
+        self._yielded = 0  # batches of the current iteration over the loader
+        self._resumed = False
+        self._order: tuple[int, list[int]] = (-1, [])  # the last pass that was asked for
+        self._checksum = _checksum(self.prompts)
+
+    def __len__(self) -> int:
+        """Number of batches of one iteration over the loader."""
+        return -(-len(self.prompts) // self.batch_size) if self.iterations is None else self.iterations
+
+    def __iter__(self) -> Iterator[RolloutBatch]:
+        """Yield the batches that are left if a state was just loaded, else those of a whole iteration."""
+        self._start()
+        while self._yielded < len(self):
+            batch = RolloutBatch(self._batch(self.position))
+            self.position += 1
+            self._yielded += 1
+            yield batch
+
+    def order(self, pass_number: int) -> list[int]:
+        """Return the order of the prompts in a pass: a function of the seed and the pass, and of nothing else."""
+        if self._order[0] != pass_number:
+            indices = list(range(len(self.prompts)))
+            if self.shuffle:
+                random.Random(f"{self.seed}/{pass_number}").shuffle(indices)  # noqa: S311 (not a secret)
+            self._order = (pass_number, indices)
+        return self._order[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, and what the order depends on."""
+        return {"position": self.position, "yielded": self._yielded, "order": self._order_settings()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a position.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ConfigurationError: If the prompts or their order are not those of the state.
+        """
+        self.check_state(state)
+        self.position = state["position"]
+        self._yielded = state["yielded"]
+        self._resumed = True
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise a `ConfigurationError` unless the state belongs to the same prompts in the same order."""
+        for name, value in self._order_settings().items():
+            if state["order"][name] != value:
+                raise ConfigurationError(
+                    f"Expected `data` to have the same {name} as the checkpoint ({state['order'][name]}), got {value}: "
+                    "the next prompt is not defined otherwise. Restore the setting, or start a new run from the "
+                    "exported weights."
+                )
+
+    def _start(self) -> None:
+        goes_on = self._resumed and self._yielded < len(self)
+        self._resumed = False
+        if goes_on:
+            return
+        self._yielded = 0
+        if self.iterations is None:  # a pass that was left early is not finished later
+            self.position += -self.position % len(self)
+
+    def _batch(self, position: int) -> list[Prompt]:
+        """The prompts of a batch: the one place where several processes would share them out, as ``[rank::world]``."""
+        size, count = self.batch_size, len(self.prompts)
+        if self.iterations is None:
+            pass_number, number = divmod(position, len(self))
+            return [self.prompts[index] for index in self.order(pass_number)[number * size : (number + 1) * size]]
+        places = (divmod(place, count) for place in range(position * size, (position + 1) * size))
+        return [self.prompts[self.order(pass_number)[offset]] for pass_number, offset in places]
+
+    def _order_settings(self) -> dict[str, Any]:
+        return {
+            "number of prompts": len(self.prompts),
+            "prompts checksum": self._checksum,
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+            "use of `iterations`": self.iterations is not None,
+        }
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigurationError(f"Expected `data.{name}` to be at least 1, got {value}. Raise it.")
+
+
+def _checksum(prompts: Sequence[Prompt]) -> int:
+    lines = (f"{prompt.data_source}/{prompt.prompt_id}: {prompt.question}\n" for prompt in prompts)
+    return zlib.crc32("".join(lines).encode("utf-8", "surrogatepass"))

@@ -1,0 +1,115 @@
+"""Outcome rewards: what an answer is worth against the gold answers.
+
+Stands after the rollout and before the advantages. Only the answer that the policy itself sampled counts
+(`Trajectory.answer`); text that was retrieved is never read here, so it cannot earn anything.
+
+Every function is linear in the length of its input: answers are as long as the model likes.
+"""
+
+import re
+import string
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+
+from llds.types import Trajectory
+
+_OPENING = "<answer>"
+_CLOSING = "</answer>"
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+
+def extract_answer(text: str) -> str | None:
+    """Return the text of the last complete ``<answer>...</answer>`` span, None without one.
+
+    Args:
+        text: Text that the policy generated, and nothing else.
+
+    Returns:
+        What stands between the tags, stripped; possibly empty.
+    """
+    last_closing = text.rfind(_CLOSING)
+    opening = text.rfind(_OPENING, 0, max(last_closing, 0))
+    if opening < 0:
+        return None
+    start = opening + len(_OPENING)
+    return text[start : text.find(_CLOSING, start)].strip()
+
+
+def normalize_answer(text: str) -> str:
+    """Lower the case and remove punctuation (ASCII), the articles a, an, the, and extra white space, as SQuAD does."""
+    without_punctuation = text.lower().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", without_punctuation).split())
+
+
+def exact_match(answer: str | None, golds: str | Sequence[str]) -> float:
+    """Return 1.0 if the normalized answer equals one of the normalized gold answers, else 0.0.
+
+    Args:
+        answer: What the policy answered; None is worth 0.
+        golds: The accepted answers. One that normalization leaves empty matches nothing.
+    """
+    if answer is None:
+        return 0.0
+    return float(normalize_answer(answer) in _normalize_golds(golds))
+
+
+def substring_match(answer: str | None, golds: str | Sequence[str]) -> float:
+    """Return 1.0 if the normalized answer contains one of the normalized gold answers, else 0.0.
+
+    Args:
+        answer: What the policy answered; None is worth 0.
+        golds: The accepted answers. One that normalization leaves empty matches nothing.
+    """
+    if answer is None:
+        return 0.0
+    normalized = normalize_answer(answer)
+    return float(any(gold in normalized for gold in _normalize_golds(golds)))
+
+
+def token_f1(answer: str | None, golds: str | Sequence[str]) -> float:
+    """Return the best harmonic mean of word precision and recall over the gold answers, in [0, 1].
+
+    Args:
+        answer: What the policy answered; None is worth 0.
+        golds: The accepted answers. One that normalization leaves empty matches nothing.
+    """
+    if answer is None:
+        return 0.0
+    words = normalize_answer(answer).split()
+    return max((_f1(words, gold.split()) for gold in _normalize_golds(golds)), default=0.0)
+
+
+def _normalize_golds(golds: str | Sequence[str]) -> list[str]:
+    normalized = (normalize_answer(gold) for gold in ([golds] if isinstance(golds, str) else golds))
+    return [gold for gold in normalized if gold]
+
+
+def _f1(words: list[str], gold_words: list[str]) -> float:
+    common = (Counter(words) & Counter(gold_words)).total()
+    return 2 * common / (len(words) + len(gold_words))
+
+
+class Reward(ABC):
+    """Scores a finished trajectory. Subclass it and name the class in YAML to reward something else."""
+
+    @abstractmethod
+    def __call__(self, trajectory: Trajectory) -> float:
+        """Return the reward of a trajectory whose episode has ended."""
+
+
+class ExactMatchReward(Reward):
+    """1 for an answer that equals a gold answer after normalization, else 0; the reward of the paper."""
+
+    def __call__(self, trajectory: Trajectory) -> float:
+        """Return 1.0 or 0.0; a trajectory without an answer is worth 0."""
+        return exact_match(trajectory.answer, trajectory.prompt.golden_answers)
+
+
+class F1Reward(Reward):
+    """Word overlap of the answer with the closest gold answer, between 0 and 1: a denser signal than exact match."""
+
+    def __call__(self, trajectory: Trajectory) -> float:
+        """Return the best F1; a trajectory without an answer is worth 0."""
+        return token_f1(trajectory.answer, trajectory.prompt.golden_answers)
