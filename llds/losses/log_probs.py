@@ -1,0 +1,153 @@
+r"""Log-probs and entropy of the policy's own tokens, from hidden states, only where they are needed.
+
+Stands between the model's last hidden states and every loss. The head runs on action positions alone: prompts,
+observations and padding never meet the vocabulary, and no tensor of all logits exists (see `llds.losses.chunked_head`).
+
+Alignment: entry ``[b, t]`` of every log-prob tensor is about token ``t`` of the sequence, so it comes from the hidden
+state at ``t - 1``.
+
+Left out on purpose: running the model, and gathering a head that is sharded over ranks (the caller holds the whole
+weight, in forward and backward).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from llds.errors import ConfigurationError
+from llds.losses.chunked_head import Arithmetic, ChunkedHead, Tiling
+from llds.losses.masking import action_mask
+
+TOKEN_CHUNK = 1024
+"""Tokens of one tile of logits."""
+
+VOCAB_CHUNK = 4096
+"""Vocabulary entries of one tile of logits."""
+
+
+class TokenScores(NamedTuple):
+    """Log-prob of each token and entropy of the distribution that it was drawn from.
+
+    Attributes:
+        log_probs: In nats, differentiable.
+        entropy: In nats, without a graph.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+
+
+def selected_log_probs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    token_chunk: int = TOKEN_CHUNK,
+    vocab_chunk: int = VOCAB_CHUNK,
+) -> TokenScores:
+    r"""Log-probs of chosen tokens under a language-model head, in tiles.
+
+    .. math::
+        \log p(y_n) = z_{n, y_n} - \ln \sum_v e^{z_{n, v}}, \qquad
+        \mathcal{H}_n = -\sum_v p_{n, v} \ln p_{n, v}, \qquad
+        z = (h W^\top + b) / \tau
+
+    Gradients flow to `hidden`, `weight` and `bias` (to those that require one), exact up to the rounding of the dtype;
+    the entropy has no graph. Extra memory: two tiles and a few ``[N, H]`` tensors, besides the gradients themselves.
+    No tokens (``N = 0``) give empty tensors with zero gradients.
+
+    Args:
+        hidden: Hidden state before each token, :math:`h`, ``[N, H]``; bf16, fp16, fp32 or fp64.
+        weight: The head :math:`W`, ``[V, H]``.
+        targets: The chosen tokens :math:`y`, ``[N]`` long.
+        bias: The head's bias :math:`b`, ``[V]``.
+        temperature: :math:`\tau`, divides the logits; that of the sampling law.
+        token_chunk: Tokens of a tile. More is faster on GPUs, and memory grows with it.
+        vocab_chunk: Vocabulary entries of a tile.
+
+    Returns:
+        Log-probs and entropies, both ``[N]``; fp32, or fp64 for fp64 inputs.
+
+    Raises:
+        ConfigurationError: For shapes that do not fit, targets outside the vocabulary, or a temperature or chunk that
+            is not positive.
+    """
+    if not temperature > 0 or token_chunk < 1 or vocab_chunk < 1:
+        got = f"{temperature}, {token_chunk} and {vocab_chunk}"
+        raise ConfigurationError(f"Expected a positive temperature, token_chunk and vocab_chunk, got {got}.")
+    if hidden.shape != (targets.shape[0], weight.shape[1]):
+        shapes = f"{list(hidden.shape)}, {list(weight.shape)} and {list(targets.shape)}"
+        raise ConfigurationError(f"Expected hidden [N, H], weight [V, H] and targets [N], got {shapes}.")
+    if targets.numel() and (targets.min() < 0 or targets.max() >= weight.shape[0]):
+        found = f"{int(targets.min())} to {int(targets.max())}"
+        raise ConfigurationError(f"Expected target tokens in [0, {weight.shape[0]}), got {found}.")
+    tiling = Tiling(Arithmetic.of(hidden, weight), float(temperature), token_chunk, vocab_chunk)
+    return TokenScores(*ChunkedHead.apply(hidden, weight, bias, targets, tiling))
+
+
+def action_hidden(hidden_states: Tensor, action_index: Tensor) -> Tensor:
+    """Hidden states that predict the action tokens, in row-major order of the tokens.
+
+    Args:
+        hidden_states: Last hidden states, ``[B, T, H]``.
+        action_index: Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
+
+    Returns:
+        ``[N, H]``: entry ``n`` is the state at ``t - 1`` of the n-th action token; gradients flow back.
+
+    Raises:
+        ConfigurationError: Where the first token of a sequence is an action token: nothing predicts it.
+    """
+    rows, columns = action_mask(action_index).nonzero(as_tuple=True)
+    if bool((columns == 0).any()):
+        row = int(rows[columns == 0][0])
+        raise ConfigurationError(
+            f"Expected a prompt of at least one token before the first action, got an action token at t = 0 of row "
+            f"{row}. Start `action_index` with -1."
+        )
+    return hidden_states[rows, columns - 1]
+
+
+def scatter_to_tokens(values: Tensor, action_index: Tensor) -> Tensor:
+    """Put one value per action token back to its place; 0 elsewhere.
+
+    Args:
+        values: ``[N]``, in row-major order of the action tokens.
+        action_index: Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
+
+    Returns:
+        ``[B, T]``; gradients flow back to `values`.
+    """
+    empty = torch.zeros(action_index.shape, dtype=values.dtype, device=values.device)
+    return empty.masked_scatter(action_mask(action_index), values)
+
+
+def action_log_probs(
+    hidden_states: Tensor,
+    weight: Tensor,
+    token_ids: Tensor,
+    action_index: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+) -> TokenScores:
+    """Log-probs and entropies of all action tokens of a batch.
+
+    Args:
+        hidden_states: Last hidden states, ``[B, T, H]``.
+        weight: The head, ``[V, H]``.
+        token_ids: The sequences, ``[B, T]`` long; anything off the actions.
+        action_index: Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
+        bias: The head's bias, ``[V]``.
+        temperature: Divides the logits; that of the sampling law.
+
+    Returns:
+        Log-probs and entropies, both ``[B, T]``, 0 off the actions; entry ``[b, t]`` is about token ``t``.
+    """
+    hidden = action_hidden(hidden_states, action_index)
+    targets = token_ids[action_mask(action_index)]
+    scores = selected_log_probs(hidden, weight, targets, bias=bias, temperature=temperature)
+    return TokenScores(*(scatter_to_tokens(values, action_index) for values in scores))
