@@ -41,8 +41,9 @@ class ObservationEncoder:
         self.tokenizer = tokenizer
         names = (*tool_names, protocol.answer_tag, protocol.observation_tag, protocol.think_tag)
         tags = {f"<{slash}{name}>" for name in names for slash in ("", "/")}
-        added = tokenizer.get_added_vocab()
-        self.forbidden_ids = set(tokenizer.all_special_ids) | {added[tag] for tag in tags & added.keys()}
+        added = tokenizer.added_tokens_decoder.items()  # holds special tokens that `all_special_ids` leaves out
+        self.forbidden_ids = set(tokenizer.all_special_ids)
+        self.forbidden_ids |= {number for number, token in added if token.special or token.content in tags}
 
     def encode(self, text: ObservationText, limit_tokens: int) -> EncodedObservation:
         """Encode an observation in at most ``limit_tokens`` tokens; the closing text is always kept.
@@ -58,6 +59,7 @@ class ObservationEncoder:
                 f"Expected `limits.observation_tokens` to leave room for the tags around an observation "
                 f"({len(opening) + len(closing)} tokens), got {limit_tokens}. Raise the limit."
             )
-        encoded = self.tokenizer.encode(text.body, add_special_tokens=False, split_special_tokens=True)
+        valid = text.body.encode("utf-8", "replace").decode()  # half a surrogate pair would make the tokenizer raise
+        encoded = self.tokenizer.encode(valid, add_special_tokens=False, split_special_tokens=True)
         body = [token for token in encoded if token not in self.forbidden_ids]
         return EncodedObservation(opening + body[:room] + closing, is_cut=len(body) > room)

@@ -118,7 +118,8 @@ class TagProtocol:
     def neutralize(self, text: str, tool_names: Sequence[str]) -> str:
         """Replace the angle bracket of every tag of the protocol by ``&lt;``."""
         names = "|".join((*tool_names, self.answer_tag, self.observation_tag, self.think_tag))
-        return re.sub(rf"<(?=\s*/?\s*(?:{names})\s*>)", "&lt;", text, flags=re.IGNORECASE)
+        # Possessive quantifiers: a long run of white space behind a bracket is read once, not once per way to split it.
+        return re.sub(rf"<(?=\s*+(?:/\s*+)?(?:{names})\s*+>)", "&lt;", text, flags=re.IGNORECASE)
 
     def _close_open_tag(self, action_text: str, tool_names: Sequence[str]) -> str:
         for name in (*tool_names, self.answer_tag):
