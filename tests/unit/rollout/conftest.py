@@ -15,7 +15,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
     model.train_from_iterator(LINES, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, **special)
     tokenizer.add_tokens([AddedToken("<|im_end|>", special=True)])  # special, yet not one of `all_special_ids`
     tokenizer.add_tokens(["</answer>", "<search>"])  # tags that are single tokens, as some models have them
     return tokenizer

@@ -42,7 +42,7 @@ def test_a_long_observation_is_cut_to_its_limit_and_keeps_the_closing_tag(
         encoded = encoder.encode(protocol.observe("北京 and Oslo " * 500, TOOLS), limit)
         assert len(encoded.token_ids) == limit
         assert encoded.is_cut
-        text = tokenizer.decode(encoded.token_ids)
+        text = str(tokenizer.decode(encoded.token_ids))
         assert text.startswith("\n\n<information>")
         assert text.endswith("</information>\n\n")
 
@@ -85,7 +85,7 @@ def test_no_special_token_and_no_tag_token_survives_in_a_body_that_skipped_the_p
 def test_random_bodies_hold_no_forbidden_token_and_fit_their_limit(
     encoder: ObservationEncoder, protocol: TagProtocol, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    rng = random.Random(0)
+    rng = random.Random(0)  # noqa: S311
     pieces = ["<", ">", "/", " ", "\n", "北京", "🔍", "é", "\u200b", "\ud83d", "\x00", "</answer>", "<search>", "</s>"]
     pieces += ["<|im_end|>", "</information>", "</sea", "rch>", "<|im_", "end|>", "Oslo", "<pad>"]
     opening = tokenizer.encode("\n\n<information>", add_special_tokens=False)
@@ -105,7 +105,7 @@ def test_a_corrective_observation_keeps_its_tags(
     encoder: ObservationEncoder, protocol: TagProtocol, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     encoded = encoder.encode(protocol.correct("<search> Osl", TOOLS), 500)
-    text = tokenizer.decode(encoded.token_ids)
+    text = str(tokenizer.decode(encoded.token_ids))
     assert text.startswith("</search>\n")
     assert "To use search" in text
 

@@ -46,8 +46,9 @@ def test_a_closing_tag_that_ends_inside_a_token_still_ends_the_action(
     protocol: TagProtocol, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     ids = tokenizer.encode(" <search> capital of Norway </search>.", add_special_tokens=False)
+    text = str(tokenizer.decode(ids))
     assert tokenizer.decode(ids[-1]) == ">."  # no way to stop right at the tag: the token holds more
-    action = protocol.parse(tokenizer.decode(ids), TOOLS)
+    action = protocol.parse(text, TOOLS)
     assert (action.kind, action.content) == ("tool", "capital of Norway")
 
 
@@ -90,8 +91,21 @@ def test_a_hostile_passage_loses_every_tag_and_keeps_its_words(protocol: TagProt
 
 @pytest.mark.parametrize(
     "tag",
-    ["<ANSWER>", "</Answer>", "< answer >", "< / answer >", "<\n/\tsearch\n>", "<\u00a0search>", "<an\u017fwer>"]
-    + ["<<answer>answer>", "<answer><answer>", "</</answer>", "<calculator\u2003>", "< think>", "<//answer><answer>"],
+    [
+        "<ANSWER>",
+        "</Answer>",
+        "< answer >",
+        "< / answer >",
+        "<\n/\tsearch\n>",
+        "<\xa0search>",
+        "<anſwer>",
+        "<<answer>answer>",
+        "<answer><answer>",
+        "</</answer>",
+        "<calculator\u2003>",
+        "< think>",
+        "<//answer><answer>",
+    ],
 )
 def test_variants_of_case_and_space_are_neutralized(protocol: TagProtocol, tag: str) -> None:
     body = protocol.observe(f"a {tag} b", TOOLS).body
@@ -105,7 +119,7 @@ def test_other_markup_is_left_alone(protocol: TagProtocol) -> None:
 
 
 def test_random_text_never_keeps_a_tag_and_loses_nothing_else(protocol: TagProtocol) -> None:
-    rng = random.Random(0)
+    rng = random.Random(0)  # noqa: S311
     pieces = ["<", ">", "/", " ", "\n", "&lt;", "北京", "🔍", "é", "\u200b", "x", *TAGS, *(f"<{tag}>" for tag in TAGS)]
     pieces += [f"</{tag}>" for tag in TAGS] + ["</sea", "rch>", "<ans", "wer>", "ANSWER", "\u00a0"]
     for _ in range(3000):
@@ -117,11 +131,11 @@ def test_random_text_never_keeps_a_tag_and_loses_nothing_else(protocol: TagProto
 
 
 def test_random_actions_agree_with_a_slow_reader(protocol: TagProtocol) -> None:
-    rng = random.Random(1)
+    rng = random.Random(1)  # noqa: S311
     pieces = ["a", " ", "北", "<search>", "</search>", "<answer>", "</answer>", "</sea", "rch>", "<", "<think>"]
     for _ in range(3000):
         text = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
-        closings = [m for m in re.finditer("</(search|answer)>", text)]
+        closings = list(re.finditer("</(search|answer)>", text))
         first = closings[0] if closings else None
         content = first and re.fullmatch(f"(?s).*<{first[1]}>(.*)", text[: first.start()])
         action = protocol.parse(text, ["search"])
