@@ -1,5 +1,7 @@
 """Agent tools: what the policy can call while it answers a question."""
 
 from llds.agent_tools.base import AgentTool
+from llds.agent_tools.calculator import CalculatorTool
+from llds.agent_tools.search import SearchStatistics, SearchTool
 
-__all__ = ["AgentTool"]
+__all__ = ["AgentTool", "CalculatorTool", "SearchStatistics", "SearchTool"]

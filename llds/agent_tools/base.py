@@ -66,7 +66,7 @@ class AgentTool(ABC):
 
     def begin_iteration(self) -> None:
         """Start a new rollout iteration; called before every collection. The place to drop caches. Does nothing."""
-        return None
+        return
 
 
 def checked_tool_name(name: str, config_key: str) -> str:

@@ -1,6 +1,8 @@
 """Retrieval: corpora, embedders and the retrievers that the search tool asks."""
 
 from llds.retrieval.base import Passage, Retriever
+from llds.retrieval.chroma import ChromaRetriever
 from llds.retrieval.embedders import Embedder
+from llds.retrieval.wordllama_embedder import WordLlamaEmbedder
 
-__all__ = ["Embedder", "Passage", "Retriever"]
+__all__ = ["ChromaRetriever", "Embedder", "Passage", "Retriever", "WordLlamaEmbedder"]

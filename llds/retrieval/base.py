@@ -42,11 +42,11 @@ class Retriever(ABC):
         Raises:
             RetrievalError: The index cannot be used; the message says what to do.
         """
-        return None
+        return
 
     def close(self) -> None:
         """Give back files, connections and memory. Nothing to do by default."""
-        return None
+        return
 
     @abstractmethod
     def retrieve(self, queries: list[str], top_k: int) -> list[list[Passage]]:

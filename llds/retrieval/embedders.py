@@ -1,7 +1,7 @@
 """What an embedder is: texts in, unit vectors out.
 
 An index holds the vectors of one embedder, and queries must be embedded by the same one: `Embedder.fingerprint` tells
-two apart. Embedders that ship: `llds.retrieval.wordllama.WordLlamaEmbedder`.
+two apart. Embedders that ship: `llds.retrieval.WordLlamaEmbedder`.
 """
 
 from abc import ABC, abstractmethod
@@ -49,4 +49,5 @@ class Embedder(ABC):
 def unit_rows(vectors: Vectors) -> Vectors:
     """Scale each row to length 1; rows of zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    scaled: Vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return scaled

@@ -1,0 +1,205 @@
+"""The search tool: the policy's queries in, passages as text out.
+
+Stands between the rollout collector, which calls it once per query, and a retriever, which is asked in batches. Left
+out: the index itself (`llds.retrieval`), the tags around the passages and the limit on their length (the protocol and
+the collector), and whether the passages were any good (`llds.metrics`).
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from llds.agent_tools.base import AgentTool, checked_tool_name
+from llds.errors import ConfigurationError, RetrievalError, ToolFailure, ToolInputError
+from llds.retrieval.base import Passage, Retriever
+from llds.types import ToolResult
+
+_NOTHING_FOUND = "No passage was found."
+
+
+@dataclass
+class SearchStatistics:
+    """What the search tool did since the iteration began.
+
+    Attributes:
+        queries: Valid queries that the policy asked.
+        cached: Those of them that were not sent, because the same query was answered or on its way.
+        calls: Calls of the retriever.
+        failed_calls: Those of them that failed.
+        retriever_s: Seconds inside the retriever, summed over calls.
+    """
+
+    queries: int = 0
+    cached: int = 0
+    calls: int = 0
+    failed_calls: int = 0
+    retriever_s: float = 0.0
+
+
+class SearchTool(AgentTool):
+    """Searches the corpus of the retriever that the retrieval callback attaches.
+
+    Queries that arrive in the same pass of the event loop go to the retriever in one call, in a worker thread. Within
+    an iteration the same query is asked once; failed calls are not remembered, so that a retry asks again.
+
+    Args:
+        top_k: Number of passages per query.
+        name: The tag that the model writes.
+        max_query_chars: Longest query in characters; a longer one is the model's mistake.
+
+    Attributes:
+        retriever: What is asked; None until `attach`.
+        statistics: Counts since the iteration began.
+
+    Raises:
+        ConfigurationError: A setting is out of its range; or, from `run`, no retriever is attached.
+    """
+
+    description = "Finds passages. Write a short question or keywords between the tags."
+
+    def __init__(self, top_k: int = 3, name: str = "search", max_query_chars: int = 1000):
+        if top_k < 1:
+            raise ConfigurationError(f"Expected `top_k` of the search tool >= 1, got {top_k}. Raise it.")
+        if max_query_chars < 1:
+            raise ConfigurationError(f"Expected `max_query_chars` >= 1, got {max_query_chars}. Raise it.")
+        self.top_k = top_k
+        self.name = checked_tool_name(name, "name")
+        self.max_query_chars = max_query_chars
+        self.retriever: Retriever | None = None
+        self.statistics = SearchStatistics()
+        self._answers: dict[str, list[Passage]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: dict[str, asyncio.Future[list[Passage]]] = {}  # queries that the next call will ask
+        self._in_flight: dict[str, asyncio.Future[list[Passage]]] = {}  # waiting or asked
+        self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
+
+    def attach(self, retriever: Retriever) -> None:
+        """Use this retriever from now on; it must be open."""
+        self.retriever = retriever
+        self._answers = {}
+
+    def begin_iteration(self) -> None:
+        """Forget answers and counts of the last iteration."""
+        self._answers = {}
+        self.statistics = SearchStatistics()
+
+    async def run(self, argument: str) -> ToolResult:
+        """Return the passages for a query, best first, one a line.
+
+        Raises:
+            ToolInputError: The query is empty or too long.
+            ToolFailure: The retriever failed or its answer cannot be used.
+            ConfigurationError: No retriever is attached.
+        """
+        query = self._checked_query(argument)
+        if self.retriever is None:
+            raise ConfigurationError(
+                f"Expected a retriever attached to the agent tool `{self.name}`, got none. Add "
+                "`llds.callbacks.RetrievalCallback` to `trainer.callbacks`, or call attach()."
+            )
+        passages = await self._passages(query)
+        return ToolResult(format_passages(passages), tuple(passage.document_id for passage in passages))
+
+    def _checked_query(self, argument: str) -> str:
+        query = " ".join(argument.split())
+        if not query:
+            raise ToolInputError(
+                f"The search query is empty. Write what you are looking for, like "
+                f"<{self.name}>capital of France</{self.name}>."
+            )
+        if len(query) > self.max_query_chars:
+            raise ToolInputError(
+                f"The search query has {len(query)} characters, more than {self.max_query_chars}. Write a shorter one."
+            )
+        return query
+
+    async def _passages(self, query: str) -> list[Passage]:
+        self._enter_loop()
+        self.statistics.queries += 1
+        if query in self._answers:
+            self.statistics.cached += 1
+            return self._answers[query]
+        if query in self._in_flight:
+            self.statistics.cached += 1
+        else:
+            self._enqueue(query)
+        # Shielded: a caller that is cancelled (its deadline) must not take the answer from the others.
+        return await asyncio.shield(self._in_flight[query])
+
+    def _enter_loop(self) -> None:
+        """Drop what belongs to another event loop: a collection that was interrupted leaves futures behind."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._waiting, self._in_flight, self._tasks = {}, {}, set()
+
+    def _enqueue(self, query: str) -> None:
+        if not self._waiting:
+            # A new task starts after everything that is ready in this pass has run, and so has added its query.
+            task = asyncio.create_task(self._ask_waiting())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._waiting[query] = self._in_flight[query] = asyncio.get_running_loop().create_future()
+
+    async def _ask_waiting(self) -> None:
+        asked, self._waiting = self._waiting, {}
+        # Those of the iteration and the loop that asked, whatever begins meanwhile.
+        answers, in_flight, statistics = self._answers, self._in_flight, self.statistics
+        try:
+            reply = await self._ask(list(asked))
+        except BaseException as error:
+            statistics.failed_calls += 1
+            _hand_out_error(asked, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (query, future), passages in zip(asked.items(), reply, strict=True):
+                answers[query] = passages
+                future.set_result(passages)
+        finally:
+            for query in asked:
+                in_flight.pop(query, None)
+
+    async def _ask(self, queries: list[str]) -> list[list[Passage]]:
+        statistics, retriever = self.statistics, self.retriever
+        assert retriever is not None  # noqa: S101 (run has checked it)
+        statistics.calls += 1
+        start = time.monotonic()
+        try:
+            reply = await asyncio.to_thread(retriever.retrieve, queries, self.top_k)
+            self._check_reply(reply, queries)
+        except RetrievalError as error:
+            raise ToolFailure(f"The retriever failed: {error}") from error
+        finally:
+            statistics.retriever_s += time.monotonic() - start
+        return reply
+
+    def _check_reply(self, reply: list[list[Passage]], queries: list[str]) -> None:
+        if len(reply) != len(queries) or any(len(passages) > self.top_k for passages in reply):
+            sizes = [len(passages) for passages in reply]
+            raise RetrievalError(
+                f"Expected {len(queries)} lists of at most {self.top_k} passages, got lists of {sizes[:8]}. "
+                f"Correct {type(self.retriever).__name__}.retrieve."
+            )
+
+
+def format_passages(passages: list[Passage]) -> str:
+    """Return the passages as the policy reads them: ``Doc 1(Title: "...") text``, one a line."""
+    if not passages:
+        return _NOTHING_FOUND
+    return "\n".join(
+        f'Doc {number}(Title: "{_one_line(passage.title)}") {_one_line(passage.text)}'
+        for number, passage in enumerate(passages, start=1)
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def _hand_out_error(asked: dict[str, asyncio.Future[list[Passage]]], error: BaseException) -> None:
+    for future in asked.values():
+        if isinstance(error, Exception):
+            future.set_exception(error)
+        else:
+            future.cancel()
