@@ -1,0 +1,22 @@
+"""Callbacks: rollout, retrieval, early warning, and what a run writes."""
+
+from llds.callbacks.checkpoint import IterationCheckpoint, list_checkpoints
+from llds.callbacks.collapse import CollapseMonitor
+from llds.callbacks.evaluation_table import EvaluationTable
+from llds.callbacks.export import ExportPolicy
+from llds.callbacks.progress import RolloutProgressBar
+from llds.callbacks.retrieval import RetrievalCallback
+from llds.callbacks.rollout import RolloutCallback
+from llds.callbacks.trajectory_log import TrajectoryLog
+
+__all__ = [
+    "CollapseMonitor",
+    "EvaluationTable",
+    "ExportPolicy",
+    "IterationCheckpoint",
+    "RetrievalCallback",
+    "RolloutCallback",
+    "RolloutProgressBar",
+    "TrajectoryLog",
+    "list_checkpoints",
+]

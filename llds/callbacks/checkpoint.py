@@ -1,0 +1,89 @@
+"""Checkpoints between iterations: written whole or not at all, and found again by ``--ckpt_path last``.
+
+A checkpoint between two iterations needs no buffer of trajectories: position in the prompts, weights, optimizer and
+counters are the whole state, and a run that resumes from it equals one that was never stopped.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+from llds.data import PromptLoader
+from llds.errors import ConfigurationError
+from llds.modules import SearchAgentModule
+
+_FOLDER = "checkpoints"
+_PATTERN = "iteration-*.ckpt"
+
+
+class IterationCheckpoint(Checkpoint):
+    """Saves every few iterations, at the end, and when the run stops between two updates.
+
+    Args:
+        every_n_iterations: Iterations between two checkpoints.
+        keep_last: Number of checkpoints that are kept.
+
+    Attributes:
+        last_path: The checkpoint written last; empty before the first.
+    """
+
+    def __init__(self, every_n_iterations: int = 10, keep_last: int = 2) -> None:
+        if every_n_iterations < 1 or keep_last < 1:
+            raise ConfigurationError(
+                "Expected `IterationCheckpoint` to have every_n_iterations >= 1 and keep_last >= 1, "
+                f"got {every_n_iterations} and {keep_last}."
+            )
+        self.every_n_iterations = every_n_iterations
+        self.keep_last = keep_last
+        self.last_path = ""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if a checkpoint is due."""
+        is_last = batch_idx + 1 == trainer.num_training_batches
+        if pl_module.iteration % self.every_n_iterations == 0 or is_last:
+            self._save(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save the state before the iteration under way, unless its updates have begun."""
+        if not isinstance(pl_module, SearchAgentModule) or pl_module.is_updating or not trainer.training:
+            return
+        loader = trainer.train_dataloader
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if not isinstance(loader, PromptLoader) or progress.total.completed == 0:
+            return
+        if progress.total.ready > progress.total.completed:
+            # The batch under way was handed out but not trained on: it comes first in the resumed run.
+            loader.rewind()
+            progress.reset_on_restart()
+            progress.total.reset_on_restart()
+        self._save(trainer, pl_module)
+        rank_zero_info(f"Saved the state after iteration {pl_module.iteration}: resume with --ckpt_path last")
+
+    def _save(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
+        folder = Path(trainer.default_root_dir) / _FOLDER
+        path = folder / f"iteration-{pl_module.iteration:06d}.ckpt"
+        partial = folder / f".partial-{path.name}"
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            _flush(partial)
+            os.replace(partial, path)
+            for old in list_checkpoints(trainer.default_root_dir)[: -self.keep_last]:
+                old.unlink()
+        self.last_path = str(path)
+
+
+def list_checkpoints(root: str | Path) -> list[Path]:
+    """Checkpoints of a run's folder, oldest first."""
+    return sorted((Path(root) / _FOLDER).glob(_PATTERN))
+
+
+def _flush(path: Path) -> None:
+    """Force the file to disk, so that not even a power cut leaves a checkpoint that is there but empty."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

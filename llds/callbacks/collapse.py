@@ -1,0 +1,53 @@
+"""The collapse monitor: watches the signals of every iteration and warns."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
+
+from llds.data import RolloutBatch
+from llds.modules import SearchAgentModule
+from llds.monitor import early_warning
+from llds.monitor.early_warning import ENTROPY, REWARD
+
+
+class CollapseMonitor(pl.Callback):
+    """Warns once when a run begins to collapse, and again after it has recovered and falls anew.
+
+    Args:
+        warmup: Iterations that give the baseline, and before which it is silent.
+        reward_share: Warns when the smoothed reward is below this share of its maximum...
+        entropy_ratio: ...and entropy above this multiple of its baseline.
+
+    Attributes:
+        history: The signals of each iteration so far.
+        is_warning: Whether the last iteration looked like a beginning collapse.
+    """
+
+    def __init__(self, warmup: int = 5, reward_share: float = 0.85, entropy_ratio: float = 1.15) -> None:
+        self.warmup = warmup
+        self.reward_share = reward_share
+        self.entropy_ratio = entropy_ratio
+        self.history: list[dict[str, float]] = []
+        self.is_warning = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Judge the iteration."""
+        self.history.append({key: batch.metrics[key] for key in (REWARD, ENTROPY) if key in batch.metrics})
+        found = early_warning(
+            self.history, warmup=self.warmup, reward_share=self.reward_share, entropy_ratio=self.entropy_ratio
+        )
+        if found is not None and not self.is_warning:
+            rank_zero_warn(f"Iteration {pl_module.iteration}: {found.message}")
+        self.is_warning = found is not None
+        pl_module.log("collapse/warning", float(self.is_warning), batch_size=len(batch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history."""
+        return {"history": self.history, "is_warning": self.is_warning}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the history."""
+        self.history, self.is_warning = state_dict["history"], state_dict["is_warning"]

@@ -1,0 +1,81 @@
+"""The life of the retriever beside a run: open (build what is missing, verify), attach, measure, close."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
+
+from llds.agent_tools import SearchTool
+from llds.data import RolloutBatch
+from llds.errors import ConfigurationError
+from llds.modules import SearchAgentModule
+from llds.retrieval import Retriever
+from llds.rewards import normalize_answer
+from llds.types import Trajectory
+
+
+class RetrievalCallback(pl.Callback):
+    """Gives the agent's search tools their retriever.
+
+    Args:
+        retriever: Finds passages; None for an agent without a search tool.
+    """
+
+    def __init__(self, retriever: Retriever | None = None) -> None:
+        self.retriever = retriever
+        self._tools: list[SearchTool] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: SearchAgentModule, stage: str) -> None:
+        """Open the retriever and attach it.
+
+        Raises:
+            ConfigurationError: If the agent searches and there is no retriever.
+            RetrievalError: If the retriever's index cannot be used.
+        """
+        self._tools = [tool for tool in pl_module.agent_tools if isinstance(tool, SearchTool)]
+        if not self._tools:
+            return
+        if self.retriever is None:
+            raise ConfigurationError(
+                "Expected `retrieval.retriever` to be set, because the agent has a search tool, got null. "
+                "Name a retriever, such as `class_path: llds.retrieval.ChromaRetriever`."
+            )
+        started = time.perf_counter()
+        self.retriever.open()
+        rank_zero_info(f"Retriever ready in {time.perf_counter() - started:.1f} s: {self.retriever.describe()}")
+        for tool in self._tools:
+            tool.attach(self.retriever)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Add the retrieval's signals to the batch, after `RolloutCallback` has rolled it out."""
+        if self._tools:
+            batch.metrics |= self._metrics(pl_module, batch.trajectories)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the retriever."""
+        if self._tools and self.retriever is not None:
+            self.retriever.close()
+
+    def _metrics(self, pl_module: SearchAgentModule, trajectories: list[Trajectory]) -> dict[str, float]:
+        statistics = [tool.statistics for tool in self._tools]
+        queries = sum(one.queries for one in statistics)
+        calls = sum(one.calls for one in statistics)
+        values = {"retrieval/queries": float(queries), "retrieval/calls": float(calls)}
+        if queries:
+            values["retrieval/asked_before"] = sum(one.cached for one in statistics) / queries
+        if calls:
+            values["retrieval/latency_s"] = sum(one.seconds for one in statistics) / calls
+        searched = [trajectory for trajectory in trajectories if any(turn.document_ids for turn in trajectory.turns)]
+        if searched:
+            values["retrieval/hit_rate"] = sum(_found(pl_module, one) for one in searched) / len(searched)
+        return values
+
+
+def _found(pl_module: SearchAgentModule, trajectory: Trajectory) -> bool:
+    """Whether a gold answer stands in what the trajectory's searches returned."""
+    ids: list[Any] = [turn.observation_ids for turn in trajectory.turns if turn.document_ids]
+    text = " ".join(normalize_answer(str(pl_module.tokenizer.decode(part))) for part in ids)
+    return any(normalize_answer(gold) in text for gold in trajectory.prompt.golden_answers)

@@ -1,0 +1,201 @@
+"""The rollout: before each batch is trained on or evaluated, its prompts become rewarded trajectories.
+
+Mutates the batch: adds trajectories, rewards, and, in training, the tensors to train on.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import lightning.pytorch as pl
+
+from llds.data import PromptDataModule, RolloutBatch
+from llds.data.answer_span import answer_span
+from llds.data.policy_batch import collate
+from llds.errors import ConfigurationError, TooManyFailuresError
+from llds.metrics import by_group, rollout_metrics
+from llds.modules import SearchAgentModule
+from llds.rewards import ExactMatchReward, Reward
+from llds.rollout import Collection, EpisodeLimits, RolloutCollector, Sampler, ToolCallPolicy, TransformersSampler
+from llds.types import Prompt, SamplingParams, Trajectory
+
+_TRAINING, _EVALUATION = 0, 1
+
+
+class RolloutCallback(pl.Callback):
+    """Rolls out every batch.
+
+    Args:
+        group_size: Trajectories of each training prompt.
+        sampler: Generates actions; None is the trainer's own policy.
+        reward: Scores a trajectory; None is exact match.
+        sampling: The sampling law in training.
+        eval_sampling: The sampling law in validation, test and predict; greedy by default.
+        limits: Limits of an episode in training.
+        eval_limits: Limits of an episode in validation, test and predict.
+        tool_calls: Deadline and retries of a tool call.
+        on_failure: What becomes of the group of a failed trajectory: the others stay ("drop_trajectory"; a group of
+            one that remains is dropped too), or all go ("drop_group").
+        max_failed: Share of failed trajectories in one iteration, 0-1, above which the run stops.
+        seed: Seed of the sampling.
+
+    Raises:
+        ConfigurationError: If a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        group_size: int = 5,
+        sampler: Sampler | None = None,
+        reward: Reward | None = None,
+        sampling: SamplingParams = SamplingParams(),
+        eval_sampling: SamplingParams = SamplingParams(temperature=0.0),
+        limits: EpisodeLimits = EpisodeLimits(),
+        eval_limits: EpisodeLimits = EpisodeLimits(turns=4),
+        tool_calls: ToolCallPolicy = ToolCallPolicy(),
+        on_failure: Literal["drop_trajectory", "drop_group"] = "drop_trajectory",
+        max_failed: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        if group_size < 2:
+            raise ConfigurationError(
+                f"Expected `rollout.group_size` >= 2 so that a trajectory can be compared with another of its prompt, "
+                f"got {group_size}: every advantage would be 0. Raise it."
+            )
+        if sampling.temperature <= 0 or sampling.top_p < 1 or sampling.top_k > 0:
+            raise ConfigurationError(
+                "Expected `rollout.sampling` to have temperature > 0, top_p = 1 and top_k = 0, because the trainer "
+                f"scores actions under the whole distribution, got {sampling}. Restrict `eval_sampling` instead."
+            )
+        if not 0 <= max_failed <= 1:
+            raise ConfigurationError(f"Expected `rollout.max_failed` to be a share in [0, 1], got {max_failed}.")
+        self.group_size = group_size
+        self.sampler = sampler or TransformersSampler()
+        self.reward = reward or ExactMatchReward()
+        self.sampling = sampling
+        self.eval_sampling = eval_sampling
+        self.limits = limits
+        self.eval_limits = eval_limits
+        self.tool_calls = tool_calls
+        self.on_failure = on_failure
+        self.max_failed = max_failed
+        self.seed = seed
+        self._collector: RolloutCollector | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check that the longest prompt leaves room for an action."""
+        limits = self.limits if stage == "fit" else self.eval_limits
+        longest = cast(PromptDataModule, trainer.datamodule).max_prompt_tokens  # type: ignore[attr-defined]
+        if longest >= limits.total_tokens:
+            key = "limits" if stage == "fit" else "eval_limits"
+            raise ConfigurationError(
+                f"Expected `data.max_prompt_tokens` to be below `rollout.{key}.total_tokens` ({limits.total_tokens}), "
+                f"got {longest}: the longest prompt would leave no room for an action. Change one of them."
+            )
+
+    def _collect(
+        self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], collection: Collection
+    ) -> list[Trajectory]:
+        """Roll out with the module's present weights, and reward."""
+        if self._collector is None:
+            self._collector = self._start(pl_module)
+        self.sampler.update_weights(pl_module.policy.model.named_parameters(), pl_module.iteration)
+        trajectories = self._collector.collect(prompts, collection)
+        for trajectory in trajectories:
+            trajectory.reward = 0.0 if trajectory.status == "failed" else self.reward(trajectory)
+        return trajectories
+
+    def _start(self, pl_module: SearchAgentModule) -> RolloutCollector:
+        if isinstance(self.sampler, TransformersSampler):
+            self.sampler.attach(pl_module.policy.model, pl_module.tokenizer, pl_module.forward_context)
+        pl_module.temperature = self.sampling.temperature
+        return RolloutCollector(
+            self.sampler, pl_module.tokenizer, pl_module.protocol, pl_module.agent_tools, self.tool_calls
+        )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Roll out, reward and score the batch."""
+        seed = (self.seed, _TRAINING, pl_module.iteration)
+        with timed(batch, "rollout"):
+            collection = Collection(self.group_size, self.sampling, self.limits, seed)
+            batch.trajectories = self._collect(pl_module, batch.prompts, collection)
+        batch.metrics |= rollout_metrics(batch.trajectories)
+        self._check_failures(batch.trajectories)
+        kept = self._without_failures(batch.trajectories)
+        batch.metrics["rollout/dropped"] = 1 - len(kept) / len(batch.trajectories)
+        if kept:
+            with timed(batch, "score"):
+                batch.policy_batch = pl_module.prepare(collate(kept, self._answer_spans(pl_module, kept)))
+
+    def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
+        collection = Collection(1, self.eval_sampling, self.eval_limits, (self.seed, _EVALUATION, batch_idx))
+        batch.trajectories = self._collect(pl_module, batch.prompts, collection)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
+    ) -> None:
+        """Roll out and reward the batch, one trajectory per prompt."""
+        self._evaluate(pl_module, batch, batch_idx)
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
+    ) -> None:
+        """Roll out and reward the batch, one trajectory per prompt."""
+        self._evaluate(pl_module, batch, batch_idx)
+
+    def on_predict_batch_start(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
+    ) -> None:
+        """Roll out and reward the batch, one trajectory per prompt."""
+        self._evaluate(pl_module, batch, batch_idx)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Stop the event loop and the sampler."""
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Stop the event loop and the sampler."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._collector is not None:
+            self._collector.close()
+            self._collector = None
+            self.sampler.close()
+
+    def _check_failures(self, trajectories: Sequence[Trajectory]) -> None:
+        failed = [trajectory for trajectory in trajectories if trajectory.status == "failed"]
+        if len(failed) > self.max_failed * len(trajectories):
+            raise TooManyFailuresError(
+                f"Expected at most a share of {self.max_failed:g} failed trajectories per iteration "
+                f"(`rollout.max_failed`), got {len(failed)} of {len(trajectories)}; the first: {failed[0].failure}. "
+                "The state before this iteration is saved: mend the cause and resume with `--ckpt_path last`."
+            )
+
+    def _without_failures(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        kept: list[Trajectory] = []
+        for group in by_group(trajectories).values():
+            alive = [trajectory for trajectory in group if trajectory.status != "failed"]
+            if len(alive) == len(group) or (self.on_failure == "drop_trajectory" and len(alive) >= 2):
+                kept += alive
+        return kept
+
+    def _answer_spans(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> list[range] | None:
+        penalty = pl_module.objective.llds_penalty
+        if penalty is None or penalty.answer_masking is None:
+            return None
+        within, tag = penalty.answer_masking.last_tokens, pl_module.protocol.answer_tag
+        return [answer_span(trajectory, pl_module.tokenizer, tag, within) for trajectory in trajectories]
+
+
+@contextmanager
+def timed(batch: RolloutBatch, phase: str) -> Iterator[None]:
+    """Record the seconds of a phase on the batch."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        batch.timings[phase] = time.perf_counter() - started

@@ -1,0 +1,30 @@
+"""Where a trajectory's final answer stands among its tokens, for the masked-answer variant of LLDS."""
+
+from transformers import PreTrainedTokenizerBase
+
+from llds.types import Trajectory
+
+
+def answer_span(
+    trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, answer_tag: str, last_tokens: int | None = None
+) -> range:
+    """Positions of the final answer span, its tags included, among the trajectory's token ids.
+
+    Args:
+        trajectory: A finished trajectory.
+        tokenizer: The policy's tokenizer.
+        answer_tag: Tag of the answer.
+        last_tokens: The span must lie within so many last tokens (the authors' code: 50); None is anywhere.
+
+    Returns:
+        An empty range where there is no such answer.
+    """
+    if trajectory.answer is None:
+        return range(0)
+    ids = trajectory.turns[-1].action_ids
+    end = len(trajectory.token_ids)
+    # The shortest suffix of the action that holds the opening tag.
+    for length in range(1, min(len(ids), last_tokens or len(ids)) + 1):
+        if f"<{answer_tag}>" in tokenizer.decode(ids[-length:], skip_special_tokens=False):
+            return range(end - length, end)
+    return range(0)

@@ -1,0 +1,70 @@
+"""The lagged anchor: log-probabilities under the policy of a few iterations ago, for the LLDS penalty.
+
+With one optimizer step per iteration the current policy *is* the old one, and LLDS against it can never act. The
+authors' README suggests a snapshot from a few iterations ago.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llds.errors import ConfigurationError
+
+
+class LaggedAnchor:
+    """Two snapshots of the trainable parameters, in main memory: the anchor, and the next one.
+
+    Every `lag` iterations the next snapshot becomes the anchor and a new one is taken, so the anchor is between `lag`
+    and ``2 * lag - 1`` iterations old (the initial policy before that), at the cost of two copies whatever the lag.
+
+    Args:
+        lag: Iterations between two snapshots.
+
+    Raises:
+        ConfigurationError: If the lag is below 1.
+    """
+
+    def __init__(self, lag: int) -> None:
+        if lag < 1:
+            raise ConfigurationError(f"Expected `llds_penalty.anchor_lag` >= 1 iteration, got {lag}.")
+        self.lag = lag
+        self.anchor: dict[str, Tensor] = {}
+        self.next: dict[str, Tensor] = {}
+
+    def advance(self, iteration: int, policy: nn.Module) -> None:
+        """Take a snapshot if one is due at the start of this iteration."""
+        if iteration % self.lag == 0:
+            snapshot = {name: value.detach().cpu().clone() for name, value in _trainable(policy)}
+            self.anchor = self.next or snapshot
+            self.next = snapshot
+
+    @contextmanager
+    def applied(self, policy: nn.Module) -> Iterator[None]:
+        """The policy with the anchor's weights, for scoring."""
+        current = {name: value.detach().clone() for name, value in _trainable(policy)}
+        try:
+            _assign(policy, self.anchor)
+            yield
+        finally:
+            _assign(policy, current)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both snapshots."""
+        return {"anchor": self.anchor, "next": self.next}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore both snapshots."""
+        self.anchor, self.next = state["anchor"], state["next"]
+
+
+def _trainable(policy: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, value) for name, value in policy.named_parameters() if value.requires_grad]
+
+
+@torch.no_grad()
+def _assign(policy: nn.Module, values: Mapping[str, Tensor]) -> None:
+    for name, value in _trainable(policy):
+        value.copy_(values[name])
