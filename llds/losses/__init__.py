@@ -1,1 +1,46 @@
-"""tmp"""
+"""The objective: pure functions on tensors, and thin classes that a configuration can name. Needs torch alone."""
+
+from llds.losses.advantages import AdvantageScale, group_advantages
+from llds.losses.answer_masking import AnswerMasking, AnswerSchedule
+from llds.losses.kl import KLEstimator, KLPenalty, kl_penalty
+from llds.losses.llds import Anchor, Gate, LLDSPenalty, Preserve, llds_penalty, preserved_set
+from llds.losses.log_probs import (
+    TokenScores,
+    action_hidden,
+    action_log_probs,
+    scatter_to_tokens,
+    selected_log_probs,
+)
+from llds.losses.loss import Loss, LossInputs, LossOutput
+from llds.losses.masking import Aggregation, action_mask
+from llds.losses.policy_gradient import GRPOLoss, GSPOLoss, grpo_loss, gspo_loss
+
+__all__ = [
+    "AdvantageScale",
+    "Aggregation",
+    "Anchor",
+    "AnswerMasking",
+    "AnswerSchedule",
+    "GRPOLoss",
+    "GSPOLoss",
+    "Gate",
+    "KLEstimator",
+    "KLPenalty",
+    "LLDSPenalty",
+    "Loss",
+    "LossInputs",
+    "LossOutput",
+    "Preserve",
+    "TokenScores",
+    "action_hidden",
+    "action_log_probs",
+    "action_mask",
+    "group_advantages",
+    "grpo_loss",
+    "gspo_loss",
+    "kl_penalty",
+    "llds_penalty",
+    "preserved_set",
+    "scatter_to_tokens",
+    "selected_log_probs",
+]

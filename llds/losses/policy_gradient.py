@@ -1,0 +1,238 @@
+r"""The policy-gradient losses: GRPO with the observation mask, and GSPO.
+
+Left out on purpose: the KL term (`llds.losses.kl`), the regularizer (`llds.losses.llds`), corrections for the gap
+between sampler and trainer.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from llds.errors import ConfigurationError
+from llds.losses.loss import Loss, LossInputs, LossOutput
+from llds.losses.masking import (
+    Aggregation,
+    action_mask,
+    average,
+    check_choice,
+    check_positive,
+    check_shapes,
+    count,
+    divide,
+    masked,
+    masked_mean,
+)
+
+
+def grpo_loss(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    action_index: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    aggregation: Aggregation = "trajectory",
+    max_ratio: float | None = None,
+    denominator: float | Tensor | None = None,
+) -> LossOutput:
+    r"""GRPO's clipped surrogate on the action tokens, negated.
+
+    .. math::
+        L = -\frac{1}{G} \sum_i \frac{1}{|y_i|} \sum_k
+            \min\big(\gamma_{i,k} A_i,\; \mathrm{clip}(\gamma_{i,k}, 1 - \epsilon_l, 1 + \epsilon_h) A_i\big),
+        \qquad \gamma_{i,k} = \frac{\pi_\theta(y_{i,k})}{\pi_{old}(y_{i,k})}
+
+    arXiv 2512.04220 v2, eq. 1. :math:`i` counts the :math:`G` trajectories that have action tokens, :math:`k` the
+    :math:`|y_i|` action tokens of one. Gradients flow to `log_probs` only, on action tokens only, and not through
+    clipped ones. An empty mask gives exactly 0 with a zero gradient.
+
+    Args:
+        log_probs: ``[B, T]``; anything off the actions.
+        old_log_probs: Under the old policy, ``[B, T]``; anything off the actions.
+        advantages: :math:`A`, ``[B]``.
+        action_index: Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
+        clip_low: :math:`\epsilon_l`, in (0, 1].
+        clip_high: :math:`\epsilon_h`, above 0.
+        aggregation: ``trajectory`` as above; ``token``: one mean over all action tokens.
+        max_ratio: Largest ratio, beyond which a token keeps this value and passes no gradient; None: as is.
+        denominator: Global count (trajectories with action tokens, or action tokens); None: of these tensors.
+
+    Returns:
+        The loss and ``policy/ratio_max``, ``policy/clip_share`` (share of tokens whose surrogate is clipped) and
+        ``policy/likelihood_displacement`` (mean of ``log_probs - old_log_probs``, in nats).
+
+    Note:
+        The paper averages per trajectory and takes the ratio as is. The authors' code has ``aggregation="token"`` (per
+        micro-batch; here over the whole mini-batch) and ``max_ratio=100``.
+    """
+    _check_clip(clip_low, clip_high, max_ratio)
+    check_choice("aggregation", aggregation, Aggregation)
+    check_shapes(action_index, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    mask = action_mask(action_index)
+    log_ratio = masked(log_probs, mask) - masked(old_log_probs.detach(), mask)  # [B, T]
+    advantage = torch.where(mask.any(1), advantages.detach(), 0).unsqueeze(1)  # [B, 1]
+    surrogate, is_clipped = _surrogate(log_ratio, advantage, clip_low, clip_high, max_ratio)
+    if denominator is None:
+        denominator = count(mask, aggregation)
+    metrics = _ratio_metrics(log_ratio, is_clipped, mask)
+    return LossOutput(-average(masked(surrogate, mask), mask, aggregation, denominator), metrics)
+
+
+def gspo_loss(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    action_index: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    denominator: float | Tensor | None = None,
+) -> LossOutput:
+    r"""GSPO's clipped surrogate, with one ratio per trajectory, negated.
+
+    .. math::
+        L = -\frac{1}{G} \sum_i \min\big(s_i A_i,\; \mathrm{clip}(s_i, 1 - \epsilon_l, 1 + \epsilon_h) A_i\big),
+        \qquad s_i = \exp\Big(\frac{1}{|y_i|} \sum_k \ln \frac{\pi_\theta(y_{i,k})}{\pi_{old}(y_{i,k})}\Big)
+
+    arXiv 2507.18071, eq. 5 and 7; combined with LLDS in arXiv 2512.04220 v2. Symbols as in `grpo_loss`. Gradients
+    flow to `log_probs` only, on action tokens only. An empty mask gives exactly 0 with a zero gradient.
+
+    Args:
+        log_probs: ``[B, T]``; anything off the actions.
+        old_log_probs: Under the old policy, ``[B, T]``; anything off the actions.
+        advantages: :math:`A`, ``[B]``.
+        action_index: Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
+        clip_low: :math:`\epsilon_l`, in (0, 1]. GSPO's own range is 3e-4.
+        clip_high: :math:`\epsilon_h`, above 0. GSPO's own range is 4e-4.
+        denominator: Global number of trajectories with action tokens; None: of these tensors.
+
+    Returns:
+        The loss and ``policy/ratio_max`` (of a trajectory), ``policy/clip_share`` (of trajectories) and
+        ``policy/likelihood_displacement`` (mean over trajectories of their mean log-ratio, in nats).
+    """
+    _check_clip(clip_low, clip_high, None)
+    check_shapes(action_index, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    mask = action_mask(action_index)
+    has_action = mask.any(1)
+    log_ratio = masked(log_probs, mask) - masked(old_log_probs.detach(), mask)  # [B, T]
+    mean_log_ratio = log_ratio.sum(1) / mask.sum(1).clamp(min=1)  # [B]
+    advantage = torch.where(has_action, advantages.detach(), 0)
+    surrogate, is_clipped = _surrogate(mean_log_ratio, advantage, clip_low, clip_high, None)
+    if denominator is None:
+        denominator = count(mask, "trajectory")
+    loss = -divide(masked(surrogate, has_action).sum(), denominator)
+    return LossOutput(loss, _ratio_metrics(mean_log_ratio, is_clipped, has_action))
+
+
+def _surrogate(
+    log_ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float, max_ratio: float | None
+) -> tuple[Tensor, Tensor]:
+    """``min(ratio * A, clip(ratio) * A)`` and where the clip binds.
+
+    The branch is chosen before the exponential, so that an overflowing ratio that is clipped passes no ``0 * inf``.
+    """
+    if max_ratio is not None:
+        log_ratio = log_ratio.clamp(max=math.log(max_ratio))
+    ratio = log_ratio.detach().exp()
+    is_clipped = torch.where(advantage >= 0, ratio > 1 + clip_high, ratio < 1 - clip_low)
+    bound = torch.where(advantage >= 0, torch.full_like(advantage, 1 + clip_high), 1 - clip_low)
+    free = torch.where(is_clipped, torch.zeros_like(log_ratio), log_ratio).exp() * advantage
+    return torch.where(is_clipped, bound * advantage, free), is_clipped
+
+
+def _ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Detached scalars about the ratios on a mask."""
+    lowest = torch.full_like(log_ratio.detach(), -torch.inf)
+    largest = torch.where(mask, log_ratio.detach(), lowest).amax() if mask.numel() else log_ratio.detach().sum()
+    return {
+        "policy/ratio_max": largest.exp(),
+        "policy/clip_share": masked_mean(is_clipped.to(log_ratio.dtype), mask),
+        "policy/likelihood_displacement": masked_mean(log_ratio, mask),
+    }
+
+
+def _check_clip(clip_low: float, clip_high: float, max_ratio: float | None) -> None:
+    """Refuse ranges that cannot bind."""
+    if not 0 < clip_low <= 1:
+        raise ConfigurationError(f"Expected `clip_low` in (0, 1], got {clip_low}. The usual value is 0.2.")
+    check_positive("clip_high", clip_high)
+    if max_ratio is not None and not max_ratio > 1 + clip_high:
+        raise ConfigurationError(f"Expected `max_ratio` above 1 + clip_high = {1 + clip_high}, got {max_ratio}.")
+
+
+class GRPOLoss(Loss):
+    """GRPO's clipped surrogate (see `grpo_loss`).
+
+    Args:
+        clip_low: How far below 1 the ratio may fall before the gradient stops, in (0, 1].
+        clip_high: How far above 1 the ratio may rise before the gradient stops, above 0.
+        aggregation: ``trajectory``: mean over each trajectory's action tokens, then over trajectories (the paper).
+            ``token``: one mean over all action tokens of the mini-batch (the authors' code).
+        max_ratio: Largest ratio, where tokens of a negative advantage stop; the authors' code has 100. None: no limit.
+        coefficient: Weight of the term in the objective.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 0.2,
+        clip_high: float = 0.2,
+        aggregation: Aggregation = "trajectory",
+        max_ratio: float | None = None,
+        coefficient: float = 1.0,
+    ) -> None:
+        super().__init__(coefficient)
+        _check_clip(clip_low, clip_high, max_ratio)
+        check_choice("aggregation", aggregation, Aggregation)
+        self.clip_low, self.clip_high, self.max_ratio = clip_low, clip_high, max_ratio
+        self.aggregation: Aggregation = aggregation
+
+    def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
+        """Compute `grpo_loss` of a micro-batch."""
+        return grpo_loss(
+            inputs.log_probs,
+            inputs.old_log_probs,
+            inputs.advantages,
+            inputs.action_index,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            aggregation=self.aggregation,
+            max_ratio=self.max_ratio,
+            denominator=denominator,
+        )
+
+    def denominator(self, advantages: Tensor, action_index: Tensor) -> Tensor:
+        """Count the trajectories with action tokens, or the action tokens."""
+        return count(action_mask(action_index), self.aggregation)
+
+
+class GSPOLoss(Loss):
+    """GSPO's clipped surrogate, with one ratio per trajectory (see `gspo_loss`).
+
+    Args:
+        clip_low: How far below 1 a trajectory's ratio may fall before the gradient stops, in (0, 1].
+        clip_high: How far above 1 a trajectory's ratio may rise before the gradient stops, above 0.
+        coefficient: Weight of the term in the objective.
+    """
+
+    def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4, coefficient: float = 1.0) -> None:
+        super().__init__(coefficient)
+        _check_clip(clip_low, clip_high, None)
+        self.clip_low, self.clip_high = clip_low, clip_high
+
+    def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
+        """Compute `gspo_loss` of a micro-batch."""
+        return gspo_loss(
+            inputs.log_probs,
+            inputs.old_log_probs,
+            inputs.advantages,
+            inputs.action_index,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            denominator=denominator,
+        )
+
+    def denominator(self, advantages: Tensor, action_index: Tensor) -> Tensor:
+        """Count the trajectories with action tokens."""
+        return count(action_mask(action_index), "trajectory")
