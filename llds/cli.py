@@ -29,6 +29,8 @@ class SearchAgentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve ``--ckpt_path last`` and keep a new run out of the folder of an old one."""
+        if self.subcommand is None:
+            return
         config = self.config[self.subcommand]
         root = config.trainer.default_root_dir or "."
         checkpoints = list_checkpoints(root)
@@ -52,25 +54,38 @@ class SearchAgentCLI(LightningCLI):
         raise ConfigurationError(f"Expected a checkpoint in {root}/checkpoints for `--ckpt_path last`, got none.")
 
 
+def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI:
+    """Parse, instantiate and, unless told otherwise, run.
+
+    Args:
+        args: Arguments; None takes those of the process.
+        run: Whether the first argument is a subcommand to run; else everything is only built.
+    """
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    return SearchAgentCLI(
+        SearchAgentModule,
+        PromptDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        seed_everything_default=0,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+        save_config_kwargs={"overwrite": True},
+        args=args,
+        run=run,
+    )
+
+
 def main(args: list[str] | None = None) -> None:
-    """Run the command line.
+    """Run the command line; an error that llds raises on purpose is one line and exit status 1.
 
     Args:
         args: Arguments; None takes those of the process.
     """
     # Before any thread pool of a tokenizer exists; its own parallelism deadlocks after forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
-        SearchAgentCLI(
-            SearchAgentModule,
-            PromptDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            parser_kwargs={"parser_mode": "omegaconf+"},
-            save_config_kwargs={"overwrite": True},
-            args=args,
-        )
+        build_cli(args)
     except LLDSError as error:
         sys.exit(f"llds: {error}")

@@ -67,7 +67,7 @@ class RetrievalCallback(pl.Callback):
         if queries:
             values["retrieval/asked_before"] = sum(one.cached for one in statistics) / queries
         if calls:
-            values["retrieval/latency_s"] = sum(one.seconds for one in statistics) / calls
+            values["retrieval/latency_s"] = sum(one.retriever_s for one in statistics) / calls
         searched = [trajectory for trajectory in trajectories if any(turn.document_ids for turn in trajectory.turns)]
         if searched:
             values["retrieval/hit_rate"] = sum(_found(pl_module, one) for one in searched) / len(searched)

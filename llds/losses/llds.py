@@ -1,8 +1,8 @@
 r"""LLDS: the regularizer that keeps good trajectories from losing likelihood.
 
 The paper's nouns are the names here: the **preserved set** (trajectories whose likelihood must not fall), and the
-**gate** (where the penalty is active: per token, per response, per action). Answer masking (MA) comes in as a mask and a
-weight, which `llds.losses.answer_masking` schedules.
+**gate** (where the penalty is active: per token, per response, per action). Answer masking (MA) comes in as a mask and
+a weight, which `llds.losses.answer_masking` schedules.
 
 Left out on purpose: finding the answer span, keeping the anchor's snapshot, and multiplying by lambda.
 """
@@ -19,6 +19,7 @@ from llds.losses.masking import (
     action_mask,
     average,
     check_choice,
+    check_positive,
     check_shapes,
     count,
     masked,
@@ -74,8 +75,8 @@ def llds_penalty(
     (token gate: always open). :math:`Y_{pre}` is the preserved set, :math:`|y|` the number of action tokens,
     :math:`\Delta` the likelihood lost (positive: fell). :math:`w` is the answer weight on the answer span, 1 elsewhere.
 
-    Gradients flow to `log_probs` only, on fallen tokens inside an open gate only, and raise them; the gate carries none.
-    Zero on-policy. An empty mask or preserved set gives exactly 0 with a zero gradient.
+    Gradients flow to `log_probs` only, on fallen tokens inside an open gate only, and raise them; the gate carries
+    none. Zero on-policy. An empty mask or preserved set gives exactly 0 with a zero gradient.
 
     Args:
         log_probs: ``[B, T]``; anything off the actions.
@@ -93,8 +94,8 @@ def llds_penalty(
 
     Returns:
         The loss in nats and, all detached, ``llds/open_share`` (share of preserved tokens inside an open gate),
-        ``llds/fallen_share`` (share of preserved tokens that fell), ``llds/mean_fall`` (mean of ``max(0, Delta)`` inside
-        open gates, in nats), ``llds/open_gates`` (number of open actions, responses or tokens) and
+        ``llds/fallen_share`` (share of preserved tokens that fell), ``llds/mean_fall`` (mean of ``max(0, Delta)``
+        inside open gates, in nats), ``llds/open_gates`` (number of open actions, responses or tokens) and
         ``llds/preserved`` (number of preserved trajectories that have action tokens).
 
     Note:
@@ -157,6 +158,7 @@ class LLDSPenalty(Loss):
         preserve: Trajectories to preserve: ``non_negative`` (advantage >= 0, the paper) or ``positive`` (> 0).
         anchor: What falls are measured from: ``old``, the policy at the start of the iteration (acts only with several
             optimizer steps per iteration), or ``lagged``, a snapshot from earlier iterations.
+        anchor_lag: Iterations between two snapshots of the lagged anchor.
         aggregation: ``trajectory``: mean over each trajectory's action tokens, then over the preserved set (the paper).
             ``token``: sum over all action tokens of the mini-batch (the authors' code).
         answer_masking: Schedule of the answer tokens' weight (LLDS-MA); null: answers weigh like all other tokens.
@@ -168,6 +170,7 @@ class LLDSPenalty(Loss):
         gate: Gate = "action",
         preserve: Preserve = "non_negative",
         anchor: Anchor = "old",
+        anchor_lag: int = 4,
         aggregation: Aggregation = "trajectory",
         answer_masking: AnswerMasking | None = None,
     ) -> None:
@@ -175,10 +178,12 @@ class LLDSPenalty(Loss):
         check_choice("gate", gate, Gate)
         check_choice("preserve", preserve, Preserve)
         check_choice("anchor", anchor, Anchor)
+        check_positive("llds_penalty.anchor_lag", anchor_lag)
         check_choice("aggregation", aggregation, Aggregation)
         self.gate: Gate = gate
         self.preserve: Preserve = preserve
         self.anchor: Anchor = anchor
+        self.anchor_lag = anchor_lag
         self.aggregation: Aggregation = aggregation
         self.answer_masking = answer_masking
 

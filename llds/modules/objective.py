@@ -7,12 +7,28 @@ of the whole mini-batch over all ranks, so that its gradient depends neither on 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from llds.data.policy_batch import PolicyBatch
-from llds.losses import KLPenalty, LLDSPenalty, LossInputs, PolicyLoss
+from llds.losses import KLPenalty, LLDSPenalty, Loss, LossInputs
 
 Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """A micro-batch's share of a mini-batch's loss.
+
+    Attributes:
+        loss: Scalar, differentiable; the shares of all micro-batches and ranks add up.
+        terms: Shares of the terms, before their coefficients, detached; they add up too.
+        signals: Detached means over the micro-batch's tokens, by metric path.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    signals: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,7 +41,7 @@ class Objective:
         llds_penalty: None leaves it out.
     """
 
-    policy_loss: PolicyLoss
+    policy_loss: Loss
     kl_penalty: KLPenalty | None
     llds_penalty: LLDSPenalty | None
 
@@ -51,11 +67,11 @@ class Objective:
             batch: This rank's share of the mini-batch.
             reduce: Sums a scalar over the ranks.
         """
-        return {name: reduce(term.denominator(batch.advantages, batch.action_index)) for name, term, _ in self._terms()}
+        return {name: reduce(term.denominator(batch.advantages, batch.action_index)) for name, term in self._terms()}
 
     def __call__(
         self, log_probs: Tensor, batch: PolicyBatch, denominators: dict[str, Tensor], answer_weight: float = 1.0
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> ObjectiveOutput:
         """A micro-batch's share of the mini-batch's loss.
 
         Args:
@@ -64,8 +80,6 @@ class Objective:
             denominators: Of its mini-batch.
             answer_weight: Weight beta of the final answer's tokens in the LLDS penalty.
 
-        Returns:
-            The share of the loss, and the shares of its terms before their coefficients.
         """
         assert batch.old_log_probs is not None  # noqa: S101 (the module scores before it trains)
         inputs = LossInputs(
@@ -78,18 +92,19 @@ class Objective:
             answer_mask=batch.answer_mask,
             answer_weight=answer_weight,
         )
-        total = log_probs.new_zeros(())
-        shares = {}
-        for name, term, coefficient in self._terms():
-            share = term(inputs, denominators[name]).loss
-            total = total + coefficient * share
-            shares[name] = share.detach()
-        return total, shares
+        terms = self._terms()
+        outputs = [term(inputs, denominators[name]) for name, term in terms]
+        weighted = [term.coefficient * output.loss for (_, term), output in zip(terms, outputs, strict=True)]
+        return ObjectiveOutput(
+            loss=torch.stack(weighted).sum(),
+            terms={name: output.loss.detach() for (name, _), output in zip(terms, outputs, strict=True)},
+            signals={key: value for output in outputs for key, value in output.metrics.items()},
+        )
 
-    def _terms(self) -> list[tuple[str, PolicyLoss | KLPenalty | LLDSPenalty, float]]:
-        terms: list[tuple[str, PolicyLoss | KLPenalty | LLDSPenalty, float]] = [("policy", self.policy_loss, 1.0)]
-        if self.kl_penalty is not None and self.uses_reference:
-            terms.append(("kl", self.kl_penalty, self.kl_penalty.coefficient))
-        if self.llds_penalty is not None and self.uses_llds:
-            terms.append(("llds", self.llds_penalty, self.llds_penalty.coefficient))
-        return terms
+    def _terms(self) -> list[tuple[str, Loss]]:
+        terms: list[tuple[str, Loss | None]] = [
+            ("policy", self.policy_loss),
+            ("kl", self.kl_penalty if self.uses_reference else None),
+            ("llds", self.llds_penalty if self.uses_llds else None),
+        ]
+        return [(name, term) for name, term in terms if term is not None]

@@ -7,6 +7,7 @@ Left out on purpose: sampling (callbacks/rollout.py), retrieval (callbacks/retri
 """
 
 import time
+from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,12 +25,12 @@ from llds.agent_tools import AgentTool
 from llds.data import PolicyBatch, PromptDataModule, RolloutBatch
 from llds.errors import ConfigurationError, TooManyFailuresError
 from llds.evaluation import evaluate_by_source
-from llds.losses import GRPOLoss, KLPenalty, LLDSPenalty, PolicyLoss, group_advantages
+from llds.losses import GRPOLoss, KLPenalty, LLDSPenalty, Loss, group_advantages
 from llds.metrics import mean_metrics, policy_metrics
 from llds.modules.anchor import LaggedAnchor
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
-from llds.modules.policy import LoRA, Policy
+from llds.modules.policy import LoRA, Policy, PolicyOutput
 from llds.modules.tokenizer import load_tokenizer
 from llds.rollout import TagProtocol
 from llds.types import Trajectory
@@ -49,6 +50,12 @@ class UpdateRecord:
     entropy: Tensor
     steps: list[dict[str, float]] = field(default_factory=list)
 
+    def keep(self, rows: Tensor, output: PolicyOutput) -> None:
+        """Keep what the policy said of some rows, ``[rows, at most T]``."""
+        width = output.log_probs.shape[1]
+        self.log_probs[rows, :width] = output.log_probs.detach().to(self.log_probs.dtype)
+        self.entropy[rows, :width] = output.entropy.to(self.entropy.dtype)
+
 
 class SearchAgentModule(pl.LightningModule):
     """Trains a search agent with GRPO + LLDS.
@@ -57,7 +64,7 @@ class SearchAgentModule(pl.LightningModule):
 
     Args:
         policy: Folder of the model that is trained, in the format of transformers.
-        policy_loss: GRPO, GSPO or a subclass; None is `GRPOLoss` with its defaults.
+        policy_loss: GRPO, GSPO or another loss; None is `GRPOLoss` with its defaults.
         kl_penalty: Penalty for leaving the reference; None, or coefficient 0, needs no reference.
         llds_penalty: The LLDS penalty; None, or coefficient 0, is plain GRPO.
         reference: Folder of the reference policy; None is the initial policy.
@@ -85,7 +92,7 @@ class SearchAgentModule(pl.LightningModule):
     def __init__(
         self,
         policy: str,
-        policy_loss: PolicyLoss | None = None,
+        policy_loss: Loss | None = None,
         kl_penalty: KLPenalty | None = None,
         llds_penalty: LLDSPenalty | None = None,
         reference: str | None = None,
@@ -115,8 +122,9 @@ class SearchAgentModule(pl.LightningModule):
         self.tokenizer = load_tokenizer(policy)
         self._given_tools = agent_tools or []
         self.agent_tools = self.configure_agent_tools()
-        lagged = llds_penalty is not None and self.objective.uses_lagged_anchor
-        self.anchor = LaggedAnchor(llds_penalty.anchor_lag) if lagged else None
+        self.anchor: LaggedAnchor | None = None
+        if llds_penalty is not None and self.objective.uses_lagged_anchor:
+            self.anchor = LaggedAnchor(llds_penalty.anchor_lag)
         self.reference: Policy | None = None
         self.is_loaded = False
         self.temperature = 1.0
@@ -274,18 +282,18 @@ class SearchAgentModule(pl.LightningModule):
         optimizer.zero_grad()
         denominators = self.objective.denominators(batch, self._sum_over_ranks)
         total = torch.zeros((), device=self.device)
-        terms: dict[str, Tensor] = {}
+        metrics: dict[str, float] = defaultdict(float)
         for micro_rows, micro_batch in batch.micro_batches(self.optimization.micro_batch_size):
             output = self.policy(micro_batch, self.temperature)
-            loss, shares = self.objective(output.log_probs, micro_batch, denominators, answer_weight)
-            self.manual_backward(loss * self.trainer.world_size)  # ranks average gradients; losses are global shares
-            total += loss.detach()
-            terms = {name: terms.get(name, 0) + share for name, share in shares.items()}
-            width = output.log_probs.shape[1]
-            record.log_probs[rows[micro_rows], :width] = output.log_probs.detach().to(record.log_probs.dtype)
-            record.entropy[rows[micro_rows], :width] = output.entropy.to(record.entropy.dtype)
-        metrics = {"train/loss": float(total)} | {f"train/{name}_loss": float(value) for name, value in terms.items()}
-        record.steps.append(metrics | self._apply_gradients(optimizer, total))
+            share = self.objective(output.log_probs, micro_batch, denominators, answer_weight)
+            self.manual_backward(share.loss * self.trainer.world_size)  # ranks average the gradients of their shares
+            total += share.loss.detach()
+            for name, value in share.terms.items():
+                metrics[f"train/{name}_loss"] += float(value)
+            for key, value in share.signals.items():
+                metrics[key] += float(value) * len(micro_batch) / len(batch)
+            record.keep(rows[micro_rows], output)
+        record.steps.append(metrics | {"train/loss": float(total)} | self._apply_gradients(optimizer, total))
 
     def _apply_gradients(self, optimizer: Any, loss: Tensor) -> dict[str, float]:
         """Clip and step, unless something is not finite: then every rank skips the step (design rule 8)."""
