@@ -20,9 +20,11 @@ from llds.types import Prompt
 class PromptLoader:
     """Yields `RolloutBatch` objects.
 
-    With `iterations`, prompts form an endless stream of passes, each in an order of its own; every batch is full and
-    may cross the border of two passes; each iteration over the loader goes on where the last one stopped. Without,
-    each iteration over the loader is one pass, and its last batch holds what is left.
+    With `iterations`, prompts form an endless stream of passes, each in an order of its own, and an iteration over the
+    loader yields the next `iterations` batches of it: always full, possibly across the border of two passes, going on
+    where the last one stopped. (Lightning counts the batches of an epoch itself; so an epoch that was interrupted or
+    shortened needs nothing but the position.) Without, an iteration over the loader is one pass from its beginning,
+    and its last batch holds what is left.
 
     Args:
         prompts: The questions, at least one.
@@ -54,7 +56,6 @@ class PromptLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.position = 0
-        self._yielded = 0  # batches of the current iteration over the loader
         self._resumed = False
         self._order: tuple[int, list[int]] = (-1, [])  # the last pass that was asked for
         self._checksum = _checksum(self.prompts)
@@ -64,12 +65,13 @@ class PromptLoader:
         return -(-len(self.prompts) // self.batch_size) if self.iterations is None else self.iterations
 
     def __iter__(self) -> Iterator[RolloutBatch]:
-        """Yield the batches that are left if a state was just loaded, else those of a whole iteration."""
-        self._start()
-        while self._yielded < len(self):
+        """Yield the next batches; in a pass whose position was just loaded, those that are left of it."""
+        if self.iterations is None and not self._resumed:
+            self.position += -self.position % len(self)  # a pass that was left early is not finished later
+        self._resumed = False
+        for _ in range(len(self) if self.iterations is not None else len(self) - self.position % len(self)):
             batch = RolloutBatch(self._batch(self.position))
             self.position += 1
-            self._yielded += 1
             yield batch
 
     def order(self, pass_number: int) -> list[int]:
@@ -83,7 +85,7 @@ class PromptLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, and what the order depends on."""
-        return {"position": self.position, "yielded": self._yielded, "order": self._order_settings()}
+        return {"position": self.position, "order": self._order_settings()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a position.
@@ -96,7 +98,6 @@ class PromptLoader:
         """
         self.check_state(state)
         self.position = state["position"]
-        self._yielded = state["yielded"]
         self._resumed = True
 
     def check_state(self, state: dict[str, Any]) -> None:
@@ -108,15 +109,6 @@ class PromptLoader:
                     "the next prompt is not defined otherwise. Restore the setting, or start a new run from the "
                     "exported weights."
                 )
-
-    def _start(self) -> None:
-        goes_on = self._resumed and self._yielded < len(self)
-        self._resumed = False
-        if goes_on:
-            return
-        self._yielded = 0
-        if self.iterations is None:  # a pass that was left early is not finished later
-            self.position += -self.position % len(self)
 
     def _batch(self, position: int) -> list[Prompt]:
         """The prompts of a batch: the one place where several processes would share them out, as ``[rank::world]``."""

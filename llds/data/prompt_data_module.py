@@ -34,7 +34,8 @@ class PromptDataModule(LightningDataModule):
         test: Questions for ``llds test``.
         predict: Questions for ``llds predict``.
         batch_size: Prompts per rollout iteration.
-        iterations: Rollout iterations of one training epoch; None is one pass over the training prompts.
+        iterations: Rollout iterations of one training epoch; None is as many as one pass over the training prompts
+            needs. Training batches are always full: the last one of a pass goes on with the next pass.
         eval_batch_size: Prompts per batch in validation, test and predict; the last batch holds what is left.
         template: How a question becomes a prompt.
         max_prompt_tokens: Longest prompt that is accepted, in tokens.
@@ -104,7 +105,9 @@ class PromptDataModule(LightningDataModule):
 
     def train_dataloader(self) -> PromptLoader:
         """Return the loader of training prompts, at the position of the checkpoint that a run resumes from."""
-        loader = PromptLoader(self.prompts["train"], self.batch_size, self.iterations, self.shuffle, self.seed)
+        prompts = self.prompts["train"]
+        iterations = self.iterations or -(-len(prompts) // self.batch_size)
+        loader = PromptLoader(prompts, self.batch_size, iterations, self.shuffle, self.seed)
         if self._restored:
             loader.check_state(self._restored)
             loader.position = self._restored["position"]

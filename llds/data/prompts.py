@@ -46,25 +46,24 @@ def prompt_from_row(row: Row, source: DataSource) -> Prompt:
     Raises:
         DataError: If a column is missing or holds something else than it must.
     """
-    messages = None if source.messages_field is None else _find(row, source.messages_field, "messages_field", ())
     return Prompt(
         prompt_id=_prompt_id(row, source),
         question=_question(row, source),
         golden_answers=_golden_answers(row, source),
         data_source=source.name or _data_source(row, source),
-        messages=None if messages is None else _messages(messages, row, str(source.messages_field)),
+        messages=_chat(row, source),
         origin=row.origin,
     )
 
 
-def _find(row: Row, field: str | None, key: str, columns: tuple[str, ...], optional: bool = False) -> Any:
-    """The value of the named column, or of the first of the layout's columns that the row has."""
+def _find(row: Row, field: str | None, key: str, columns: tuple[str, ...], optional: bool = False) -> tuple[Any, str]:
+    """The value and name of the named column, or of the first of the layout's columns that the row has."""
     for name in columns if field is None else (field,):
         value = _look_up(row.values, name)
         if value is not _MISSING and (field is not None or value is not None):
-            return value
+            return value, name
     if field is None and optional:
-        return None
+        return None, ""
     wanted = " or ".join(f"`{name}`" for name in (columns if field is None else (field,)))
     raise DataError(
         f"Expected a value in column {wanted}, got a row with columns {_columns(row.values)} at {row.origin}. "
@@ -104,8 +103,7 @@ def _text(value: Any, row: Row, column: str, expected: str) -> str:
 
 
 def _question(row: Row, source: DataSource) -> str:
-    column = source.question_field or "question"
-    value = _find(row, source.question_field, "question_field", _QUESTION_COLUMNS)
+    value, column = _find(row, source.question_field, "question_field", _QUESTION_COLUMNS)
     if isinstance(value, list):  # chat messages: the question is what the user said last
         said = [message["content"] for message in _messages(value, row, column) if message["role"] == "user"]
         value = said[-1] if said else None
@@ -113,8 +111,7 @@ def _question(row: Row, source: DataSource) -> str:
 
 
 def _golden_answers(row: Row, source: DataSource) -> tuple[str, ...]:
-    column = source.answer_field or "golden_answers"
-    value = _find(row, source.answer_field, "answer_field", _ANSWER_COLUMNS)
+    value, column = _find(row, source.answer_field, "answer_field", _ANSWER_COLUMNS)
     if isinstance(value, Mapping):  # Search-R1: ground_truth.target
         value = value.get("target")
     if isinstance(value, str):
@@ -129,19 +126,26 @@ def _golden_answers(row: Row, source: DataSource) -> tuple[str, ...]:
 
 
 def _prompt_id(row: Row, source: DataSource) -> str:
-    value = _find(row, source.id_field, "id_field", _ID_COLUMNS, optional=True)
-    if value is None and source.id_field is None:
+    value, column = _find(row, source.id_field, "id_field", _ID_COLUMNS, optional=True)
+    if not column:
         return str(row.number)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise _refuse(row, source.id_field or "id", "a string or a whole number as id", value)
+        raise _refuse(row, column, "a string or a whole number as id", value)
     return str(value)
 
 
 def _data_source(row: Row, source: DataSource) -> str:
-    value = _find(row, source.data_source_field, "data_source_field", _DATA_SOURCE_COLUMNS, optional=True)
-    if value is None and source.data_source_field is None:
+    value, column = _find(row, source.data_source_field, "data_source_field", _DATA_SOURCE_COLUMNS, optional=True)
+    if not column:
         return resolve_path(source.path).name.split(".")[0]
-    return _text(value, row, source.data_source_field or "data_source", "the name of a data set")
+    return _text(value, row, column, "the name of a data set")
+
+
+def _chat(row: Row, source: DataSource) -> tuple[Mapping[str, str], ...] | None:
+    if source.messages_field is None:
+        return None
+    value, column = _find(row, source.messages_field, "messages_field", ())
+    return _messages(value, row, column)
 
 
 def _messages(value: Any, row: Row, column: str) -> tuple[Mapping[str, str], ...]:

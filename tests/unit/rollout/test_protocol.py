@@ -98,7 +98,7 @@ def test_a_hostile_passage_loses_every_tag_and_keeps_its_words(protocol: TagProt
         "< / answer >",
         "<\n/\tsearch\n>",
         "<\xa0search>",
-        "<anſwer>",
+        f"<an{chr(0x17F)}wer>",
         "<<answer>answer>",
         "<answer><answer>",
         "</</answer>",

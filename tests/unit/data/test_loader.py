@@ -1,0 +1,148 @@
+"""The loader: how many batches, in which order, and where a restored one goes on."""
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import chain, islice, repeat
+
+import pytest
+
+from llds.data.batch import RolloutBatch
+from llds.data.loader import PromptLoader
+from llds.errors import ConfigurationError
+from llds.types import Prompt
+
+MakePrompts = Callable[[int], list[Prompt]]
+
+
+def ids(batches: list[RolloutBatch]) -> list[list[int]]:
+    return [[int(prompt.prompt_id) for prompt in batch.prompts] for batch in batches]
+
+
+def test_one_pass_takes_every_prompt_once_and_keeps_the_rest(make_prompts: MakePrompts) -> None:
+    loader = PromptLoader(make_prompts(7), batch_size=3)
+    assert ids(list(loader)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert len(loader) == 3
+    assert ids(list(loader)) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_iterations_give_full_batches_across_passes(make_prompts: MakePrompts) -> None:
+    loader = PromptLoader(make_prompts(5), batch_size=3, iterations=4)
+    assert len(loader) == 4
+    assert ids(list(loader)) == [[0, 1, 2], [3, 4, 0], [1, 2, 3], [4, 0, 1]]
+    assert ids(list(loader))[0] == [2, 3, 4]  # the next epoch goes on
+
+
+def test_a_batch_may_be_larger_than_a_pass(make_prompts: MakePrompts) -> None:
+    assert ids(list(PromptLoader(make_prompts(2), batch_size=5, iterations=1))) == [[0, 1, 0, 1, 0]]
+    assert ids(list(PromptLoader(make_prompts(2), batch_size=5))) == [[0, 1]]
+
+
+def test_every_pass_of_a_shuffled_stream_holds_every_prompt_in_an_order_of_its_own(make_prompts: MakePrompts) -> None:
+    loader = PromptLoader(make_prompts(10), batch_size=4, iterations=10, shuffle=True, seed=1)
+    stream = [number for batch in ids(list(loader)) for number in batch]
+    passes = [stream[start : start + 10] for start in range(0, 40, 10)]
+    assert all(sorted(one) == list(range(10)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 4
+    assert Counter(stream) == dict.fromkeys(range(10), 4)
+
+
+def test_the_order_depends_on_seed_and_pass_alone(make_prompts: MakePrompts) -> None:
+    def order(seed: int, pass_number: int, batch_size: int = 2) -> list[int]:
+        return PromptLoader(make_prompts(20), batch_size, shuffle=True, seed=seed).order(pass_number)
+
+    assert order(0, 3) == order(0, 3, batch_size=7)
+    assert len({tuple(order(seed, number)) for seed in range(3) for number in range(3)}) == 9
+    assert order(0, 0)[:5] == [4, 6, 19, 11, 8]  # the same on every machine and in every release
+
+
+def test_shuffled_epochs_of_one_pass_differ(make_prompts: MakePrompts) -> None:
+    loader = PromptLoader(make_prompts(10), batch_size=10, shuffle=True)
+    first, second = ids(list(loader)), ids(list(loader))
+    assert first != second
+    assert sorted(first[0]) == sorted(second[0])
+
+
+@pytest.mark.parametrize("iterations", [2, 7])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_restored_stream_goes_on_with_the_next_prompt_at_every_position(
+    make_prompts: MakePrompts, iterations: int, shuffle: bool
+) -> None:
+    def fresh() -> PromptLoader:
+        return PromptLoader(make_prompts(11), 3, iterations=iterations, shuffle=shuffle, seed=5)
+
+    def take(loader: PromptLoader, count: int) -> list[RolloutBatch]:
+        return list(islice(chain.from_iterable(repeat(loader)), count))
+
+    whole = ids(take(fresh(), 20))
+    for stop in range(20):
+        before, after = fresh(), fresh()
+        done = take(before, stop)
+        after.load_state_dict(before.state_dict())
+        assert ids(done + take(after, 20 - stop)) == whole
+
+
+def test_a_restored_pass_is_finished_and_the_next_one_is_whole(make_prompts: MakePrompts) -> None:
+    reference = PromptLoader(make_prompts(11), 3, shuffle=True)
+    first, second = ids(list(reference)), ids(list(reference))
+    for stop in range(1, 4):
+        before, after = (PromptLoader(make_prompts(11), 3, shuffle=True) for _ in range(2))
+        done = list(islice(before, stop))
+        after.load_state_dict(before.state_dict())
+        assert ids(done + list(after)) == first
+        assert ids(list(after)) == second
+
+
+def test_asking_for_an_iterator_or_the_order_moves_nothing(make_prompts: MakePrompts) -> None:
+    loader = PromptLoader(make_prompts(5), 2, iterations=3)
+    next(iter(loader))
+    iter(loader)
+    loader.order(9)
+    assert loader.position == 1
+
+
+def test_an_evaluation_that_was_left_early_begins_anew(make_prompts: MakePrompts) -> None:
+    loader = PromptLoader(make_prompts(6), 2)
+    next(iter(loader))
+    assert ids(list(loader)) == [[0, 1], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"prompts": 9}, "number of prompts"),
+        ({"batch_size": 3}, "batch_size"),
+        ({"seed": 1}, "seed"),
+        ({"shuffle": False}, "shuffle"),
+        ({"iterations": None}, "use of `iterations`"),
+    ],
+)
+def test_a_state_of_other_prompts_or_another_order_is_refused(
+    make_prompts: MakePrompts, change: dict, name: str
+) -> None:
+    settings = {"prompts": 8, "batch_size": 2, "iterations": 5, "shuffle": True, "seed": 0}
+
+    def build(prompts: int, **others) -> PromptLoader:
+        return PromptLoader(make_prompts(prompts), **others)
+
+    state = build(**settings).state_dict()
+    with pytest.raises(ConfigurationError, match=f"same {name} as the checkpoint"):
+        build(**{**settings, **change}).load_state_dict(state)
+    build(**{**settings, "iterations": 50}).load_state_dict(state)  # a longer run is fine
+
+
+def test_a_state_of_other_questions_is_refused(make_prompts: MakePrompts) -> None:
+    state = PromptLoader(make_prompts(3), 1).state_dict()
+    others = [Prompt(str(i), "Something else?", ("a",)) for i in range(3)]
+    with pytest.raises(ConfigurationError, match="prompts checksum"):
+        PromptLoader(others, 1).load_state_dict(state)
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"batch_size": 1, "iterations": 0}, {"batch_size": -1}])
+def test_sizes_below_one_are_refused(make_prompts: MakePrompts, settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigurationError, match="to be at least 1"):
+        PromptLoader(make_prompts(3), **settings)
+
+
+def test_no_prompts_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="at least one prompt"):
+        PromptLoader([], 1)

@@ -1,0 +1,193 @@
+"""The data module: stages, sources, refusals, and the same from a configuration file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from transformers import PreTrainedTokenizerFast
+
+from llds.data import DataSource, PromptDataModule, PromptTemplate, RolloutBatch
+from llds.errors import ConfigurationError, DataError
+
+
+def row(number: int, **others: Any) -> dict[str, Any]:
+    return {"question": f"Question {number}?", "golden_answers": ["Oslo"], **others}
+
+
+@pytest.fixture
+def path(write_jsonl: Callable[..., str]) -> str:
+    return write_jsonl(*[row(number) for number in range(5)])
+
+
+def set_up(data: PromptDataModule, tokenizer: PreTrainedTokenizerFast, stage: str = "fit") -> PromptDataModule:
+    data.tokenizer = tokenizer
+    data.setup(stage)
+    return data
+
+
+def ids(batches: Any) -> list[list[str]]:
+    return [[prompt.prompt_id for prompt in batch.prompts] for batch in batches]
+
+
+def test_training_batches_are_full_and_shuffled_by_the_seed(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    def batches(seed: int, **settings: Any) -> list[list[str]]:
+        return ids(
+            set_up(PromptDataModule(train=path, batch_size=2, seed=seed, **settings), tokenizer).train_dataloader()
+        )
+
+    assert [len(batch) for batch in batches(0)] == [2, 2, 2]  # one pass over 5 prompts, filled up from the next
+    assert batches(0) == batches(0) != batches(1)
+    assert batches(0, shuffle=False) == [["1", "2"], ["3", "4"], ["5", "1"]]
+    assert len(batches(0, iterations=7)) == 7
+
+
+def test_evaluation_takes_every_prompt_once_in_file_order(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    data = PromptDataModule(train=path, validation=path, test=path, predict=path, eval_batch_size=3, iterations=9)
+    for stage, loader in (
+        ("validate", data.val_dataloader),
+        ("test", data.test_dataloader),
+        ("predict", data.predict_dataloader),
+    ):
+        set_up(data, tokenizer, stage)
+        assert ids(loader()) == [["1", "2", "3"], ["4", "5"]]
+
+
+def test_prompts_are_encoded_by_the_template(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    data = set_up(PromptDataModule(train=path, template=PromptTemplate("Q: {question}")), tokenizer)
+    assert tokenizer.decode(data.prompts["train"][4].prompt_ids) == "<s>Q: Question 4?"
+
+
+def test_several_files_are_read_in_order_with_their_own_columns(
+    path: str, write_jsonl: Callable[..., str], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    other = write_jsonl({"q": "Capital?", "answer": "Oslo"}, name="other.jsonl")
+    sources = [DataSource(path, limit=1), DataSource(other, question_field="q", answer_field="answer")]
+    data = set_up(PromptDataModule(train=path, validation=sources), tokenizer)
+    assert [(prompt.data_source, prompt.question) for prompt in data.prompts["validation"]] == [
+        ("questions", "Question 0?"),
+        ("other", "Capital?"),
+    ]
+
+
+def test_training_needs_no_validation_data(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    assert set_up(PromptDataModule(train=path), tokenizer).val_dataloader() == []
+
+
+@pytest.mark.parametrize(("stage", "name"), [("fit", "train"), ("validate", "validation"), ("test", "test")])
+def test_a_stage_without_data_names_its_key(tokenizer: PreTrainedTokenizerFast, stage: str, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"Expected `data.{name}` .*`llds {stage}`"):
+        set_up(PromptDataModule(), tokenizer, stage)
+    with pytest.raises(ConfigurationError, match=f"Expected `data.{name}`"):
+        set_up(PromptDataModule(train=[], validation=[], test=[]), tokenizer, stage)
+
+
+def test_a_prompt_over_its_limit_is_named_with_file_row_and_key(
+    write_jsonl: Callable[..., str], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = write_jsonl(row(1), row(2, question="word " * 50))
+    template = PromptTemplate("{question}")
+    with pytest.raises(DataError, match=r"at most 60 tokens, got \d+ at .*jsonl:2. Raise `data.max_prompt_tokens`"):
+        set_up(PromptDataModule(train=path, template=template, max_prompt_tokens=60), tokenizer)
+    data = set_up(PromptDataModule(train=path, template=template), tokenizer)
+    longest = len(data.prompts["train"][1].prompt_ids)
+    set_up(PromptDataModule(train=path, template=template, max_prompt_tokens=longest), tokenizer)
+
+
+def test_an_id_that_comes_twice_is_refused_with_both_rows(
+    write_jsonl: Callable[..., str], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = write_jsonl(row(0, id="a"), row(1, id="b"), row(2, id="a"))
+    with pytest.raises(DataError, match=r"'questions', got 'a' at .*jsonl:1 and at .*jsonl:3"):
+        set_up(PromptDataModule(train=path), tokenizer)
+    with pytest.raises(DataError, match="unique within data source"):
+        set_up(PromptDataModule(train=[DataSource(path, limit=2), DataSource(path, limit=2)]), tokenizer)
+    twice = [DataSource(path, limit=2), DataSource(path, limit=2, name="again")]
+    assert len(set_up(PromptDataModule(train=twice), tokenizer).prompts["train"]) == 4
+
+
+def test_ids_may_repeat_across_data_sources(
+    write_jsonl: Callable[..., str], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = write_jsonl(row(0, id=1, data_source="nq"), row(1, id=1, data_source="hotpotqa"))
+    assert len(set_up(PromptDataModule(train=path), tokenizer).prompts["train"]) == 2
+
+
+@pytest.mark.parametrize("name", ["batch_size", "iterations", "eval_batch_size", "max_prompt_tokens"])
+def test_sizes_below_one_are_refused_in_the_constructor(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"`data.{name}` to be at least 1, got 0"):
+        PromptDataModule(**{name: 0})
+
+
+def test_a_data_module_without_tokenizer_and_trainer_says_so(path: str) -> None:
+    with pytest.raises(ConfigurationError, match="Expected a tokenizer"):
+        PromptDataModule(train=path).setup("fit")
+
+
+class _Witness(LightningModule):
+    """Owns a tokenizer and keeps the batches it is tested with."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.batches: list[RolloutBatch] = []
+
+    def test_step(self, batch: RolloutBatch, batch_idx: int) -> None:
+        self.batches.append(batch)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_tokenizer_of_the_module_is_used_under_a_trainer_and_batches_come_through_bf16_untouched(
+    path: str, chat_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    data = PromptDataModule(test=path, eval_batch_size=2, template=PromptTemplate("{question}", chat=True))
+    module = _Witness(chat_tokenizer)
+    Trainer(accelerator="cpu", precision="bf16-true", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+            ).test(module, data, verbose=False)  # fmt: skip
+    assert all(type(batch) is RolloutBatch for batch in module.batches)
+    prompts = [prompt for batch in module.batches for prompt in batch.prompts]
+    assert all(ours is theirs for ours, theirs in zip(prompts, data.prompts["test"], strict=True))
+    assert chat_tokenizer.decode(prompts[0].prompt_ids).startswith("<|im_start|>user\nQuestion 0?")
+    assert torch.get_default_dtype() is torch.float32
+
+
+YAML = """
+data:
+  train: llds:quickstart/train.jsonl
+  validation:
+    path: llds:quickstart/validation.jsonl
+    limit: 5
+  test:
+    - llds:quickstart/test.jsonl
+    - path: other.jsonl
+      name: other
+  template:
+    chat: true
+"""
+
+
+def parse(arguments: list[str], tmp_path: Path, text: str = YAML) -> PromptDataModule:
+    (tmp_path / "config.yaml").write_text(text)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("-c", action="config")
+    parser.add_class_arguments(PromptDataModule, "data")
+    config = parser.parse_args(["-c", str(tmp_path / "config.yaml"), *arguments])
+    return parser.instantiate(config).data
+
+
+def test_paths_sources_and_lists_of_both_come_from_yaml(tmp_path: Path) -> None:
+    data = parse(["--data.batch_size=3", "--data.validation.limit=4"], tmp_path)
+    assert data.sources["train"] == "llds:quickstart/train.jsonl"
+    assert data.sources["validation"] == DataSource("llds:quickstart/validation.jsonl", limit=4)
+    assert data.sources["test"] == ["llds:quickstart/test.jsonl", DataSource("other.jsonl", name="other")]
+    assert (data.batch_size, data.template) == (3, PromptTemplate(chat=True))
+
+
+def test_a_misspelled_key_in_yaml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(jsonargparse.ArgumentError, match="limt"):
+        parse([], tmp_path, YAML.replace("limit", "limt"))
+    with pytest.raises(jsonargparse.ArgumentError, match="chta"):
+        parse([], tmp_path, YAML.replace("chat", "chta"))

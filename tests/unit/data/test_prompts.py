@@ -1,0 +1,190 @@
+"""Rows as prompts: both layouts, named columns, and refusals that name file, row and column."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from llds.data.prompts import read_prompts
+from llds.data.source import DataSource
+from llds.errors import ConfigurationError, DataError
+
+REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
+ROW = {"question": "Capital of Norway?", "golden_answers": ["Oslo"]}
+
+
+def search_r1_row(ground_truth: Any) -> dict[str, Any]:
+    return {
+        "data_source": "nq",
+        "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Capital of Norway?"}],
+        "ability": "fact-reasoning",
+        "reward_model": {"ground_truth": ground_truth, "style": "rule"},
+        "extra_info": {"index": 7, "split": "train"},
+    }
+
+
+def test_a_plain_row_becomes_a_prompt(write_jsonl: Callable[..., str]) -> None:
+    path = write_jsonl({**ROW, "id": "n1", "data_source": "geo"})
+    (prompt,) = read_prompts(DataSource(path))
+    assert (prompt.prompt_id, prompt.question, prompt.golden_answers) == ("n1", "Capital of Norway?", ("Oslo",))
+    assert (prompt.data_source, prompt.origin, prompt.messages) == ("geo", f"{path}:1", None)
+
+
+def test_rows_without_id_and_data_source_take_row_number_and_file_name(write_jsonl: Callable[..., str]) -> None:
+    prompts = read_prompts(DataSource(write_jsonl(ROW, "", ROW, name="geo.jsonl.gz")))
+    assert [prompt.prompt_id for prompt in prompts] == ["1", "3"]
+    assert {prompt.data_source for prompt in prompts} == {"geo"}
+
+
+def test_a_given_name_replaces_the_data_source(write_jsonl: Callable[..., str]) -> None:
+    (prompt,) = read_prompts(DataSource(write_jsonl({**ROW, "data_source": "nq"}), name="mine"))
+    assert prompt.data_source == "mine"
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ("Oslo", ("Oslo",)),
+        (["Oslo", " City of Oslo "], ("Oslo", "City of Oslo")),
+        ("Oslo<|answer_split|>City of Oslo", ("Oslo", "City of Oslo")),
+        (["Oslo", ""], ("Oslo",)),
+        (["The", "Oslo"], ("The", "Oslo")),
+    ],
+)
+def test_gold_answers_come_as_a_string_or_a_list(
+    write_jsonl: Callable[..., str], answers: Any, expected: tuple[str, ...]
+) -> None:
+    (prompt,) = read_prompts(DataSource(write_jsonl({**ROW, "golden_answers": answers})))
+    assert prompt.golden_answers == expected
+
+
+@pytest.mark.parametrize(
+    "ground_truth", [{"target": ["Oslo", "Christiania"]}, "Oslo<|answer_split|>Christiania", ["Oslo", "Christiania"]]
+)
+def test_search_r1_parquet_rows_need_no_settings(tmp_path: Path, ground_truth: Any) -> None:
+    path = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([search_r1_row(ground_truth)]), path)
+    (prompt,) = read_prompts(DataSource(str(path)))
+    assert prompt.question == "Capital of Norway?"
+    assert prompt.golden_answers == ("Oslo", "Christiania")
+    assert (prompt.prompt_id, prompt.data_source, prompt.messages) == ("7", "nq", None)
+
+
+def test_messages_are_kept_where_their_column_is_named(write_jsonl: Callable[..., str]) -> None:
+    (prompt,) = read_prompts(DataSource(write_jsonl(search_r1_row("Oslo")), messages_field="prompt"))
+    assert prompt.messages == (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Capital of Norway?"},
+    )
+
+
+def test_columns_of_other_names_are_read_where_they_are_named(write_jsonl: Callable[..., str]) -> None:
+    path = write_jsonl({"idx": 3, "q": "Capital?", "meta": {"gold": "Oslo|Christiania"}, "set": "x", "a.b": 1})
+    source = DataSource(
+        path, question_field="q", answer_field="meta.gold", id_field="idx", data_source_field="set",
+        answer_separator="|",
+    )  # fmt: skip
+    (prompt,) = read_prompts(source)
+    assert (prompt.prompt_id, prompt.question, prompt.data_source) == ("3", "Capital?", "x")
+    assert prompt.golden_answers == ("Oslo", "Christiania")
+
+
+def test_a_limit_takes_the_first_rows(write_jsonl: Callable[..., str]) -> None:
+    assert [prompt.prompt_id for prompt in read_prompts(DataSource(write_jsonl(ROW, ROW, ROW), limit=2))] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns"),
+    [
+        ({"question_field": "qestion"}, "`qestion`"),
+        ({"answer_field": "answer"}, "`answer`"),
+        ({"id_field": "idx"}, "`idx`"),
+        ({"data_source_field": "set"}, "`set`"),
+        ({"messages_field": "chat"}, "`chat`"),
+        ({"answer_field": "question.gold"}, "`question.gold`"),
+    ],
+)
+def test_a_wrong_column_is_named_with_those_that_exist(
+    write_jsonl: Callable[..., str], settings: dict[str, str], columns: str
+) -> None:
+    path = write_jsonl(ROW)
+    with pytest.raises(DataError) as caught:
+        read_prompts(DataSource(path, **settings))
+    assert f"Expected a value in column {columns}, got a row with columns `question`, `golden_answers`" in str(
+        caught.value
+    )
+    assert f"{path}:1" in str(caught.value)
+    assert f"Set `{next(iter(settings))}`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [
+        ({"question": ""}, "question"),
+        ({"question": 3}, "question"),
+        ({"question": "\ud83d half an emoji"}, "question"),
+        ({"golden_answers": []}, "golden_answers"),
+        ({"golden_answers": ""}, "golden_answers"),
+        ({"golden_answers": [""]}, "golden_answers"),
+        ({"golden_answers": ["The", "!?"]}, "golden_answers"),
+        ({"golden_answers": 1929}, "golden_answers"),
+        ({"golden_answers": ["Oslo", 1929]}, "golden_answers"),
+        ({"golden_answers": {"goal": "Oslo"}}, "golden_answers"),
+        ({"golden_answers": None}, "golden_answers"),
+        ({"id": ""}, "id"),
+        ({"id": 1.5}, "id"),
+        ({"id": True}, "id"),
+        ({"data_source": 3}, "data_source"),
+    ],
+)
+def test_a_bad_value_is_refused_with_file_row_and_column(
+    write_jsonl: Callable[..., str], change: dict[str, Any], column: str
+) -> None:
+    path = write_jsonl(ROW, {**ROW, **change})
+    with pytest.raises(DataError, match=f"`{column}`") as caught:
+        read_prompts(DataSource(path))
+    assert f"{path}:2" in str(caught.value)
+    assert str(caught.value).startswith("Expected ")
+
+
+@pytest.mark.parametrize("messages", ["text", [], ["text"], [{"role": "user"}], [{"role": "user", "content": None}]])
+def test_messages_that_are_none_are_refused(write_jsonl: Callable[..., str], messages: Any) -> None:
+    with pytest.raises(DataError, match=r"list of chat messages.*`chat`"):
+        read_prompts(DataSource(write_jsonl({**ROW, "chat": messages}), messages_field="chat"))
+
+
+def test_a_refusal_names_the_column_that_the_layout_found(write_jsonl: Callable[..., str]) -> None:
+    with pytest.raises(DataError, match=r"`reward_model\.ground_truth`, got \[\]"):
+        read_prompts(DataSource(write_jsonl(search_r1_row({"target": []}))))
+
+
+def test_chat_messages_without_a_user_hold_no_question(write_jsonl: Callable[..., str]) -> None:
+    row = {**search_r1_row("Oslo"), "prompt": [{"role": "system", "content": "x"}]}
+    with pytest.raises(DataError, match="a question in column"):
+        read_prompts(DataSource(write_jsonl(row)))
+
+
+def test_an_empty_file_is_refused(write_jsonl: Callable[..., str]) -> None:
+    for rows in ((), ("", " ")):
+        with pytest.raises(DataError, match=r"at least one row in .*questions.jsonl, got an empty data set"):
+            read_prompts(DataSource(write_jsonl(*rows)))
+
+
+def test_settings_of_a_source_are_checked() -> None:
+    with pytest.raises(ConfigurationError, match=r"`limit` of data source x.jsonl"):
+        DataSource("x.jsonl", limit=0)
+    with pytest.raises(ConfigurationError, match="answer_separator"):
+        DataSource("x.jsonl", answer_separator="")
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the shared research data is not on this machine")
+def test_public_data_sets_are_read_whole() -> None:
+    benchmarks = read_prompts(DataSource(str(REAL / "questions" / "deepresearcher_test.parquet")))
+    assert len(benchmarks) == 3197
+    assert len({prompt.data_source for prompt in benchmarks}) == 7
+    assert max(len(prompt.golden_answers) for prompt in benchmarks) > 10
+    train = DataSource(str(REAL / "train" / "r1searcher_stage_2.jsonl"), answer_field="answer", id_field="idx")
+    assert len(read_prompts(train)) == 8148
