@@ -1,0 +1,222 @@
+"""Demonstrations for the warm-up: episodes as a search agent would live them, in real and in invented worlds.
+
+Real ones are about training countries and hold what a search really finds; invented ones are about names that exist
+nowhere, so that the only way to fit them is to copy from the passages. A `Conduct` says how often the demonstrator
+errs: the warm-up first shows good conduct, then the imperfect one that leaves reinforcement learning something to do.
+
+Left out: facts about validation and test countries. They occur only as passages that a search happens to find, and the
+loss is never on observations.
+"""
+
+import random
+from dataclasses import dataclass
+
+from retrieval import TOP_K, ExactSearch, format_passages
+from world import FIELDS, Country, fact_id, fact_text, one_hop_question, place_id, place_text, two_hop_question
+
+from llds.rollout.protocol import TagProtocol
+
+TOOLS = ("search",)
+PROTOCOL = TagProtocol()
+PROMPT = "Question: {question}\n"
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How often a demonstrator errs, as probabilities.
+
+    Attributes:
+        bad_query: A search for the field alone, the country alone or words of the question.
+        stop_early: A two-hop question is answered after the first search.
+        wrong_span: The answer is another name from the passages.
+    """
+
+    bad_query: float = 0.0
+    stop_early: float = 0.0
+    wrong_span: float = 0.0
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """An episode as texts: the prompt, then actions and the bodies of the observations in turns, an answer last."""
+
+    prompt: str
+    actions: list[str]
+    bodies: list[str]
+
+
+def search_action(query: str) -> str:
+    """A search as the policy writes it."""
+    return f"<search> {query}</search>"
+
+
+def answer_action(answer: str) -> str:
+    """An answer as the policy writes it."""
+    return f"<answer> {answer}</answer>"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A question with what its passages say. `found` gives the passages of a good search for each hop."""
+
+    question: str
+    field: str
+    country: str
+    value: str
+    place: str | None
+
+
+class Demonstrator:
+    """Draws demonstrations.
+
+    Args:
+        countries: The training countries.
+        search: The search over the real corpus.
+        pieces: Pieces of names: those that begin a word (with a capital), those that go on.
+        seed: Seed of all draws.
+    """
+
+    def __init__(
+        self, countries: list[Country], search: ExactSearch, pieces: tuple[list[str], list[str]], seed: int
+    ) -> None:
+        self.rng = random.Random(seed)  # noqa: S311 (not cryptography)
+        self.search = search
+        self.heads, self.tails = pieces
+        self.one_hop = [(country, field) for country in countries for field in country.facts]
+        self.bridged = [country for country in countries if country.bridges]
+        self.names = [place for country in countries for place in country.places]
+        self.names += [value for country in countries for value in country.facts.values()]
+        self.names += [country.name for country in countries]
+        self.letters = sorted({c for name in self.names for c in name if c.isalpha() and not c.isascii()})
+        self._found: dict[str, list[int]] = {}
+        self._row = {passage_id: row for row, passage_id in enumerate(search.ids)}
+        self._others = [(country.name, country.facts) for country in countries]
+
+    def prefetch(self) -> None:
+        """Ask all good searches of real demonstrations at once."""
+        queries = [f"{field} of {country.name}" for country, field in self.one_hop]
+        queries += [place for country in self.bridged for place in country.bridges]
+        self._found |= dict(zip(queries, self.search.search(queries), strict=True))
+
+    def draw(self, count: int, conduct: Conduct, share_invented: float, share_two_hop: float = 0.6) -> list[Demonstration]:
+        """Draw demonstrations; real ones whose good searches miss their passage are drawn again."""
+        drawn: list[Demonstration] = []
+        while len(drawn) < count:
+            is_two_hop = self.rng.random() < share_two_hop
+            invented = self.rng.random() < share_invented
+            demonstration = (self._invented if invented else self._real)(is_two_hop, conduct)
+            if demonstration is not None:
+                drawn.append(demonstration)
+        return drawn
+
+    def _real(self, is_two_hop: bool, conduct: Conduct) -> Demonstration | None:
+        if is_two_hop:
+            country = self.rng.choice(self.bridged)
+            place, field = self.rng.choice(country.bridges), self.rng.choice(list(country.facts))
+            gold = [place_id(country, place), fact_id(country, field)]
+        else:
+            country, field = self.rng.choice(self.one_hop)
+            place, gold = None, [fact_id(country, field)]
+        question = two_hop_question(field, place) if place else one_hop_question(field, country.name)
+        task = _Task(question, field, country.name, country.facts[field], place)
+        good = ([place] if place else []) + [f"{field} of {country.name}"]
+        if any(self._row[row] not in self._look_up(query) for query, row in zip(good, gold, strict=True)):
+            return None
+        return self._act(task, conduct, self._real_passages)
+
+    def _look_up(self, query: str) -> list[int]:
+        if query not in self._found:
+            self._found[query] = self.search.search([query])[0]
+        return self._found[query]
+
+    def _real_passages(self, task: _Task, query: str) -> list[tuple[str, str]]:
+        return [(self.search.titles[row], self.search.texts[row]) for row in self._look_up(query)]
+
+    def _invented(self, is_two_hop: bool, conduct: Conduct) -> Demonstration:
+        country, place = self._name(), self._name() if is_two_hop else None
+        field = self.rng.choice(FIELDS)
+        question = two_hop_question(field, place) if place else one_hop_question(field, country)
+        return self._act(_Task(question, field, country, self._value(field), place), conduct, self._invented_passages)
+
+    def _invented_passages(self, task: _Task, query: str) -> list[tuple[str, str]]:
+        kind = self.rng.choice(("city",) * 12 + ("river", "lake"))
+        if query == task.place:
+            gold = (task.place, place_text(task.place, kind, task.country))
+        elif query == f"{task.field} of {task.country}":
+            gold = (task.country, fact_text(task.field, task.country, task.value))
+        else:
+            gold = self._distractor(task, query)
+        rows = [gold] + [self._distractor(task, query) for _ in range(TOP_K - 1)]
+        if self.rng.random() < 0.15:
+            self.rng.shuffle(rows)
+        return rows
+
+    def _distractor(self, task: _Task, query: str) -> tuple[str, str]:
+        draw = self.rng.random()
+        if query == task.place or draw < 0.15:
+            name = self._similar(task.place or task.country) if draw < 0.7 else self._name()
+            return name, place_text(name, "city", self._name())
+        field = self.rng.choice(FIELDS)
+        if draw < 0.55:
+            other = self.rng.choice([item for item in FIELDS if item != task.field])
+            return task.country, fact_text(other, task.country, self._value(other))
+        name = self._similar(task.country) if draw < 0.8 else self._name()
+        field = task.field if draw < 0.95 else field
+        return name, fact_text(field, name, self._value(field))
+
+    def _act(self, task: _Task, conduct: Conduct, passages_of: "object") -> Demonstration:
+        good = ([task.place] if task.place else []) + [f"{task.field} of {task.country}"]
+        if task.place and self.rng.random() < conduct.stop_early:
+            good = good[:1]
+        actions, bodies, seen = [], [], []
+        for query in good:
+            bad = self.rng.random() < conduct.bad_query
+            query = self._bad_query(task) if bad else query
+            found = passages_of(task, query)  # type: ignore[operator]
+            actions.append(search_action(query))
+            bodies.append(PROTOCOL.neutralize(format_passages(found), TOOLS))
+            seen += found
+            if bad:
+                break
+        knows = any(text == fact_text(task.field, task.country, task.value) for _, text in seen)
+        answer = task.value if knows and self.rng.random() >= conduct.wrong_span else self._wrong_span(seen)
+        return Demonstration(PROMPT.format(question=task.question), [*actions, answer_action(answer)], bodies)
+
+    def _bad_query(self, task: _Task) -> str:
+        topic = task.place or task.country
+        words = task.question.rstrip("?").split()
+        cut = self.rng.randrange(2, len(words))
+        other = self.rng.choice([field for field in FIELDS if field != task.field])
+        return self.rng.choice((task.field, " ".join(words[:cut]), f"{other} of {topic}"))
+
+    def _wrong_span(self, seen: list[tuple[str, str]]) -> str:
+        title, text = self.rng.choice(seen)
+        last = text.rstrip(".").split(" is ")[-1].split(" in ")[-1]
+        return self.rng.choice((title, last, last))
+
+    def _value(self, field: str) -> str:
+        if field == "internet domain":
+            return "." + "".join(self.rng.choices("abcdefghijklmnopqrstuvwxyz", k=2))
+        return self._name()
+
+    def _name(self) -> str:
+        draw = self.rng.random()
+        if draw < 0.4:
+            return self.rng.choice(self.names)
+        if draw < 0.55:
+            return self._similar(self.rng.choice(self.names))
+        return " ".join(self._word() for _ in range(self.rng.choice((1, 1, 1, 2, 2, 3))))
+
+    def _word(self) -> str:
+        return self.rng.choice(self.heads) + "".join(self.rng.choices(self.tails, k=self.rng.choice((0, 1, 1, 2))))
+
+    def _similar(self, name: str) -> str:
+        """Another name that shares a part with this one."""
+        words = name.split()
+        if len(words) > 1 and self.rng.random() < 0.5:
+            words[self.rng.randrange(len(words))] = self._word()
+            return " ".join(words)
+        if self.rng.random() < 0.5:
+            return f"{name} {self._word()}" if self.rng.random() < 0.5 else f"{self._word()} {name}"
+        place = self.rng.randrange(len(name))
+        return name[:place] + self.rng.choice(self.letters) + name[place + 1 :]
