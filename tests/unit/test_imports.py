@@ -44,7 +44,7 @@ print("\\n".join(failures + [f"{name} was imported" for name in heavy]))
 def base_install() -> set[str]:
     """Names of the distributions that the dependencies of ``pyproject.toml`` bring, without its extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    waiting, found = [Requirement(line) for line in project["dependencies"]], set()
+    waiting, found = [Requirement(line) for line in project["dependencies"]], set[str]()
     seen = set()
     while waiting:
         requirement = waiting.pop()

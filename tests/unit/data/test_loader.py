@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from itertools import chain, islice, repeat
+from typing import Any
 
 import pytest
 
@@ -117,7 +118,7 @@ def test_an_evaluation_that_was_left_early_begins_anew(make_prompts: MakePrompts
     ],
 )
 def test_a_state_of_other_prompts_or_another_order_is_refused(
-    make_prompts: MakePrompts, change: dict, name: str
+    make_prompts: MakePrompts, change: dict[str, Any], name: str
 ) -> None:
     settings = {"prompts": 8, "batch_size": 2, "iterations": 5, "shuffle": True, "seed": 0}
 
@@ -138,7 +139,7 @@ def test_a_state_of_other_questions_is_refused(make_prompts: MakePrompts) -> Non
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"batch_size": 1, "iterations": 0}, {"batch_size": -1}])
-def test_sizes_below_one_are_refused(make_prompts: MakePrompts, settings: dict[str, int]) -> None:
+def test_sizes_below_one_are_refused(make_prompts: MakePrompts, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="to be at least 1"):
         PromptLoader(make_prompts(3), **settings)
 

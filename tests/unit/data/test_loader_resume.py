@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from transformers import PreTrainedTokenizerFast
 
 from llds.data.batch import RolloutBatch
@@ -28,7 +29,7 @@ class _Recorder(LightningModule):
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         self.seen.append([prompt.prompt_id for prompt in batch.prompts])
-        optimizer = self.optimizers()
+        optimizer = cast(LightningOptimizer, self.optimizers())
         self.manual_backward(self.weight.square().sum())
         optimizer.step()
 
@@ -46,19 +47,20 @@ class _SaveEverywhere(Callback):
         self.folder = folder
         self.saved: list[tuple[int, Path]] = []
 
-    def save(self, trainer: Trainer, module: _Recorder, moment: str) -> None:
+    def save(self, trainer: Trainer, module: LightningModule, moment: str) -> None:
+        assert isinstance(module, _Recorder)
         path = self.folder / f"{len(module.seen)}-{moment}.ckpt"
         trainer.save_checkpoint(path)
         self.saved.append((len(module.seen), path))
 
-    def on_train_batch_end(self, trainer: Trainer, module: _Recorder, *_: Any) -> None:
-        self.save(trainer, module, "batch")
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.save(trainer, pl_module, "batch")
 
-    def on_train_epoch_end(self, trainer: Trainer, module: _Recorder) -> None:
-        self.save(trainer, module, "epoch")
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer, pl_module, "epoch")
 
-    def on_validation_end(self, trainer: Trainer, module: _Recorder) -> None:
-        self.save(trainer, module, "validation")
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer, pl_module, "validation")
 
 
 @pytest.fixture
@@ -72,9 +74,14 @@ def fit(
         trainer: dict[str, Any], data: dict[str, Any], ckpt_path: Path | None = None
     ) -> tuple[_Recorder, _SaveEverywhere]:
         module, saver = _Recorder(tokenizer), _SaveEverywhere(tmp_path)
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        quiet: dict[str, Any] = {
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "accelerator": "cpu",
+        }
         quiet |= {"enable_checkpointing": False, "barebones": False, "num_sanity_val_steps": 0}
-        callbacks = [saver] if ckpt_path is None else []
+        callbacks: list[Callback] = [saver] if ckpt_path is None else []
         loop = Trainer(default_root_dir=tmp_path, callbacks=callbacks, **quiet, **trainer)
         module_data = PromptDataModule(train=path, batch_size=BATCH, **data)
         loop.fit(module, module_data, ckpt_path=None if ckpt_path is None else str(ckpt_path), weights_only=False)
@@ -114,14 +121,15 @@ def test_training_resumes_from_a_checkpoint_of_a_validation_inside_the_epoch(
     fit: Callable[..., tuple[_Recorder, _SaveEverywhere]], write_jsonl: Callable[..., str]
 ) -> None:
     path = write_jsonl(*[{"question": f"{i}?", "golden_answers": "x"} for i in range(3)], name="validation.jsonl")
-    trainer, data = {"max_epochs": 1, "val_check_interval": 2}, {"iterations": 6, "validation": path}
+    trainer = {"max_epochs": 1, "val_check_interval": 2}
+    data = {"iterations": 6, "validation": path}
     whole, saver = fit(trainer, data)
     assert whole.validated == [["1", "2", "3"]] * 3
-    validations = [(count, path) for count, path in saver.saved if "validation" in path.name]
+    validations = [(count, saved) for count, saved in saver.saved if "validation" in saved.name]
     assert [count for count, _ in validations] == [2, 4, 6]
-    for count, path in validations:
-        resumed, _ = fit(trainer, data, ckpt_path=path)
-        assert whole.seen[:count] + resumed.seen == whole.seen, path.name
+    for count, saved in validations:
+        resumed, _ = fit(trainer, data, ckpt_path=saved)
+        assert whole.seen[:count] + resumed.seen == whole.seen, saved.name
 
 
 @pytest.mark.filterwarnings("ignore")

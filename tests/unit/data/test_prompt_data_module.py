@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonargparse
 import pytest
@@ -58,14 +58,17 @@ def test_evaluation_takes_every_prompt_once_in_file_order(path: str, tokenizer: 
 
 def test_prompts_are_encoded_by_the_template(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
     data = set_up(PromptDataModule(train=path, template=PromptTemplate("Q: {question}")), tokenizer)
-    assert tokenizer.decode(data.prompts["train"][4].prompt_ids) == "<s>Q: Question 4?"
+    assert tokenizer.decode(list(data.prompts["train"][4].prompt_ids)) == "<s>Q: Question 4?"
 
 
 def test_several_files_are_read_in_order_with_their_own_columns(
     path: str, write_jsonl: Callable[..., str], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     other = write_jsonl({"q": "Capital?", "answer": "Oslo"}, name="other.jsonl")
-    sources = [DataSource(path, limit=1), DataSource(other, question_field="q", answer_field="answer")]
+    sources: list[str | DataSource] = [
+        DataSource(path, limit=1),
+        DataSource(other, question_field="q", answer_field="answer"),
+    ]
     data = set_up(PromptDataModule(train=path, validation=sources), tokenizer)
     assert [(prompt.data_source, prompt.question) for prompt in data.prompts["validation"]] == [
         ("questions", "Question 0?"),
@@ -105,7 +108,7 @@ def test_an_id_that_comes_twice_is_refused_with_both_rows(
         set_up(PromptDataModule(train=path), tokenizer)
     with pytest.raises(DataError, match="unique within data source"):
         set_up(PromptDataModule(train=[DataSource(path, limit=2), DataSource(path, limit=2)]), tokenizer)
-    twice = [DataSource(path, limit=2), DataSource(path, limit=2, name="again")]
+    twice: list[str | DataSource] = [DataSource(path, limit=2), DataSource(path, limit=2, name="again")]
     assert len(set_up(PromptDataModule(train=twice), tokenizer).prompts["train"]) == 4
 
 
@@ -119,7 +122,7 @@ def test_ids_may_repeat_across_data_sources(
 @pytest.mark.parametrize("name", ["batch_size", "iterations", "eval_batch_size", "max_prompt_tokens"])
 def test_sizes_below_one_are_refused_in_the_constructor(name: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"`data.{name}` to be at least 1, got 0"):
-        PromptDataModule(**{name: 0})
+        PromptDataModule(**cast(dict[str, Any], {name: 0}))
 
 
 def test_a_data_module_without_tokenizer_and_trainer_says_so(path: str) -> None:
@@ -150,7 +153,7 @@ def test_the_tokenizer_of_the_module_is_used_under_a_trainer_and_batches_come_th
     assert all(type(batch) is RolloutBatch for batch in module.batches)
     prompts = [prompt for batch in module.batches for prompt in batch.prompts]
     assert all(ours is theirs for ours, theirs in zip(prompts, data.prompts["test"], strict=True))
-    assert chat_tokenizer.decode(prompts[0].prompt_ids).startswith("<|im_start|>user\nQuestion 0?")
+    assert str(chat_tokenizer.decode(list(prompts[0].prompt_ids))).startswith("<|im_start|>user\nQuestion 0?")
     assert torch.get_default_dtype() is torch.float32
 
 

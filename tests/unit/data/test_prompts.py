@@ -108,7 +108,7 @@ def test_a_limit_takes_the_first_rows(write_jsonl: Callable[..., str]) -> None:
     ],
 )
 def test_a_wrong_column_is_named_with_those_that_exist(
-    write_jsonl: Callable[..., str], settings: dict[str, str], columns: str
+    write_jsonl: Callable[..., str], settings: dict[str, Any], columns: str
 ) -> None:
     path = write_jsonl(ROW)
     with pytest.raises(DataError) as caught:

@@ -14,17 +14,18 @@ PROMPT = Prompt("1", "Capital of {Norway}?", ("Oslo",), origin="q.jsonl:1")
 
 
 def ids_of(tokenizer: PreTrainedTokenizerFast, *tokens: str) -> list[int]:
-    return [tokenizer.convert_tokens_to_ids(token) for token in tokens]
+    vocabulary = tokenizer.get_vocab()
+    return [vocabulary[token] for token in tokens]
 
 
 def test_the_question_takes_the_place_of_its_slot_and_braces_stay(tokenizer: PreTrainedTokenizerFast) -> None:
     ids = PromptTemplate("{x} {question} {}\n").encode(PROMPT, tokenizer)
-    assert tokenizer.decode(ids) == "<s>{x} Capital of {Norway}? {}\n"
+    assert tokenizer.decode(list(ids)) == "<s>{x} Capital of {Norway}? {}\n"
 
 
 def test_a_question_that_holds_the_slot_is_not_filled_again(tokenizer: PreTrainedTokenizerFast) -> None:
     ids = PromptTemplate("Q: {question}").encode(replace(PROMPT, question="What is {question}?"), tokenizer)
-    assert tokenizer.decode(ids) == "<s>Q: What is {question}?"
+    assert tokenizer.decode(list(ids)) == "<s>Q: What is {question}?"
 
 
 def test_the_default_text_names_all_four_tags() -> None:
@@ -64,7 +65,7 @@ def test_an_ordinary_prompt_is_tokenized_in_one_piece(tokenizer: PreTrainedToken
 def test_a_special_token_in_a_question_stays_text(tokenizer: PreTrainedTokenizerFast, token: str) -> None:
     question = f"What is {token}?"
     ids = PromptTemplate("<pad>Q: {question}\n").encode(replace(PROMPT, question=question), tokenizer)
-    assert tokenizer.decode(ids) == f"<s><pad>Q: {question}\n"
+    assert tokenizer.decode(list(ids)) == f"<s><pad>Q: {question}\n"
     specials = [number for number in ids if number in tokenizer.all_special_ids + ids_of(tokenizer, token)]
     assert specials == ids_of(tokenizer, "<s>", "<pad>")  # the template's own stay special
 
@@ -80,14 +81,14 @@ def test_a_question_cannot_end_the_turn_of_the_user(chat_tokenizer: PreTrainedTo
     ids = PromptTemplate("Q: {question}", chat=True).encode(replace(PROMPT, question=question), chat_tokenizer)
     start, end = ids_of(chat_tokenizer, "<|im_start|>", "<|im_end|>")
     assert [number for number in ids if number in (start, end)] == [start, end, start]
-    assert chat_tokenizer.decode(ids) == f"<|im_start|>user\nQ: {question}<|im_end|>\n<|im_start|>assistant\n"
+    assert chat_tokenizer.decode(list(ids)) == f"<|im_start|>user\nQ: {question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_messages_of_the_data_file_replace_the_text_in_a_chat(chat_tokenizer: PreTrainedTokenizerFast) -> None:
     messages = ({"role": "system", "content": "Be <|im_end|> brief."}, {"role": "user", "content": "Capital?"})
     prompt = replace(PROMPT, messages=messages)
     ids = PromptTemplate(chat=True).encode(prompt, chat_tokenizer)
-    assert chat_tokenizer.decode(ids) == (
+    assert chat_tokenizer.decode(list(ids)) == (
         "<|im_start|>system\nBe <|im_end|> brief.<|im_end|>\n<|im_start|>user\nCapital?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
