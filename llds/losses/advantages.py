@@ -52,17 +52,16 @@ def group_advantages(
     check_positive("eps", eps)
     ids = group_ids.tolist() if isinstance(group_ids, Tensor) else list(group_ids)
     _check(rewards, ids)
-    numbers = {group_id: number for number, group_id in enumerate(dict.fromkeys(ids))}
-    group = torch.tensor([numbers[group_id] for group_id in ids], dtype=torch.long, device=rewards.device)
+    first: dict[Hashable, int] = {}  # position of each group's first trajectory, which also names the group
+    group = torch.tensor([first.setdefault(name, i) for i, name in enumerate(ids)], device=rewards.device).long()
     values = rewards.detach().to(torch.float64)
 
     def total(of: Tensor) -> Tensor:
         """Sum over each trajectory's group, [B]."""
-        return of.new_zeros(len(numbers)).index_add(0, group, of)[group]
+        return torch.zeros_like(of).index_add(0, group, of)[group]
 
     size = total(torch.ones_like(values))
-    low = values.new_zeros(len(numbers)).index_reduce(0, group, values, "amin", include_self=False)[group]
-    offsets = values - low  # exactly 0 throughout a group of equal rewards
+    offsets = values - values[group]  # exactly 0 throughout a group of equal rewards
     centered = offsets - total(offsets) / size
     if scale == "std":
         centered = centered / ((total(centered**2) / (size - 1)).sqrt() + eps)
@@ -83,6 +82,7 @@ def _check(rewards: Tensor, ids: list[Hashable]) -> None:
     alone = [group_id for group_id, size in Counter(ids).items() if size == 1]
     if alone:
         raise ConfigurationError(
-            f"Expected groups of at least 2 trajectories, so that there is a baseline, got a group of one ({alone[0]!r} "
-            f"at position {ids.index(alone[0])}). Raise the group size, or drop the groups that failures left with one."
+            f"Expected groups of at least 2 trajectories, so that there is a baseline, got a group of one "
+            f"({alone[0]!r} at position {ids.index(alone[0])}). Raise the group size, or drop groups that failures "
+            "left with one."
         )

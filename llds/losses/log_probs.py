@@ -1,4 +1,4 @@
-r"""Log-probs and entropy of the policy's own tokens, from hidden states, only where they are needed.
+"""Log-probs and entropy of the policy's own tokens, from hidden states, only where they are needed.
 
 Stands between the model's last hidden states and every loss. The head runs on action positions alone: prompts,
 observations and padding never meet the vocabulary, and no tensor of all logits exists (see `llds.losses.chunked_head`).
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from llds.errors import ConfigurationError
-from llds.losses.chunked_head import Arithmetic, ChunkedHead, Tiling
+from llds.losses.arithmetic import Arithmetic
+from llds.losses.chunked_head import ChunkedHead, Tiling
 from llds.losses.masking import action_mask
 
 TOKEN_CHUNK = 1024
@@ -78,14 +79,16 @@ def selected_log_probs(
     if not temperature > 0 or token_chunk < 1 or vocab_chunk < 1:
         got = f"{temperature}, {token_chunk} and {vocab_chunk}"
         raise ConfigurationError(f"Expected a positive temperature, token_chunk and vocab_chunk, got {got}.")
-    if hidden.shape != (targets.shape[0], weight.shape[1]):
-        shapes = f"{list(hidden.shape)}, {list(weight.shape)} and {list(targets.shape)}"
-        raise ConfigurationError(f"Expected hidden [N, H], weight [V, H] and targets [N], got {shapes}.")
+    shapes = [list(x.shape) for x in (hidden, weight, targets) + (() if bias is None else (bias,))]
+    n_tokens, n_vocab, width = len(targets), *weight.shape
+    if shapes != [[n_tokens, width], [n_vocab, width], [n_tokens], [n_vocab]][: len(shapes)]:
+        raise ConfigurationError(f"Expected hidden [N, H], weight [V, H], targets [N] and bias [V], got {shapes}.")
     if targets.numel() and (targets.min() < 0 or targets.max() >= weight.shape[0]):
         found = f"{int(targets.min())} to {int(targets.max())}"
         raise ConfigurationError(f"Expected target tokens in [0, {weight.shape[0]}), got {found}.")
     tiling = Tiling(Arithmetic.of(hidden, weight), float(temperature), token_chunk, vocab_chunk)
-    return TokenScores(*ChunkedHead.apply(hidden, weight, bias, targets, tiling))
+    log_probs, entropy = ChunkedHead.apply(hidden, weight, bias, targets, tiling)  # type: ignore[no-untyped-call]
+    return TokenScores(log_probs, entropy)
 
 
 def action_hidden(hidden_states: Tensor, action_index: Tensor) -> Tensor:

@@ -1,0 +1,30 @@
+"""Tolerances, written once."""
+
+import pytest
+
+EXACT = 1e-12
+"""Absolute, for float64 results that must agree but for the order of sums."""
+
+HAND = 1e-6
+"""Absolute, for results against arithmetic written out in a comment with six digits."""
+
+SINGLE = 1e-5
+"""Absolute, for float32 against float64 on numbers of order one."""
+
+
+@pytest.fixture
+def exact() -> float:
+    """Tolerance of float64 results that must agree but for the order of sums."""
+    return EXACT
+
+
+@pytest.fixture
+def hand() -> float:
+    """Tolerance against arithmetic written out in a comment with six digits."""
+    return HAND
+
+
+@pytest.fixture
+def single() -> float:
+    """Tolerance of float32 against float64 on numbers of order one."""
+    return SINGLE
