@@ -69,7 +69,7 @@ def wilson_interval(successes: float, n: int, z: float = 1.96) -> tuple[float, f
 
 def _result(name: str, trajectories: Sequence[Trajectory]) -> SourceResult:
     n = len(trajectories)
-    pairs = [(trajectory.answer, trajectory.prompt.golden_answers) for trajectory in trajectories]
+    pairs = [(None if t.status == "failed" else t.answer, t.prompt.golden_answers) for t in trajectories]
     matches = sum(exact_match(answer, golds) for answer, golds in pairs)
     low, high = wilson_interval(matches, n)
     actions = [turn.action for trajectory in trajectories for turn in trajectory.turns]

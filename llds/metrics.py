@@ -63,13 +63,14 @@ def by_group(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
 
 
 def first_action_match(groups: Iterable[Sequence[Trajectory]]) -> float | None:
-    """Share of wrong trajectories whose first search returned the documents of a right one's first search.
+    """Share of wrong trajectories whose first search returned the same documents as a right one's first search.
 
-    Over groups with both; arXiv 2512.04220 v2, fig. 5. None without such groups.
+    Over groups with both; arXiv 2512.04220 v2, fig. 5. Searches that returned none are passed over. None without such
+    groups.
     """
     matches = []
     for group in groups:
-        right = {_first_documents(t) for t in group if t.reward > 0} - {()}
+        right = {_first_documents(t) for t in group if t.reward > 0} - {frozenset()}
         if right:
             matches += [_first_documents(t) in right for t in group if t.reward <= 0]
     return _mean(matches)
@@ -99,9 +100,10 @@ def policy_metrics(
     Returns:
         ``policy/log_likelihood_{correct,incorrect}`` (mean per token, then over trajectories), the same of the first
         and of later actions of correct trajectories, ``llds/displacement_{correct,incorrect}`` (mean change per
-        token), ``llds/lld_rate`` (share of actions of correct trajectories whose likelihood fell, definition 4.1 with
-        eps = 0), ``llds/lld_magnitude`` (mean fall per token over those), ``policy/entropy``, ``policy/ratio_max``,
-        ``policy/ratio_p99``, ``policy/behavior_gap_{mean,max}`` (old against behavior, absolute), ``policy/kl_ref``.
+        token), ``llds/lld_rate`` (share of actions of correct trajectories whose likelihood fell, definition 4.1
+        with eps = 0), ``llds/lld_magnitude`` (mean fall per token over those), ``policy/entropy``,
+        ``policy/ratio_max``, ``policy/ratio_p99``, ``policy/behavior_gap_{mean,max}`` (old against behavior,
+        absolute), ``policy/kl_ref`` (k3 of the old policy).
     """
     mask = action_index >= 0
     if not bool(mask.any()):
@@ -125,14 +127,14 @@ def policy_metrics(
         **_lazy_likelihood(change[correct], action_index[correct]),
     }
     if ref_log_probs is not None:
-        difference = (ref_log_probs - old_log_probs)[mask].clamp(-10, 10)
-        values["policy/kl_ref"] = float((difference.exp() - difference - 1).mean())
+        difference = (ref_log_probs - old_log_probs)[mask].clamp(max=20)  # keeps the exponential finite
+        values["policy/kl_ref"] = float((difference.expm1() - difference).clamp(max=10).mean())
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _lazy_likelihood(change: Tensor, action_index: Tensor) -> dict[str, float | None]:
     """LLD rate and magnitude over the actions of the given trajectories; both ``[B, T]``."""
-    if change.shape[0] == 0:
+    if not bool((action_index >= 0).any()):
         return {}
     actions = int(action_index.max()) + 1
     # [B, actions]: the change of each action's log-likelihood, and its number of tokens
@@ -157,8 +159,8 @@ def _masked_mean(values: Tensor, mask: Tensor) -> float | None:
     return float(means.mean())
 
 
-def _first_documents(trajectory: Trajectory) -> tuple[str, ...]:
-    return next((turn.document_ids for turn in trajectory.turns if turn.document_ids), ())
+def _first_documents(trajectory: Trajectory) -> frozenset[str]:
+    return next((frozenset(turn.document_ids) for turn in trajectory.turns if turn.document_ids), frozenset())
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -1,5 +1,7 @@
 """Where a trajectory's final answer stands among its tokens, for the masked-answer variant of LLDS."""
 
+from bisect import bisect_left
+
 from transformers import PreTrainedTokenizerBase
 
 from llds.types import Trajectory
@@ -22,9 +24,13 @@ def answer_span(
     if trajectory.answer is None:
         return range(0)
     ids = trajectory.turns[-1].action_ids
+    lengths = range(1, min(len(ids), last_tokens or len(ids)) + 1)
+
+    def holds_tag(length: int) -> bool:
+        return f"<{answer_tag}>" in tokenizer.decode(ids[-length:], skip_special_tokens=False)
+
+    shortest = bisect_left(lengths, True, key=holds_tag)  # of the ends of the action that hold the opening tag
+    if shortest == len(lengths):
+        return range(0)
     end = len(trajectory.token_ids)
-    # The shortest suffix of the action that holds the opening tag.
-    for length in range(1, min(len(ids), last_tokens or len(ids)) + 1):
-        if f"<{answer_tag}>" in tokenizer.decode(ids[-length:], skip_special_tokens=False):
-            return range(end - length, end)
-    return range(0)
+    return range(end - lengths[shortest], end)

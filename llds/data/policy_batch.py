@@ -112,7 +112,7 @@ def collate(trajectories: Sequence[Trajectory], answer_spans: Sequence[range] | 
         action_index=action_index,
         answer_mask=answer_mask,
         behavior_log_probs=behavior_log_probs,
-        rewards=torch.tensor([trajectory.reward for trajectory in trajectories]),
+        rewards=torch.tensor([trajectory.reward for trajectory in trajectories], dtype=torch.float32),
         advantages=torch.zeros(len(trajectories)),
         groups=torch.tensor([numbers[trajectory.group_id] for trajectory in trajectories]),
     )

@@ -27,7 +27,8 @@ class Collection:
         group_size: Trajectories of each prompt.
         sampling: The sampling law.
         limits: Limits of an episode.
-        seed: Numbers that name the collection, such as (seed, stage, iteration); equal ones sample the same.
+        seed: Non-negative numbers: the run's seed, then those that name the collection within the run, such as
+            (seed, stage, iteration). Equal ones sample the same. All but the first begin the collection's group ids.
     """
 
     group_size: int
@@ -72,6 +73,9 @@ class RolloutCollector:
         """Run ``len(prompts) * group_size`` episodes; the trajectories of a prompt are neighbours.
 
         Failed ones are among them, with status ``failed``: what becomes of their group is the caller's policy.
+
+        Raises:
+            ConfigurationError: If a setting proves wrong on the way, such as a limit that no observation fits into.
         """
         trajectories = [
             Trajectory(
@@ -90,15 +94,16 @@ class RolloutCollector:
         return trajectories
 
     def close(self) -> None:
-        """Stop the event loop."""
+        """Stop the event loop; nothing can be collected afterwards."""
         self._loop.close()
 
     async def _run_all(self, trajectories: Sequence[Trajectory], collection: Collection) -> None:
         environment = Environment(
             self.sampler, self.tokenizer, self.protocol, self.tools, self.encoder, collection.limits, self.tool_calls
         )
-        for trajectory in trajectories:
-            self.sampler.open_trajectory(trajectory.index)
-        async with asyncio.TaskGroup() as group:
-            for trajectory in trajectories:
-                group.create_task(run_episode(environment, trajectory, (*collection.seed, trajectory.index)))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for trajectory in trajectories:
+                    group.create_task(run_episode(environment, trajectory, (*collection.seed, trajectory.index)))
+        except BaseExceptionGroup as errors:  # the first is the cause: it cancelled the others
+            raise errors.exceptions[0] from None

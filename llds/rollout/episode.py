@@ -58,6 +58,7 @@ async def run_episode(environment: Environment, trajectory: Trajectory, seed: tu
         trajectory: A fresh trajectory; it is filled in place.
         seed: Numbers that name this trajectory among all that the run samples.
     """
+    environment.sampler.open_trajectory(trajectory.index)
     try:
         for turn in range(environment.limits.turns + 1):
             if not await _take_turn(environment, trajectory, (*seed, turn), is_last=turn == environment.limits.turns):
@@ -70,34 +71,33 @@ async def run_episode(environment: Environment, trajectory: Trajectory, seed: tu
 
 async def _take_turn(environment: Environment, trajectory: Trajectory, seed: tuple[int, ...], *, is_last: bool) -> bool:
     """Take one turn; returns whether the episode goes on."""
-    ids = trajectory.token_ids
-    room = environment.limits.total_tokens - len(ids)
+    room = environment.limits.total_tokens - len(trajectory.token_ids)
     if room < 1:
         trajectory.status = "out_of_room"
         return False
-    turn = await _act(environment, trajectory, ids, min(room, environment.limits.action_tokens), seed)
+    turn = await _act(environment, trajectory, min(room, environment.limits.action_tokens), seed)
     if turn.action.kind == "answer":
         trajectory.status = "answered"
         return False
     if is_last:
         trajectory.status = "out_of_turns"
         return False
-    await _observe(environment, turn)
-    if len(ids) + len(turn.action_ids) + len(turn.observation_ids) >= environment.limits.total_tokens:
-        turn.observation_ids = []
+    room -= len(turn.action_ids)
+    if room > 0:
+        await _observe(environment, turn)
+    if len(turn.observation_ids) >= room:  # an observation without room for an action after it is of no use
+        turn.observation_ids, turn.observation_is_cut, turn.document_ids = [], False, ()
         trajectory.status = "out_of_room"
         return False
     return True
 
 
-async def _act(
-    environment: Environment, trajectory: Trajectory, ids: list[int], max_tokens: int, seed: tuple[int, ...]
-) -> Turn:
+async def _act(environment: Environment, trajectory: Trajectory, max_tokens: int, seed: tuple[int, ...]) -> Turn:
     names = list(environment.tools)
     completion = await environment.sampler.sample(
         SampleRequest(
             trajectory=trajectory.index,
-            token_ids=ids,
+            token_ids=trajectory.token_ids,
             max_tokens=max_tokens,
             stop_strings=tuple(environment.protocol.stop_strings(names)),
             sampling=trajectory.sampling,

@@ -6,10 +6,15 @@ the connections of asynchronous tools alive between iterations; and never waits 
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
+_UNWIND_S = 5.0
+"""Longest time that cancelled coroutines get to end, in seconds."""
 
 
 class BackgroundLoop:
@@ -17,19 +22,68 @@ class BackgroundLoop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(_DaemonThreads())
         self._thread = threading.Thread(target=self._loop.run_forever, name="llds-rollout", daemon=True)
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run to the end and return the result; an interrupt cancels it."""
+        """Run to the end and return the result.
+
+        An error or an interrupt first cancels whatever else runs on the loop and waits until it has ended, so that
+        nothing of this run reaches into the next.
+        """
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except BaseException:
-            future.cancel()
+            self._cancel_all()
             raise
 
     def close(self) -> None:
-        """Stop the loop."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5)
+        """Cancel what runs and stop the loop. A second call does nothing."""
+        if not self._loop.is_closed() and self._cancel_all():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _cancel_all(self) -> bool:
+        """Cancel what runs; returns whether the loop still reacts (not so when a tool blocks its thread)."""
+        try:
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(timeout=2 * _UNWIND_S)
+        except TimeoutError:
+            return False
+        return True
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=_UNWIND_S)
+
+
+class _DaemonThreads(ThreadPoolExecutor):  # a loop takes no other kind of executor
+    """A thread for each call of ``asyncio.to_thread``.
+
+    A pool would let as many tools run at once as it has threads, stop when that many hang, and hold up the exit.
+    """
+
+    def submit(
+        self, fn: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> "Future[Result]":
+        """Start the call in a daemon thread."""
+        future: Future[Result] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:  # whatever it is belongs to the caller, who gets it from the future
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        threading.Thread(target=work, name="llds-tool", daemon=True).start()
+        return future

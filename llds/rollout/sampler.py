@@ -24,7 +24,7 @@ class SampleRequest:
         max_tokens: Most tokens of the action.
         stop_strings: Closing tags; the token in which one ends is the last of the action.
         sampling: The sampling law.
-        seed: Numbers that name this action among all others; equal seeds and contexts give equal actions.
+        seed: Non-negative numbers that name this action among all others; equal seeds and contexts give equal actions.
     """
 
     trajectory: int
@@ -36,7 +36,7 @@ class SampleRequest:
 
     def uniforms(self) -> np.ndarray:
         """One uniform number in [0, 1) for each token of the action, fixed by the seed."""
-        return np.random.default_rng(np.random.SeedSequence(self.seed)).random(self.max_tokens)
+        return np.random.default_rng(self.seed).random(self.max_tokens)
 
 
 class Sampler(ABC):
@@ -66,7 +66,7 @@ class Sampler(ABC):
         """
 
     def open_trajectory(self, trajectory: int) -> None:  # noqa: B027 (optional hook)
-        """Announce a trajectory that will send requests."""
+        """Announce a trajectory that will send requests, one at a time."""
 
     def close_trajectory(self, trajectory: int) -> None:  # noqa: B027 (optional hook)
         """Forget a trajectory: it will send no further request."""

@@ -12,6 +12,8 @@ from llds.agent_tools import AgentTool
 from llds.errors import ConfigurationError, ToolFailure, ToolInputError
 from llds.types import ToolResult
 
+_jitter = random.Random()  # noqa: S311 (its own, so that a failure leaves the run's random numbers alone)
+
 
 @dataclass(frozen=True)
 class ToolCallPolicy:
@@ -38,20 +40,25 @@ async def call_tool(tool: AgentTool, argument: str, policy: ToolCallPolicy) -> T
     Raises:
         ToolInputError: If the argument is one that the tool cannot serve.
         ToolFailure: If every try failed, or the tool broke in a way that another try cannot mend.
+        ConfigurationError: If the tool is set up wrongly; no trajectory could be served, so the run stops.
     """
     tries = policy.max_retries + 1
     last: Exception | None = None
     for attempt in range(tries):
         if attempt:
-            await asyncio.sleep(policy.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311
+            await asyncio.sleep(policy.backoff_s * 2 ** (attempt - 1) * _jitter.uniform(0.5, 1.5))
         try:
-            return await asyncio.wait_for(tool.run(argument), policy.deadline_s)
-        except ToolInputError:
+            return _checked(tool, await asyncio.wait_for(tool.run(argument), policy.deadline_s))
+        except (ToolInputError, ConfigurationError):
             raise
-        except TimeoutError:
-            last = TimeoutError(f"no answer within {policy.deadline_s:g} s")
-        except (ToolFailure, OSError) as error:
-            last = error
+        except (ToolFailure, OSError) as error:  # a deadline's TimeoutError is an OSError without a text
+            last = error if str(error) else TimeoutError(f"no answer within {policy.deadline_s:g} s")
         except Exception as error:  # a tool is extension code: whatever it raises is a failure of that tool
             raise ToolFailure(f"agent tool `{tool.name}` raised {type(error).__name__}: {error}") from error
     raise ToolFailure(f"agent tool `{tool.name}` failed {tries} times, last: {type(last).__name__}: {last}") from last
+
+
+def _checked(tool: AgentTool, result: ToolResult) -> ToolResult:
+    if not isinstance(result, ToolResult):
+        raise TypeError(f"Expected {type(tool).__name__}.run to return a ToolResult, got {type(result).__name__}.")
+    return result
