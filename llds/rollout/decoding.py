@@ -5,33 +5,65 @@ depends neither on the batch that it ran in nor on what ran before.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers.generation.logits_process import LogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 from transformers.generation.stopping_criteria import StoppingCriteria, StopStringCriteria
 
+from llds.rollout.kept_cache import KeyValues
 from llds.rollout.request_queue import Ticket
 from llds.types import SamplingParams, StopReason
+
+_FEW_ROWS = 8
+"""So many rows cost hardly more than one: no stretch ends before all of them have."""
+
+
+@dataclass
+class OpenAction:
+    """An action that is being sampled, over several stretches of generation.
+
+    Attributes:
+        ticket: The request.
+        cache: Keys and values of its context, where there are any.
+        token_ids: Sampled so far.
+        log_probs: Their log-probabilities, in nats.
+    """
+
+    ticket: Ticket
+    cache: KeyValues | None
+    token_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+
+    @property
+    def context(self) -> list[int]:
+        """All tokens before the next."""
+        return self.ticket.request.token_ids + self.token_ids
+
+    @property
+    def tokens_left(self) -> int:
+        """Most tokens that it may still get."""
+        return self.ticket.request.max_tokens - len(self.token_ids)
 
 
 class SeededSampling(LogitsProcessor):
     """Chooses the next token by the sampling law and each row's own uniform numbers; records its log-probability.
 
     Args:
-        tickets: The requests of the batch; they share their sampling law.
+        actions: The rows of the batch; they share their sampling law.
         device: Where the logits are.
     """
 
-    def __init__(self, tickets: Sequence[Ticket], device: torch.device) -> None:
-        requests = [ticket.request for ticket in tickets]
-        self.params: SamplingParams = requests[0].sampling
+    def __init__(self, actions: Sequence[OpenAction], device: torch.device) -> None:
+        self.params: SamplingParams = actions[0].ticket.request.sampling
         self._recorded: list[Tensor] = []
         # A row that has ended before the others goes on drawing; its zeros choose tokens that are cut off.
-        uniforms = torch.zeros(len(requests), max(request.max_tokens for request in requests), dtype=torch.float64)
+        uniforms = torch.zeros(len(actions), max(action.tokens_left for action in actions), dtype=torch.float64)
         if self.params.temperature > 0:
-            for row, request in enumerate(requests):
-                uniforms[row, : request.max_tokens] = torch.from_numpy(request.uniforms())
+            for row, action in enumerate(actions):
+                left = torch.from_numpy(action.ticket.request.uniforms())[len(action.token_ids) :]
+                uniforms[row, : len(left)] = left
         self._uniforms = uniforms.to(device)
         self._warpers: list[LogitsProcessor] = []
         if self.params.top_k > 0:
@@ -57,9 +89,9 @@ class SeededSampling(LogitsProcessor):
         # The first token whose sum is above the threshold: never one of probability 0.
         return torch.searchsorted(cumulative, threshold, right=True).clamp(max=log_probs.shape[-1] - 1)
 
-    def log_probs(self) -> Tensor:
-        """Log-probabilities of the tokens that were chosen, ``[B, steps]``."""
-        return torch.stack(self._recorded, dim=1).float().cpu()
+    def log_probs(self) -> list[list[float]]:
+        """Log-probabilities of the tokens that were chosen, by row."""
+        return torch.stack(self._recorded, dim=1).float().tolist()
 
 
 class EndOfAction(StoppingCriteria):
@@ -68,45 +100,60 @@ class EndOfAction(StoppingCriteria):
     Only sampled tokens count: a context that ends like the beginning of a tag completes none.
 
     Args:
-        tickets: The requests of the batch.
+        actions: The rows of the batch.
         stop_strings: Finds closing tags.
         eos_token_id: The end-of-sequence token, if there is one.
-        context_width: Columns before the first sampled token.
+        context_width: Columns before the first token of this stretch.
+        ends_early: Whether the stretch ends as soon as half of its rows have.
         device: Where the tokens are.
     """
 
     def __init__(
         self,
-        tickets: Sequence[Ticket],
+        actions: Sequence[OpenAction],
         stop_strings: StopStringCriteria,
         eos_token_id: int | None,
         context_width: int,
+        ends_early: bool,
         device: torch.device,
     ) -> None:
-        self._tickets = tickets
+        self._actions = actions
         self._stop_strings = stop_strings
         self.eos_token_id = eos_token_id  # `generate` pads ended rows if a criterion has an attribute of this name
         self._context_width = context_width
-        self._limits = torch.tensor([ticket.request.max_tokens for ticket in tickets], device=device)
+        self._enough = len(actions) / 2 if ends_early and len(actions) > _FEW_ROWS else len(actions)
+        self._starts = torch.tensor([[context_width - len(action.token_ids)] for action in actions], device=device)
+        self._limits = torch.tensor([action.tokens_left for action in actions], device=device)
         self._ends = torch.zeros_like(self._limits)  # 0 while the row goes on
         self._at_tag = torch.zeros_like(self._limits, dtype=torch.bool)
         self._at_eos = torch.zeros_like(self._at_tag)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
-        """Return which rows have ended, ``[B]`` bool; all of them once nobody waits for any."""
-        sampled = input_ids[:, self._context_width :]
-        at_tag = self._stop_strings(sampled, scores)
-        at_eos = (sampled[:, -1] == (-1 if self.eos_token_id is None else self.eos_token_id)) & ~at_tag
+        """Return which rows have ended, ``[B]`` bool; all of them where the stretch ends."""
+        length = input_ids.shape[1] - self._context_width
+        at_tag = self._stop_strings(self._sampled(input_ids), scores)
+        at_eos = (input_ids[:, -1] == (-1 if self.eos_token_id is None else self.eos_token_id)) & ~at_tag
         goes_on = self._ends == 0
         self._at_tag |= at_tag & goes_on
         self._at_eos |= at_eos & goes_on
-        ended = (at_tag | at_eos | (sampled.shape[1] >= self._limits)) & goes_on
-        self._ends.masked_fill_(ended, sampled.shape[1])
-        if all(ticket.is_abandoned for ticket in self._tickets):
+        self._ends.masked_fill_((at_tag | at_eos | (length >= self._limits)) & goes_on, length)
+        ended = self._ends > 0
+        if int(ended.sum()) >= self._enough or all(action.ticket.is_abandoned for action in self._actions):
             return torch.ones_like(ended)
-        return self._ends > 0
+        return ended
 
-    def ends(self) -> list[tuple[int, StopReason]]:
-        """Number of tokens of each row's action, and why it ended there."""
+    def _sampled(self, input_ids: Tensor) -> Tensor:
+        """The last tokens, with those that were not sampled replaced by a number beyond the vocabulary."""
+        window = min(self._stop_strings.maximum_token_len, input_ids.shape[1])
+        columns = torch.arange(input_ids.shape[1] - window, input_ids.shape[1], device=input_ids.device)
+        return input_ids[:, -window:].masked_fill(columns < self._starts, torch.iinfo(torch.long).max)
+
+    def ends(self) -> list[tuple[int, StopReason | None]]:
+        """Number of tokens that each row got in this stretch and why its action ended there; None if it goes on."""
+        steps = int(self._ends.max())
         rows = zip(self._ends.tolist(), self._at_tag.tolist(), self._at_eos.tolist(), strict=True)
-        return [(end, "stop" if at_tag else "eos" if at_eos else "length") for end, at_tag, at_eos in rows]
+        reasons: list[tuple[int, StopReason | None]] = []
+        for end, at_tag, at_eos in rows:
+            reason: StopReason = "stop" if at_tag else "eos" if at_eos else "length"
+            reasons.append((end, reason) if end else (steps, None))
+        return reasons

@@ -2,6 +2,8 @@
 
 Keys and values are a function of the weights and the tokens before; they are stored with their tokens and used only for
 a context that begins with the same ones. Whoever changes the weights drops them.
+
+Only models whose every layer keeps every token (no sliding windows, no state-space layers) have such keys and values.
 """
 
 from collections.abc import Sequence
@@ -9,7 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+_ROOM = 32
+"""Least number of tokens that a layer grows by."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,11 @@ class BatchContext:
         self.input_ids[row, end - len(ids) : end] = torch.tensor(ids, dtype=torch.long)
         self.attention_mask[row, end - len(ids) : end] = 1
 
-    def past_key_values(self, device: torch.device) -> DynamicCache | None:
-        """The rows' caches as one, to be extended in place; None when no row has any."""
+    def past_key_values(self, device: torch.device) -> Cache:
+        """The rows' caches as one, to be extended in place."""
+        merged = Cache(layer_class_to_replicate=GrowingLayer)
         filled = next((cache for cache, n in zip(self._caches, self._cached, strict=True) if cache and n), None)
-        if filled is None:
-            return None
-        merged = DynamicCache()
-        for layer, (keys, values) in enumerate(filled.layers):
+        for layer, (keys, values) in enumerate(filled.layers if filled else []):
             merged.update(self._merge(layer, 0, keys, device), self._merge(layer, 1, values, device), layer)
         return merged
 
@@ -80,26 +84,54 @@ class BatchContext:
                 merged[row, :, width - n :] = cache.layers[layer][part][:, :n]
         return merged
 
-    def take(self, layers: Sequence[tuple[Tensor, Tensor]], row: int, token_ids: list[int]) -> KeyValues:
-        """Cut a row out of the keys and values that a generation left.
+    def take(self, cache: Cache, row: int, token_ids: list[int]) -> KeyValues:
+        """Cut a row out of the cache of the batch.
 
         Args:
-            layers: Those of the batch, each ``[rows, heads, columns, head size]``.
+            cache: What `past_key_values` returned, extended by a generation.
             row: The row.
-            token_ids: The row's context and what it sampled; its last tokens may not have been through the model.
+            token_ids: The row's context and what it sampled; its last token may not have been through the model.
         """
-        keys = layers[0][0]
+        layers = [layer for layer in cache.layers if isinstance(layer, GrowingLayer)]
         context = self.attention_mask[row].nonzero()[:, 0]
-        sampled = torch.arange(self.width, min(self.width + len(token_ids) - len(context), keys.shape[2]))
-        columns = torch.cat([context, sampled]).to(keys.device)
-        kept = [(keys[row].index_select(1, columns), values[row].index_select(1, columns)) for keys, values in layers]
-        return KeyValues(token_ids[: len(columns)], kept)
+        sampled = torch.arange(self.width, min(self.width + len(token_ids) - len(context), cache.get_seq_length()))
+        columns = torch.cat([context, sampled])
+        return KeyValues(token_ids[: len(columns)], [layer.take(row, columns) for layer in layers])
 
 
-def layers_of(cache: object) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values by layer; none where a layer does not hold every token (sliding windows, state-space layers)."""
-    if not isinstance(cache, DynamicCache):
-        return []
-    plain = [layer for layer in cache.layers if type(layer) is DynamicLayer]
-    layers = [(layer.keys, layer.values) for layer in plain if layer.keys is not None and layer.values is not None]
-    return layers if len(layers) == len(cache.layers) else []
+class GrowingLayer(DynamicLayer):
+    """A cache layer that grows into spare room: a new token does not copy all those before it."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append ``[rows, heads, new, head size]`` and return all keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._buffers = key_states[:, :, :0], value_states[:, :, :0]
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        if end > self._buffers[0].shape[2]:
+            self._buffers = _grown(self._buffers[0], start, end), _grown(self._buffers[1], start, end)
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = new
+        self.keys, self.values = self._buffers[0][:, :, :end], self._buffers[1][:, :, :end]
+        return self.keys, self.values
+
+    def take(self, row: int, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Copy some columns of a row, each ``[heads, columns, head size]``."""
+        keys, values = self._buffers
+        columns = columns.to(keys.device)
+        return keys[row].index_select(1, columns), values[row].index_select(1, columns)
+
+
+def _grown(buffer: Tensor, used: int, needed: int) -> Tensor:
+    rows, heads, _, size = buffer.shape
+    larger = buffer.new_empty((rows, heads, needed + max(_ROOM, needed // 4), size))
+    larger[:, :, :used] = buffer[:, :, :used]
+    return larger
+
+
+def keeps_every_token(config: PreTrainedConfig) -> bool:
+    """Whether every layer of such a model keeps the keys and values of every token."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)

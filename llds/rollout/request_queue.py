@@ -1,14 +1,15 @@
 """Requests of many trajectories become batches: the asyncio half of a sampler that generates in batches.
 
 Requests that wait at the same moment form a round, in the order of their trajectories; a round runs in batches of a
-bounded size, one at a time, in one thread. A round waits a bounded time for trajectories that are at their tools, and
-for each of them once per tool call: one that is slow or hangs holds back the others no longer than that.
+bounded size, one at a time, in one thread, and hands out each completion as soon as it is there. A round waits a
+bounded time for trajectories that are at their tools, and for each of them once per tool call: one that is slow or
+hangs holds back the others no longer than that.
 
 Left out on purpose: what a batch does (`llds.rollout.transformers_sampler`).
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Ticket:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody waits for it any more, because its episode was cancelled. May be asked from any thread."""
+        """Whether nobody waits for it any more, or its episode was cancelled. May be asked from any thread."""
         return self.future.done()
 
 
@@ -34,7 +35,8 @@ class RequestQueue:
     """Runs requests in batches.
 
     Args:
-        generate: Answers a batch whose requests share sampling law and stop strings; runs in a thread of its own.
+        generate: Answers a batch whose requests share sampling law and stop strings, in any order; may leave out those
+            that are abandoned. Runs in a thread of its own.
         max_batch_size: Most requests of a batch.
         max_wait_s: Longest time that a round waits for open trajectories that have no request in it, in seconds.
 
@@ -43,7 +45,10 @@ class RequestQueue:
     """
 
     def __init__(
-        self, generate: Callable[[Sequence[Ticket]], list[Completion]], max_batch_size: int, max_wait_s: float
+        self,
+        generate: Callable[[Sequence[Ticket]], Iterator[tuple[Ticket, Completion]]],
+        max_batch_size: int,
+        max_wait_s: float,
     ) -> None:
         self._generate = generate
         self.max_batch_size = max_batch_size
@@ -114,18 +119,24 @@ class RequestQueue:
         return [group[start : start + size] for group in alike.values() for start in range(0, len(group), size)]
 
     async def _serve(self, batch: list[Ticket]) -> None:
+        loop = asyncio.get_running_loop()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llds-sampler")
+
+        def work() -> None:
+            for ticket, completion in self._generate(batch):
+                loop.call_soon_threadsafe(self._hand_out, ticket, completion)
+
         try:
-            completions = await asyncio.get_running_loop().run_in_executor(self._thread, self._generate, batch)
+            await loop.run_in_executor(self._thread, work)
         except Exception as error:  # whatever stops the engine belongs to the requests that wait for it
             for ticket in batch:
                 if not ticket.is_abandoned:
                     failure = SamplerError(f"the sampler failed on its batch: {type(error).__name__}: {error}")
                     failure.__cause__ = error
                     ticket.future.set_exception(failure)
-            return
-        for ticket, completion in zip(batch, completions, strict=True):
-            if not ticket.is_abandoned:
-                ticket.future.set_result(completion)
-                self._awaited |= {ticket.request.trajectory} & self.open
+
+    def _hand_out(self, ticket: Ticket, completion: Completion) -> None:
+        if not ticket.is_abandoned:
+            ticket.future.set_result(completion)
+            self._awaited |= {ticket.request.trajectory} & self.open

@@ -4,6 +4,9 @@ Requests that wait at the same moment run as one batch (`request_queue`); each t
 between its turns (`kept_cache`), so that a turn only computes its new tokens; tokens are drawn from seeded numbers
 (`decoding`).
 
+A batch runs in stretches: when half of its rows have ended, their completions are handed out and the others go on as a
+smaller batch, so that few rows are computed for nothing.
+
 Left out on purpose: a decode loop of our own (`generate` is within 10% of one); adding rows to a batch that runs.
 """
 
@@ -15,15 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
 from llds.errors import ConfigurationError
-from llds.rollout.decoding import EndOfAction, SeededSampling
-from llds.rollout.kept_cache import BatchContext, KeyValues, layers_of
+from llds.rollout.decoding import EndOfAction, OpenAction, SeededSampling
+from llds.rollout.kept_cache import BatchContext, KeyValues, keeps_every_token
 from llds.rollout.request_queue import RequestQueue, Ticket
 from llds.rollout.sampler import Sampler, SampleRequest
-from llds.types import Completion
+from llds.types import Completion, StopReason
 
 
 class TransformersSampler(Sampler):
@@ -105,25 +109,37 @@ class TransformersSampler(Sampler):
         self._queue.close()
         self._cache.clear()
 
-    @torch.no_grad()
-    def _generate(self, tickets: Sequence[Ticket]) -> list[Completion]:
-        assert self._model is not None  # noqa: S101 (sample has checked it)
-        with self._is_generating, _evaluating(self._model), self._forward_context():
-            return self._generate_batch(self._model, tickets)
+    def _generate(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Completion]]:
+        """Sample the batch in stretches: when half of the rows have ended, the others go on as a smaller batch."""
+        model: Any = self._model
+        with self._is_generating, torch.no_grad(), _evaluating(model), self._forward_context():
+            actions = [OpenAction(ticket, self._cache.get(ticket.request.trajectory)) for ticket in tickets]
+            while actions and not all(action.ticket.is_abandoned for action in actions):
+                reasons = self._generate_stretch(model, actions)
+                for action, reason in zip(actions, reasons, strict=True):
+                    if reason is not None:
+                        yield action.ticket, Completion(action.token_ids, action.log_probs, reason)
+                actions = [action for action, reason in zip(actions, reasons, strict=True) if reason is None]
 
-    def _generate_batch(self, model: Any, tickets: Sequence[Ticket]) -> list[Completion]:
-        requests, device = [ticket.request for ticket in tickets], model.device
-        pad_id = self._tokenizer.pad_token_id or 0
-        kept = [self._cache.get(request.trajectory) for request in requests]
-        context = BatchContext([request.token_ids for request in requests], kept, pad_id)
-        law = SeededSampling(tickets, device)
-        stop_strings = self._stop_string_criteria(requests[0].stop_strings)
-        end = EndOfAction(tickets, stop_strings, self._tokenizer.eos_token_id, context.width, device)
+    def _generate_stretch(self, model: Any, actions: Sequence[OpenAction]) -> list[StopReason | None]:
+        """Extend the actions; returns why each ended, None for those that go on."""
+        device, pad_id = model.device, self._tokenizer.pad_token_id or 0
+        context = BatchContext([action.context for action in actions], [action.cache for action in actions], pad_id)
+        cache = context.past_key_values(device) if keeps_every_token(model.config) else None
+        law = SeededSampling(actions, device)
+        end = EndOfAction(
+            actions,
+            self._stop_string_criteria(actions[0].ticket.request.stop_strings),
+            self._tokenizer.eos_token_id,
+            context.width,
+            ends_early=cache is not None,
+            device=device,
+        )
         output = model.generate(
             input_ids=context.input_ids.to(device),
             attention_mask=context.attention_mask.to(device),
-            past_key_values=context.past_key_values(device),
-            max_new_tokens=max(request.max_tokens for request in requests),
+            past_key_values=cache,
+            max_new_tokens=max(action.tokens_left for action in actions),
             do_sample=False,  # the law leaves one token to choose
             use_cache=True,
             pad_token_id=pad_id,
@@ -131,19 +147,32 @@ class TransformersSampler(Sampler):
             stopping_criteria=StoppingCriteriaList([end]),
             return_dict_in_generate=True,
         )
-        sampled, log_probs = output.sequences[:, context.width :].tolist(), law.log_probs().tolist()
-        completions = [
-            Completion(sampled[row][:length], log_probs[row][:length], reason)
-            for row, (length, reason) in enumerate(end.ends())
-        ]
-        steps = len(log_probs[0])
-        self.forward_tokens += context.new_tokens + sum(min(len(c.token_ids), steps - 1) for c in completions)
-        layers = layers_of(output.past_key_values) if self.keep_cache else []
-        for row, (ticket, completion) in enumerate(zip(tickets, completions, strict=True)):
-            trajectory = ticket.request.trajectory
-            if layers and trajectory in self._queue.open and not ticket.is_abandoned:
-                self._cache[trajectory] = context.take(layers, row, ticket.request.token_ids + completion.token_ids)
-        return completions
+        sampled, log_probs, ends = output.sequences[:, context.width :].tolist(), law.log_probs(), end.ends()
+        for row, (action, (length, _)) in enumerate(zip(actions, ends, strict=True)):
+            action.token_ids += sampled[row][:length]
+            action.log_probs += log_probs[row][:length]
+        self._count_forward_tokens(context, ends)
+        if cache is not None:
+            self._keep(actions, [reason for _, reason in ends], context, cache)
+        return [reason for _, reason in ends]
+
+    def _keep(
+        self,
+        actions: Sequence[OpenAction],
+        reasons: Sequence[StopReason | None],
+        context: BatchContext,
+        cache: Cache,
+    ) -> None:
+        for row, (action, reason) in enumerate(zip(actions, reasons, strict=True)):
+            trajectory = action.ticket.request.trajectory
+            if reason is None:
+                action.cache = context.take(cache, row, action.context)
+            elif self.keep_cache and trajectory in self._queue.open and not action.ticket.is_abandoned:
+                self._cache[trajectory] = context.take(cache, row, action.context)
+
+    def _count_forward_tokens(self, context: BatchContext, ends: Sequence[tuple[int, StopReason | None]]) -> None:
+        last = max(length for length, _ in ends)  # the token of the last step has not been through the model
+        self.forward_tokens += context.new_tokens + sum(min(length, last - 1) for length, _ in ends)
 
     def _stop_string_criteria(self, stop_strings: tuple[str, ...]) -> StopStringCriteria:
         if stop_strings not in self._stop_strings:  # made once: it reads the whole vocabulary
