@@ -34,3 +34,4 @@ def test_lightning_neither_copies_nor_casts_nor_moves_a_batch() -> None:
         assert plugin.convert_input(batch) is batch
     assert move_data_to_device(batch, torch.device("meta")) is batch
     assert move_data_to_device(batch, torch.device("cpu")) is batch
+    assert batch.to(torch.device("cpu")) is batch

@@ -76,7 +76,7 @@ def test_bytes_that_are_no_text_are_refused_with_their_place(tmp_path: Path) -> 
 
 def test_a_damaged_gzip_file_is_refused(tmp_path: Path) -> None:
     whole = gzip.compress(b'{"a": 1}\n' * 5000)
-    for content in (whole[: len(whole) // 2], b"plain text", whole[:20] + b"\x00" * 20):
+    for content in (whole[: len(whole) // 2], b"plain text", whole[:10] + b"\xff" * 20):
         (tmp_path / "q.jsonl.gz").write_bytes(content)
         with pytest.raises(DataError, match=r"Expected readable bytes at .*q\.jsonl\.gz:\d+"):
             list(read_rows(str(tmp_path / "q.jsonl.gz")))
