@@ -1,0 +1,250 @@
+"""Errors of the configuration parser, made short: what was expected, what came, the nearest right key.
+
+jsonargparse reports a wrong value as a tree: every alternative of every type on the way to it. Here the tree is read
+back, its deepest leaves say what is wrong, and one sentence is made of them. A message that is not understood stays as
+it is.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from llds.cli.accepted import children, nearest, nearest_class, parameters
+
+_KEY = re.compile(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)')
+_CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':")
+_GIVEN = re.compile(r"Given value: (?P<value>.*)")
+_IGNORED = (
+    "Does not validate",
+    "Subtypes:",
+    "Errors:",
+    "Given value type:",
+    "Subclass types expect",
+    "a class path (",
+    "a dict ",
+)
+_TYPE_NAMES = {"int": "an integer", "float": "a number", "str": "a text", "bool": "true or false", "NoneType": "null"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A leaf of the tree.
+
+    Attributes:
+        depth: How deep it stands, in columns.
+        key: Dotted key of the value in question; "" where the parser names none.
+        class_path: Innermost class whose parameters are read there; "" for none.
+        text: What the parser says of it.
+        given: The value that came, as text.
+    """
+
+    depth: int
+    key: str
+    class_path: str
+    text: str
+    given: str = ""
+
+
+def explain(message: str, options: Sequence[str]) -> str:
+    """One sentence or two instead of the parser's message.
+
+    Args:
+        message: The parser's message.
+        options: All dotted keys that the parser has.
+    """
+    for pattern, sentence in _WHOLE_MESSAGES:
+        match = re.match(pattern, message, re.DOTALL)
+        if match:
+            return sentence(match, options)
+    findings = read_findings(message)
+    deepest = [one for one in findings if one.depth == max(other.depth for other in findings)]
+    for finding in deepest:
+        for pattern, explanation in _LEAVES:
+            match = re.match(pattern, finding.text)
+            if match:
+                return explanation(finding, match)
+        if finding.text.startswith("Expected `"):  # a message of ours, from a constructor
+            return finding.text
+    return _wrong_type(deepest) or message
+
+
+def read_findings(message: str) -> list[Finding]:
+    """The leaves of the parser's tree of errors.
+
+    Args:
+        message: The parser's message.
+    """
+    found: list[Finding] = []
+    stack: list[tuple[int, str, str]] = []  # column, key, class path
+    for line in message.splitlines():
+        text = line.lstrip(" -")
+        depth = len(line) - len(text)
+        if not text:
+            continue
+        while stack and stack[-1][0] >= depth:
+            stack.pop()
+        key, class_path = (stack[-1][1], stack[-1][2]) if stack else ("", "")
+        if match := _KEY.match(text):
+            stack.append((depth, f"{key}.{match['key']}".lstrip("."), class_path))
+            text, key = match["rest"], stack[-1][1]
+        elif match := _CLASS.match(text):
+            stack.append((depth, key, match["path"]))
+            continue
+        elif match := _GIVEN.match(text):
+            found = [replace(one, given=match["value"]) if one.key == key and not one.given else one for one in found]
+            continue
+        if text and not text.startswith(_IGNORED):
+            found.append(Finding(depth, key, class_path, text))
+    return found
+
+
+def _unrecognized(match: re.Match[str], options: Sequence[str]) -> str:
+    words = match[1].split()
+    keys = [word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")]
+    if not keys:
+        return f"Expected options that start with --, got `{match[1]}`. Write --KEY VALUE."
+    return unknown_key(keys[0], options)
+
+
+def unknown_key(key: str, options: Sequence[str]) -> str:
+    """The message for a dotted key that the parser does not have.
+
+    Args:
+        key: The key.
+        options: All dotted keys.
+    """
+    known = ""
+    for word in key.split("."):
+        accepted = children(known, options)
+        if word not in accepted:
+            where = f"a key of `{known}`" if known else "a key that llds knows"
+            prefix = f"{known}." if known else ""
+            return f"Expected {where}, got `{prefix}{word}`. {nearest(word, accepted, prefix)}"
+        known = f"{known}.{word}".lstrip(".")
+    return f"Expected another key than `{key}`. `llds fit --help` lists them."
+
+
+def _required(match: re.Match[str], options: Sequence[str]) -> str:
+    keys = [key.partition(".")[2] for key in match[1].split(", ")]
+    return (
+        f"Expected a configuration with {' and '.join(f'`{key}`' for key in keys)}, got none. "
+        "Name a file, such as -c conf/quickstart.yaml."
+    )
+
+
+def _wrong_subcommand(match: re.Match[str], options: Sequence[str]) -> str:
+    choices = re.findall(r"'([^']+)'", match[2])
+    return f"Expected one of {', '.join(choices)}, got `{match[1]}`. {nearest(match[1], choices, 'llds ')}"
+
+
+_WHOLE_MESSAGES: list[tuple[str, Callable[[re.Match[str], Sequence[str]], str]]] = [
+    (r"unrecognized arguments: (.+)", _unrecognized),
+    (r"Subcommand '[^']+' does not accept option '([^']+)'", lambda match, options: unknown_key(match[1], options)),
+    (r"argument subcommand: invalid choice: '([^']*)' \(choose from (.+)\)", _wrong_subcommand),
+    (r"expected \"subcommand\"", lambda *_: "Expected one of fit, validate, test, predict. Try `llds --help`."),
+    (r"the following arguments are required: (.+)", _required),
+    (
+        r"argument (--\S+): expected one argument",
+        lambda match, _: f"Expected a value after `{match[1]}`, got none. Write {match[1]} VALUE.",
+    ),
+    (
+        r"Parser key \"config\": File does not exist: '?([^']+)'?",
+        lambda match, _: f"Expected a configuration file at {match[1]}, got no such file. Check the path after -c.",
+    ),
+]
+
+
+def _unknown_parameter(finding: Finding, word: str, group: str = "") -> str:
+    word = word.removeprefix("init_args.").split(".")[0]
+    place = f"{finding.key}.{group}".strip(".")
+    accepted = parameters(finding.class_path, group)
+    outer = {"class_path", "init_args"} if not group else set()
+    close_outer = nearest(word, outer) if outer else ""
+    advice = close_outer if close_outer.startswith("Did") else nearest(word, accepted, f"{place}.")
+    return f"Expected a parameter of {finding.class_path}{'.' * bool(group)}{group}, got `{place}.{word}`. {advice}"
+
+
+def _nested_option(finding: Finding, key: str) -> str:
+    group, _, word = key.removeprefix("init_args.").rpartition(".")
+    return _unknown_parameter(finding, word, group)
+
+
+def _no_such_class(finding: Finding, match: re.Match[str]) -> str:
+    path = finding.class_path
+    return f"Expected `{finding.key}` to name a class, got {path}, which does not exist. {nearest_class(path)}"
+
+
+def _no_class(finding: Finding, match: re.Match[str]) -> str:
+    return (
+        f"Expected `{finding.key}` to name a class, got {match[1]}. Write its full path, such as "
+        "`class_path: llds.losses.GRPOLoss`."
+    )
+
+
+def _wrong_class(finding: Finding, match: re.Match[str]) -> str:
+    return (
+        f"Expected `{finding.key}` to be a {match[2]}, got {match[1]}. "
+        f"`llds fit --{finding.key.split('.')[0]}.help` lists the classes."
+    )
+
+
+def _abstract_class(finding: Finding, match: re.Match[str]) -> str:
+    return f"Expected `{finding.key}` to be a subclass of {match[1]}, got the abstract class itself. Name a subclass."
+
+
+def _missing_parameter(finding: Finding, match: re.Match[str]) -> str:
+    keys = " and ".join(f"`{finding.key}.{name}`" for name in match[1].split(", "))
+    return f"Expected {keys} to be set, because {finding.class_path} needs it, got nothing. Set it."
+
+
+_LEAVES: list[tuple[str, Callable[[Finding, re.Match[str]], str]]] = [
+    (r"Option '([^']+)' is not accepted", lambda finding, match: _unknown_parameter(finding, match[1])),
+    (
+        r"Group '([^']+)' does not accept option '([^']+)'",
+        lambda finding, match: _unknown_parameter(finding, match[2], match[1]),
+    ),
+    (r"unrecognized arguments: --([^=]+)", lambda finding, match: _nested_option(finding, match[1])),
+    (r"module '[^']+' has no attribute|No module named|type object '[^']+' has no attribute", _no_such_class),
+    (r"Expected a dot import path string: (.+)", _no_class),
+    (r"Import path (\S+) does not correspond to a subclass of (\w+)", _wrong_class),
+    (r"Expected an instantiatable class, but (\S+) is abstract", _abstract_class),
+    (r"the following arguments are required: (.+)", _missing_parameter),
+]
+
+
+def _wrong_type(findings: Sequence[Finding]) -> str:
+    """The sentence for a value that is of none of the types it may be of; empty if that is not what is wrong."""
+    types: list[str] = []
+    choices: list[str] = []
+    given = ""
+    for finding in findings:
+        match = re.match(r"Expected an? (.+?)(?:\. Got value: (.*))?$", finding.text)
+        other = re.match(r"Not a valid subclass of (\w+)", finding.text)
+        if match:
+            choices += _choices(match[1])
+            types += [] if _choices(match[1]) else [_type_name(match[1])]
+            given = match[2] or finding.given
+        elif other:
+            types.append(f"a {other[1]}")
+            given = finding.given
+    if choices:
+        types.insert(0, f"one of {', '.join(dict.fromkeys(choices))}")
+    if not types or not findings[0].key:
+        return ""
+    nested = re.fullmatch(r"NestedArg\(key='[^']*', val=(.*)\)", given)
+    value = (nested[1] if nested else given).strip("'\"")
+    advice = nearest(value, choices) if choices else "Change the value."
+    return f"Expected `{findings[0].key}` to be {' or '.join(dict.fromkeys(types))}, got {value}. {advice}"
+
+
+def _choices(text: str) -> list[str]:
+    """The values of a literal type."""
+    match = re.fullmatch(r"typing\.Literal\[(.+)\]", text)
+    return [part.strip("'") for part in match[1].split(", ")] if match else []
+
+
+def _type_name(text: str) -> str:
+    """What a person calls a type."""
+    match = re.fullmatch(r"<class '([^']+)'>", text)
+    name = match[1].rpartition(".")[2] if match else text
+    return _TYPE_NAMES.get(name, f"a {name}")

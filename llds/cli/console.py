@@ -1,0 +1,27 @@
+"""What of other libraries' talk reaches the screen: warnings and errors do, advertisements and internals do not."""
+
+import logging
+import warnings
+
+from transformers.utils import logging as transformers_logging
+
+_NOISE = (
+    "litlogger",  # an advertisement
+    "TPU available",
+    "`weights_only` was not set",  # about Lightning's own call; checkpoints are the user's own files
+    "Loading `train_dataloader` to estimate",
+)
+
+
+def quiet() -> None:
+    """Silence progress bars of transformers, tips of Lightning, and warnings that no user can act on."""
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_wanted)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own code
+    warnings.filterwarnings("ignore", message=".*does not have many workers")  # prompts are in memory
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # the frozen reference is
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return not any(noise in text for noise in _NOISE)

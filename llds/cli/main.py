@@ -1,0 +1,199 @@
+"""LightningCLI for a search agent, and the function behind the command ``llds``.
+
+``rollout``, ``retrieval`` and ``collapse`` configure the three callbacks that every run has under names of their own,
+so that an overlay or the command line can change one value of theirs; other callbacks go to ``trainer.callbacks``.
+"""
+
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+from omegaconf.errors import OmegaConfBaseException
+
+from llds import __version__
+from llds.callbacks import CollapseMonitor, RetrievalCallback, RolloutCallback, list_checkpoints
+from llds.cli.console import quiet
+from llds.cli.parser import ConfigurationParser
+from llds.cli.saved_config import SaveConfig
+from llds.data import PromptDataModule
+from llds.errors import ConfigurationError, LLDSError
+from llds.modules import SearchAgentModule
+
+_SUBCOMMANDS = {
+    "fit": "Train a search agent.",
+    "validate": "Measure a policy on the validation questions.",
+    "test": "Measure a policy on the test questions.",
+    "predict": "Answer questions and write the trajectories.",
+}
+_KEYS_OF_CLASSES = (
+    "Keys below a class: llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on. "
+    "conf/base.yaml lists all of them with their values."
+)
+
+
+class SearchAgentCLI(LightningCLI):
+    """LightningCLI with the callbacks of a search agent and checkpoints found by ``--ckpt_path last``."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that every run has."""
+        parser.add_lightning_class_args(RolloutCallback, "rollout")
+        parser.add_lightning_class_args(RetrievalCallback, "retrieval")
+        parser.add_lightning_class_args(CollapseMonitor, "collapse")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The subcommands, each with the arguments of the trainer's method that are not the user's."""
+        hidden = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", "verbose"}
+        return dict.fromkeys(_SUBCOMMANDS, hidden)
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Set the parsers up; the list of subcommands says what they do here, not what Lightning says of them."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        if self.parser._subcommands_action is not None:
+            for choice in self.parser._subcommands_action._choices_actions:
+                choice.help = _SUBCOMMANDS[choice.dest]
+
+    def validate(self, **kwargs: Any) -> None:
+        """Validate without Lightning's table, which repeats ours."""
+        self.trainer.validate(**kwargs, verbose=False)
+
+    def test(self, **kwargs: Any) -> None:
+        """Test without Lightning's table, which repeats ours."""
+        self.trainer.test(**kwargs, verbose=False)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; arguments from Python are as good as those of the process."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Resolve ``--ckpt_path last`` and keep a new run out of the folder of an old one."""
+        if self.subcommand is None:
+            return
+        config = self.config[self.subcommand]
+        root = config.trainer.default_root_dir or "."
+        checkpoints = list_checkpoints(root)
+        if config.ckpt_path == "last":
+            config.ckpt_path = self._last(checkpoints, root)
+        elif config.ckpt_path is None and self.subcommand == "fit" and checkpoints:
+            raise ConfigurationError(
+                f"Expected a new folder for a new run, got `trainer.default_root_dir` {root}, which holds a run "
+                f"({checkpoints[-1].name}). Go on with that run: --ckpt_path last. "
+                "Start another: --trainer.default_root_dir OTHER, or delete the folder."
+            )
+
+    def instantiate_classes(self) -> None:
+        """Build everything; an error of ours from a constructor comes out as it was raised, not wrapped.
+
+        Raises:
+            ConfigurationError: If a constructor refuses a value.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, (LLDSError, ImportError)):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            raise ConfigurationError(str(cause)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer.
+
+        Raises:
+            ConfigurationError: If Lightning refuses a setting, or this machine cannot serve it.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise ConfigurationError(f"Expected `trainer` settings that work on this machine, got: {error}") from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Check the file; its base class reads the whole of it for hyper-parameters that llds does not keep there."""
+        path = self.config[self.config.subcommand].ckpt_path if self.config.get("subcommand") else None
+        if path is not None and path != "last" and not zipfile.is_zipfile(path):
+            found = "a file that is none" if Path(path).is_file() else "no such file"
+            raise ConfigurationError(
+                f"Expected `ckpt_path` to be a checkpoint or `last`, got {path}: {found}. "
+                "Checkpoints are in the folder checkpoints/ of a run."
+            )
+
+    def _last(self, checkpoints: list[Path], root: str) -> str | None:
+        if checkpoints:
+            return str(checkpoints[-1])
+        if self.subcommand == "fit":
+            rank_zero_info(f"No checkpoint in {root} yet: starting from the beginning.")
+            return None
+        raise ConfigurationError(
+            f"Expected a checkpoint in {root}/checkpoints for `--ckpt_path last`, got none. Train first (llds fit), "
+            "name another folder (--trainer.default_root_dir), or leave --ckpt_path out to measure the initial policy."
+        )
+
+
+def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI:
+    """Parse, instantiate and, unless told otherwise, run.
+
+    Args:
+        args: Arguments; None takes those of the process.
+        run: Whether the first argument is a subcommand to run; else everything is only built.
+    """
+    jsonargparse.set_parsing_settings(
+        omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True
+    )
+    usage = {
+        name: {
+            "description": description,
+            "usage": f"llds {name} -c FILE [-c FILE ...] [--KEY VALUE ...]",
+            "epilog": _KEYS_OF_CLASSES.format(name),
+        }
+        for name, description in _SUBCOMMANDS.items()
+    }
+    return SearchAgentCLI(
+        SearchAgentModule,
+        PromptDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        seed_everything_default=0,
+        parser_class=ConfigurationParser,
+        parser_kwargs={
+            "prog": "llds",
+            "description": "Train and measure search agents.",
+            "version": __version__,
+            "parser_mode": "omegaconf+",
+            **usage,
+        },
+        save_config_callback=SaveConfig,
+        args=args,
+        run=run,
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; an error that llds raises on purpose is one line and exit status 1.
+
+    Args:
+        args: Arguments; None takes those of the process.
+    """
+    # Before any thread pool of a tokenizer exists; its own parallelism deadlocks after forks.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet()
+    try:
+        build_cli(args)
+    except (LLDSError, MisconfigurationException) as error:
+        sys.exit(f"llds: {error}")
+    except OmegaConfBaseException as error:
+        key = (error.full_key or "").partition(".")[2]
+        sys.exit(f"llds: Expected the ${{...}} in `{key}` to lead to a value, got: {str(error).splitlines()[0]}.")
+    except KeyboardInterrupt:
+        sys.exit("llds: interrupted")

@@ -1,0 +1,57 @@
+"""The argument parser: Lightning's, with errors of one sentence, and help that begins with what belongs to llds."""
+
+import os
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from llds.cli.config_errors import explain
+from llds.cli.config_file import check_config_file
+from llds.errors import ConfigurationError
+
+_NO_KEYS = ("help", "config", "print_config", "version")
+
+
+class ConfigurationParser(LightningArgumentParser):
+    """Raises a `ConfigurationError` of one sentence where its base class prints a page and exits."""
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
+        # Also the parsers of the classes inside a configuration, which jsonargparse makes itself, refuse half a key.
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the error in short.
+
+        Args:
+            message: What jsonargparse says.
+            ex: Its cause.
+
+        Raises:
+            ConfigurationError: Always; but the parser of a single class, inside a configuration, leaves it to its
+                caller, which adds where the class stands.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise ConfigurationError(explain(message, self.option_keys())) from ex
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        """Read a configuration file; an error in it names it."""
+        if self._subcommands_action is None:
+            check_config_file(str(path), self.option_keys())
+        try:
+            return super().parse_path(path, *args, **kwargs)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error} (in {path})") from error
+
+    def option_keys(self) -> list[str]:
+        """All dotted keys that the parser has; what stands below a class is not among them."""
+        keys = [action.dest for action in self._actions]
+        return [key for key in keys if key.rpartition(".")[2] not in _NO_KEYS]
+
+    def format_help(self, *args: Any) -> str:
+        """The help text, with the long list of Lightning's own settings at its end."""
+        self._action_groups = sorted(
+            self._action_groups, key=lambda group: (group.title or "").startswith("Customize every aspect")
+        )
+        return super().format_help(*args)
