@@ -2,17 +2,17 @@
 
 Usage: ``python tools/quickstart/evaluate_policy.py [--policy DIR] [--split test] [--temperature 0]``.
 
-An independent and slow-but-plain check of what `llds test` reports: no trainer, no database, one batch per turn.
+An independent and plain check of what `llds test` reports: no trainer, no database, one batch per turn.
 """
 
 import argparse
 import json
-import time
-from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from demonstrations import PROMPT, PROTOCOL, TOOLS
 from make_world import ASSETS
@@ -22,57 +22,91 @@ from warm_up import OBSERVATION_TOKENS
 from llds.rewards import exact_match
 from llds.rollout.observation import ObservationEncoder
 
-MAX_TURNS, ACTION_TOKENS = 4, 32
+MAX_TURNS, ACTION_TOKENS, BATCH_SIZE = 4, 32, 300
+
+
+@dataclass
+class Episode:
+    """One question on its way to an answer."""
+
+    row: dict[str, Any]
+    ids: list[int]
+    searches: int = 0
+    answer: str | None = None
+    is_done: bool = field(default=False)
 
 
 @torch.no_grad()
-def run_episodes(model, tokenizer, search, rows, temperature=0.0, batch_size=300):
+def act(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: list[Episode], temperature: float
+) -> list[str]:
+    """The next action of each episode, appended to its ids; returns the texts."""
+    inputs = tokenizer.pad({"input_ids": [episode.ids for episode in batch]}, return_tensors="pt", padding_side="left")
+    law = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
+    output = model.generate(
+        **inputs, max_new_tokens=ACTION_TOKENS, do_sample=temperature > 0, **law,
+        stop_strings=PROTOCOL.stop_strings(TOOLS), tokenizer=tokenizer,
+    )  # fmt: skip
+    ends = {*tokenizer.convert_tokens_to_ids(PROTOCOL.stop_strings(TOOLS)), tokenizer.eos_token_id}
+    texts = []
+    for episode, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+        stop = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
+        episode.ids += ids[:stop]
+        texts.append(tokenizer.decode(ids[:stop]))
+    return texts
+
+
+def run_episodes(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, search: ExactSearch, rows: list[dict[str, Any]],
+    temperature: float,
+) -> list[Episode]:
+    """Run one episode per question to its answer or its last turn."""
     observe = ObservationEncoder(tokenizer, PROTOCOL, TOOLS)
-    episodes = [{"row": r, "ids": tokenizer.encode(PROMPT.format(question=r["question"]), add_special_tokens=False),
-                 "actions": [], "docs": [], "answer": None, "done": False} for r in rows]
+    episodes = [Episode(row, tokenizer.encode(PROMPT.format(question=row["question"]))) for row in rows]
     for turn in range(MAX_TURNS):
-        active = [e for e in episodes if not e["done"]]
-        for s in range(0, len(active), batch_size):
-            batch = active[s : s + batch_size]
-            enc = tokenizer.pad({"input_ids": [e["ids"] for e in batch]}, return_tensors="pt", padding_side="left")
-            out = model.generate(**enc, max_new_tokens=ACTION_TOKENS, do_sample=temperature > 0,
-                                 **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
-                                 stop_strings=PROTOCOL.stop_strings(TOOLS), tokenizer=tokenizer)
-            new = out[:, enc["input_ids"].shape[1] :].tolist()
-            queries = []
-            for e, ids in zip(batch, new):
-                ends = [i for i, t in enumerate(ids) if t in STOPS(tokenizer)]
-                ids = ids[: ends[0] + 1] if ends else [t for t in ids if t != tokenizer.pad_token_id]
-                text = tokenizer.decode(ids)
-                e["ids"] = e["ids"] + ids
-                e["actions"].append(text)
+        active = [episode for episode in episodes if not episode.is_done]
+        for start in range(0, len(active), BATCH_SIZE):
+            batch = active[start : start + BATCH_SIZE]
+            for episode, text in zip(batch, act(model, tokenizer, batch, temperature), strict=True):
                 action = PROTOCOL.parse(text, TOOLS)
                 if action.kind == "answer":
-                    e["answer"], e["done"] = action.content, True
-                elif action.kind == "tool":
-                    queries.append((e, action.content))
-                else:
-                    t = PROTOCOL.correct(text, TOOLS)
-                    e["ids"] += observe.encode(t, OBSERVATION_TOKENS).token_ids
-            for (e, _), found in zip(queries, search.search([q for _, q in queries]) if queries else []):
-                e["docs"].append([search.ids[r] for r in found])
-                e["ids"] += observe.encode(PROTOCOL.observe(search.body(found), TOOLS), OBSERVATION_TOKENS).token_ids
+                    episode.answer, episode.is_done = action.content, True
+                elif turn + 1 < MAX_TURNS:
+                    told = PROTOCOL.correct(text, TOOLS)
+                    if action.kind == "tool" and action.content:
+                        told = PROTOCOL.observe(search.body(search.search([action.content])[0]), TOOLS)
+                        episode.searches += 1
+                    episode.ids += observe.encode(told, OBSERVATION_TOKENS).token_ids
     return episodes
 
 
-def STOPS(tokenizer):
-    return set(tokenizer.convert_tokens_to_ids(PROTOCOL.stop_strings(TOOLS))) | {tokenizer.eos_token_id}
+def evaluate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, search: ExactSearch, split: str, temperature: float
+) -> dict[str, str]:
+    """EM and searches per question, by kind of question."""
+    rows = [json.loads(line) for line in (ASSETS / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    episodes = run_episodes(model, tokenizer, search, rows, temperature)
+    results = {}
+    for kind in ("one_hop", "two_hop", "all"):
+        part = [episode for episode in episodes if kind in ("all", episode.row["data_source"])]
+        matches = sum(exact_match(episode.answer, episode.row["golden_answers"]) for episode in part)
+        searches = sum(episode.searches for episode in part) / len(part)
+        results[kind] = f"EM {100 * matches / len(part):.1f} of {len(part)}, searches {searches:.2f}"
+    return results
 
 
-def report(episodes) -> dict:
-    out = {}
-    for kind in ("one_hop", "two_hop", None):
-        part = [e for e in episodes if kind in (None, e["row"]["data_source"])]
-        out[kind or "all"] = {
-            "n": len(part),
-            "em": round(sum(exact_match(e["answer"], e["row"]["golden_answers"]) for e in part) / len(part), 4),
-            "searches": round(sum(len(e["docs"]) for e in part) / len(part), 3),
-            "found": round(sum(any(e["row"]["supporting_ids"][-1] in d for d in e["docs"]) for e in part) / len(part), 4),
-            "answered": round(sum(e["answer"] is not None for e in part) / len(part), 4),
-        }
-    return out
+def main() -> None:
+    """Evaluate and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", type=Path, default=ASSETS / "policy")
+    parser.add_argument("--split", choices=["train", "validation", "test"], default="test")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    arguments = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.policy)
+    model = AutoModelForCausalLM.from_pretrained(arguments.policy, dtype=torch.float32).eval()
+    search = ExactSearch(ASSETS / "corpus.jsonl")
+    print(evaluate(model, tokenizer, search, arguments.split, arguments.temperature))
+
+
+if __name__ == "__main__":
+    main()
