@@ -182,8 +182,9 @@ class ChromaRetriever(Retriever):
                     embedding_function=None,
                 )
                 rows = _fill(collection, read_corpus(self.corpus), self.embedder, client.get_max_batch_size())
-                probes = [_id_at(collection, rows * number // _PROBES) for number in range(min(_PROBES, rows))]
-            IndexManifest(settings, rows, sorted(set(probes)), _vector_file_bytes(folder)).write(folder)
+                count = min(_PROBES, rows)
+                probes = [_id_at(collection, rows * number // count) for number in range(count)]
+            IndexManifest(settings, rows, probes, _vector_file_bytes(folder)).write(folder)
         _log.info("Built the Chroma index: %d passages in %.1f s.", rows, time.monotonic() - start)
 
     def _load(self, settings: dict[str, Any]) -> _OpenIndex:
