@@ -64,8 +64,8 @@ class Country:
         name: Its English name.
         facts: Value of each of `FIELDS` that is known.
         places: Cities, rivers and lakes that lie in this country only: name to kind.
-        bridges: The places that a two-hop question may start from: not the capital, and no name that is a part of
-            another place's name.
+        bridges: The places that a two-hop question may start from: no name that holds the capital's or the
+            country's name, or that is a part of another place's name.
     """
 
     code: str
@@ -117,7 +117,8 @@ def read_countries() -> list[Country]:
     countries = []
     for profile in sorted(profiles, key=lambda item: item.alpha2):
         own = {name: kind for name, kind in places[profile.alpha2] if owners[_key(name)] == 1 and is_clean(name)}
-        bridges = tuple(name for name in own if name != profile.capital.name and parts[_key(name)] == 0)
+        hidden = (profile.capital.name, names[profile.alpha2])
+        bridges = tuple(name for name in own if parts[_key(name)] == 0 and not any(word in name for word in hidden))
         countries.append(Country(profile.alpha2, names[profile.alpha2], _facts(profile), own, bridges))
     return countries
 
