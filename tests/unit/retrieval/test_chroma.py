@@ -269,7 +269,7 @@ def test_other_index_settings_and_another_collection_are_refused(make_retriever)
 def test_an_embedder_that_changed_under_its_fingerprint_is_caught_by_the_probes(make_retriever, embedder, search):
     with make_retriever(**search):
         pass
-    with pytest.raises(RetrievalError, match="Expected 12 known passages to find themselves, got 12 that did not"):
+    with pytest.raises(RetrievalError, match=r"Expected 12 known passages to find themselves in .*, got 12 that"):
         make_retriever(embedder=ReversedEmbedder(embedder.fingerprint), **search).open()
 
 
@@ -286,7 +286,7 @@ def test_vectors_that_were_exchanged_are_caught_by_the_probes(make_retriever, tm
     with make_retriever():
         pass
     change_collection(tmp_path / "index", "collection.update(ids=['doc-3'], embeddings=[[0.0] * 255 + [1.0]])")
-    with pytest.raises(RetrievalError, match="Expected 12 known passages to find themselves, got 1 that did not"):
+    with pytest.raises(RetrievalError, match=r"Expected 12 known passages to find themselves in .*, got 1 that"):
         make_retriever().open()
 
 

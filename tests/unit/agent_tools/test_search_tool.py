@@ -1,0 +1,235 @@
+"""The search tool: batching, one question per query and iteration, failures, and the text that the policy reads."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from llds.agent_tools import SearchTool
+from llds.agent_tools.search import format_passages
+from llds.errors import ConfigurationError, RetrievalError, ToolFailure, ToolInputError
+from llds.retrieval import Passage, Retriever
+
+
+class CountingRetriever(Retriever):
+    """Answers from memory and records every call: here the number of calls is the point."""
+
+    def __init__(self):
+        self.calls: list[list[str]] = []
+        self.threads: set[int] = set()
+        self.failures: list[Exception] = []
+        self.delay_s = 0.0
+
+    def retrieve(self, queries, top_k):
+        """One passage per rank, or the next failure."""
+        self.calls.append(list(queries))
+        self.threads.add(threading.get_ident())
+        time.sleep(self.delay_s)
+        if self.failures:
+            raise self.failures.pop(0)
+        return [[Passage(f"{query}/{rank}", f"Title {rank}", query) for rank in range(top_k)] for query in queries]
+
+    def describe(self):
+        """Its name."""
+        return {"retriever": "counting"}
+
+
+@pytest.fixture
+def retriever():
+    return CountingRetriever()
+
+
+@pytest.fixture
+def tool(retriever):
+    tool = SearchTool(top_k=2)
+    tool.attach(retriever)
+    return tool
+
+
+async def ask(tool, *queries):
+    return await asyncio.gather(*(tool.run(query) for query in queries), return_exceptions=True)
+
+
+def documents(results):
+    return [result.document_ids for result in results]
+
+
+def test_passages_are_formatted_one_a_line_with_their_titles():
+    passages = [Passage("1", "Paris", "The capital\nof France."), Passage("2", 'A "B"\n', "Two\r\nlines\u2028more")]
+    assert format_passages(passages) == (
+        'Doc 1(Title: "Paris") The capital of France.\nDoc 2(Title: "A "B"") Two lines more'
+    )
+
+
+def test_no_passage_is_said_in_words():
+    assert format_passages([]) == "No passage was found."
+
+
+def test_a_query_gets_its_passages_with_their_ids(tool):
+    [result] = asyncio.run(ask(tool, "capital of France"))
+    assert result.text == 'Doc 1(Title: "Title 0") capital of France\nDoc 2(Title: "Title 1") capital of France'
+    assert result.document_ids == ("capital of France/0", "capital of France/1")
+
+
+def test_concurrent_queries_go_to_the_retriever_in_one_call_off_the_event_loop(tool, retriever):
+    queries = [f"query {number}" for number in range(64)]
+    results = asyncio.run(ask(tool, *queries))
+    assert retriever.calls == [queries]
+    assert retriever.threads.isdisjoint({threading.get_ident()})
+    assert documents(results) == [(f"{query}/0", f"{query}/1") for query in queries]
+
+
+def test_the_event_loop_goes_on_while_the_retriever_works(tool, retriever):
+    retriever.delay_s = 0.2
+    ticks = 0
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    async def main():
+        ticker = asyncio.create_task(tick())
+        await tool.run("x")
+        ticker.cancel()
+
+    asyncio.run(main())
+    assert ticks >= 5
+
+
+def test_queries_of_a_later_pass_do_not_wait_for_an_earlier_call(tool, retriever):
+    retriever.delay_s = 0.3
+
+    async def main():
+        first = asyncio.create_task(tool.run("a"))
+        await asyncio.sleep(0.05)
+        start = time.monotonic()
+        await asyncio.gather(first, tool.run("b"))
+        return time.monotonic() - start
+
+    assert asyncio.run(main()) < 0.55
+    assert retriever.calls == [["a"], ["b"]]
+
+
+def test_an_identical_query_is_asked_once_together_in_flight_and_later(tool, retriever):
+    retriever.delay_s = 0.1
+
+    async def main():
+        early = asyncio.create_task(ask(tool, "same", " same\n", "other"))
+        await asyncio.sleep(0.03)
+        in_flight = await tool.run("same")
+        later = await tool.run("same")
+        return [*await early, in_flight, later]
+
+    results = asyncio.run(main())
+    assert retriever.calls == [["same", "other"]]
+    assert [ids[0] for ids in documents(results)] == ["same/0", "same/0", "other/0", "same/0", "same/0"]
+    statistics = tool.statistics
+    assert (statistics.queries, statistics.cached, statistics.calls, statistics.failed_calls) == (5, 3, 1, 0)
+    assert 0.1 <= statistics.retriever_s < 0.5
+
+
+def test_an_iteration_forgets_the_answers_and_counts_of_the_last(tool, retriever):
+    asyncio.run(ask(tool, "a", "b"))
+    asyncio.run(ask(tool, "a"))  # another event loop of the same iteration
+    assert retriever.calls == [["a", "b"]]
+    tool.begin_iteration()
+    assert tool.statistics.queries == 0
+    asyncio.run(ask(tool, "a"))
+    assert retriever.calls == [["a", "b"], ["a"]]
+
+
+def test_another_retriever_is_not_answered_for(tool, retriever):
+    asyncio.run(ask(tool, "a"))
+    other = CountingRetriever()
+    tool.attach(other)
+    asyncio.run(ask(tool, "a"))
+    assert other.calls == [["a"]]
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (RetrievalError("index is gone"), ToolFailure),
+        (ConnectionError("down"), ConnectionError),
+        (TimeoutError(), TimeoutError),
+        (KeyError("bug"), KeyError),
+    ],
+)
+def test_a_failure_reaches_every_query_of_the_call_and_is_not_remembered(tool, retriever, failure, expected):
+    retriever.failures = [failure]
+    assert [type(result) for result in asyncio.run(ask(tool, "a", "b", "a"))] == [expected] * 3
+    assert tool.statistics.failed_calls == 1
+    results = asyncio.run(ask(tool, "a"))
+    assert documents(results) == [("a/0", "a/1")]
+    assert retriever.calls == [["a", "b"], ["a"]]
+
+
+def test_a_caller_that_runs_into_its_deadline_leaves_the_answer_to_the_others(tool, retriever):
+    retriever.delay_s = 0.2
+
+    async def main():
+        patient = asyncio.create_task(tool.run("a"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(tool.run("a"), timeout=0.05)
+        return await patient
+
+    assert asyncio.run(main()).document_ids == ("a/0", "a/1")
+    assert retriever.calls == [["a"]]
+
+
+def test_an_interrupted_event_loop_leaves_nothing_behind_for_the_next(tool, retriever):
+    retriever.delay_s = 0.1
+
+    async def interrupted():
+        asyncio.create_task(tool.run("a"))  # noqa: RUF006 (left alone on purpose)
+        await asyncio.sleep(0.02)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(interrupted())
+    assert documents(asyncio.run(asyncio.wait_for(ask(tool, "a"), timeout=2))) == [("a/0", "a/1")]
+    assert retriever.calls == [["a"], ["a"]]
+
+
+@pytest.mark.parametrize(
+    "reply", [[], [[], [], []], [[Passage("1", "t", "x")] * 3, []]], ids=["too few", "too many", "too long"]
+)
+def test_a_reply_of_the_wrong_length_is_a_failure(tool, retriever, reply, monkeypatch):
+    monkeypatch.setattr(retriever, "retrieve", lambda queries, top_k: reply)
+    results = asyncio.run(ask(tool, "a", "b"))
+    assert all(isinstance(result, ToolFailure) for result in results)
+    assert "Expected 2 lists of at most 2 passages, got lists of" in str(results[0])
+
+
+@pytest.mark.parametrize("query", ["", "  \n"])
+def test_an_empty_query_is_the_models_mistake(tool, retriever, query):
+    [error] = asyncio.run(ask(tool, query))
+    assert isinstance(error, ToolInputError)
+    assert "<search>capital of France</search>" in str(error)
+    assert retriever.calls == []
+
+
+def test_a_query_over_its_limit_is_the_models_mistake(retriever):
+    tool = SearchTool(max_query_chars=10)
+    tool.attach(retriever)
+    within, over = asyncio.run(ask(tool, "0123456789", "0123456789a"))
+    assert isinstance(over, ToolInputError)
+    assert "has 11 characters, more than 10" in str(over)
+    assert within.document_ids
+
+
+def test_without_a_retriever_the_message_names_the_callback():
+    [error] = asyncio.run(ask(SearchTool(), "a"))
+    assert isinstance(error, ConfigurationError)
+    assert "Add `llds.callbacks.RetrievalCallback` to `trainer.callbacks`" in str(error)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 0}, {"max_query_chars": 0}, {"name": "Search!"}, {"name": "answer"}, {"name": ""}]
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ConfigurationError, match="Expected `"):
+        SearchTool(**settings)
