@@ -111,15 +111,16 @@ class TransformersSampler(Sampler):
 
     def _generate(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Completion]]:
         """Sample the batch in stretches: when half of the rows have ended, the others go on as a smaller batch."""
-        model: Any = self._model
-        with self._is_generating, torch.no_grad(), _evaluating(model), self._forward_context():
-            actions = [OpenAction(ticket, self._cache.get(ticket.request.trajectory)) for ticket in tickets]
-            while actions and not all(action.ticket.is_abandoned for action in actions):
+        actions = [OpenAction(ticket, self._cache.get(ticket.request.trajectory)) for ticket in tickets]
+        while actions and not all(action.ticket.is_abandoned for action in actions):
+            model: Any = self._model
+            # Left before completions are handed out: the trainer may go on at once with the last of them.
+            with self._is_generating, torch.no_grad(), _evaluating(model), self._forward_context():
                 reasons = self._generate_stretch(model, actions)
-                for action, reason in zip(actions, reasons, strict=True):
-                    if reason is not None:
-                        yield action.ticket, Completion(action.token_ids, action.log_probs, reason)
-                actions = [action for action, reason in zip(actions, reasons, strict=True) if reason is None]
+            for action, reason in zip(actions, reasons, strict=True):
+                if reason is not None:
+                    yield action.ticket, Completion(action.token_ids, action.log_probs, reason)
+            actions = [action for action, reason in zip(actions, reasons, strict=True) if reason is None]
 
     def _generate_stretch(self, model: Any, actions: Sequence[OpenAction]) -> list[StopReason | None]:
         """Extend the actions; returns why each ended, None for those that go on."""
