@@ -16,7 +16,9 @@ _NOISE = (
 def quiet() -> None:
     """Silence progress bars of transformers, tips of Lightning, and warnings that no user can act on."""
     transformers_logging.disable_progress_bar()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_wanted)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_is_wanted)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own code
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # prompts are in memory
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # the frozen reference is

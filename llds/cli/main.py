@@ -174,6 +174,7 @@ def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI
             **usage,
         },
         save_config_callback=SaveConfig,
+        save_config_kwargs={"command": sys.argv[1:] if args is None else args},
         args=args,
         run=run,
     )

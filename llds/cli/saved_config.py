@@ -1,10 +1,20 @@
 """The resolved configuration, kept with the run."""
 
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.cli import SaveConfigCallback
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+
+from llds import __version__
+
+_ROOT = "${trainer.default_root_dir}"
+_NOT_OF_THE_RUN = ("config", "ckpt_path", "weights_only")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -12,7 +22,16 @@ class SaveConfig(SaveConfigCallback):
 
     It is written once all settings have been checked and the data has been read. A run that is resumed with other
     settings replaces it. Evaluations leave it alone.
+
+    Args:
+        parser: Parser of the subcommand.
+        config: What it parsed.
+        command: The arguments of the command, for the file's first line.
     """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, command: Sequence[str] = ()) -> None:
+        super().__init__(parser, config)
+        self.command = command
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Do nothing: it is too early to write."""
@@ -21,8 +40,22 @@ class SaveConfig(SaveConfigCallback):
         """Write the file."""
         if not trainer.is_global_zero:
             return
+        values: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        for name in _NOT_OF_THE_RUN:
+            values.pop(name, None)
+        values["trainer"]["logger"] = _with_link(values["trainer"]["logger"], values["trainer"]["default_root_dir"])
+        header = f"# llds {__version__}: {shlex.join(['llds', *self.command])}\n"
         path = Path(trainer.default_root_dir) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".partial-{path.name}")
-        partial.write_text(self.parser.dump(self.config, skip_none=False))
+        partial.write_text(header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         os.replace(partial, path)
+
+
+def _with_link(value: Any, root: str | None) -> Any:
+    """Loggers that write into the run's folder go on to do so when the file is used for another folder."""
+    if isinstance(value, dict):
+        return {name: _with_link(one, root) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_with_link(one, root) for one in value]
+    return _ROOT if root is not None and value == root else value
