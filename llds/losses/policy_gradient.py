@@ -122,7 +122,7 @@ def gspo_loss(
     surrogate, is_clipped = _surrogate(mean_log_ratio, advantage, clip_low, clip_high, None)
     if denominator is None:
         denominator = count(mask, "trajectory")
-    loss = -divide(masked(surrogate, has_action).sum(), denominator)
+    loss = -divide(surrogate.sum(), denominator)
     return LossOutput(loss, _ratio_metrics(mean_log_ratio, is_clipped, has_action))
 
 

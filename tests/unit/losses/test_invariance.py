@@ -27,10 +27,11 @@ def loss(request):
 
 
 def value_and_grad(loss, batch, denominator=None):
-    """The loss and its gradient by `batch.log_probs`."""
+    """The loss and its gradient by `batch.log_probs`; fails where a NaN appears on the way back, masked or not."""
     batch.log_probs.requires_grad_(True)
-    value = loss(batch.inputs(), denominator).loss
-    (grad,) = torch.autograd.grad(value, batch.log_probs)
+    with torch.autograd.set_detect_anomaly(True):
+        value = loss(batch.inputs(), denominator).loss
+        (grad,) = torch.autograd.grad(value, batch.log_probs)
     batch.log_probs.requires_grad_(False)
     return value.detach(), grad
 

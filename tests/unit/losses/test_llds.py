@@ -109,6 +109,14 @@ def test_an_advantage_of_zero_is_preserved_unless_only_positive_ones_are():
     assert llds_penalty(*arguments, preserve="positive").loss.item() == 0
 
 
+@pytest.mark.parametrize("gate", ["action", "response"])
+def test_a_gate_whose_sum_is_exactly_zero_is_shut(gate):
+    log_probs, old = from_falls([[0.25, -0.25]])
+    out = llds_penalty(log_probs, old, f64([1.0]), torch.zeros(1, 2, dtype=torch.long), gate=gate)
+    assert out.loss.item() == 0
+    assert out.metrics["llds/open_gates"] == 0
+
+
 def test_the_response_gate_is_open_or_shut_for_each_trajectory(hand):
     # row 0: +0.5, -0.3 in two actions: sum 0.2, open; row 1: +0.1, -0.2: shut -> 0.5 / 2 / 2 preserved
     log_probs, old = from_falls([[0.5, -0.3], [0.1, -0.2]])

@@ -124,22 +124,32 @@ def test_under_autocast_operands_are_rounded_and_the_result_is_not(problem, sing
     ours = leaves(hidden, weight, bias, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = selected_log_probs(ours[0], ours[1], targets, bias=ours[2])
-    expected, _ = naive(hidden.bfloat16().double(), weight.bfloat16().double(), bias.float().double(), targets)
+        out.log_probs.sum().backward()
+    theirs = leaves(hidden.bfloat16(), weight.bfloat16(), bias.float())
+    expected, _ = naive(*theirs, targets)
+    expected.sum().backward()
     assert (out.log_probs - expected).abs().max() <= single
-    out.log_probs.sum().backward()
+    assert (ours[2].grad - theirs[2].grad).abs().max() <= single  # no product of operands
     assert ours[1].grad.dtype == torch.float32
 
 
-def test_the_switch_for_bf16_products_is_put_back(problem):
-    backend = torch.backends.mkldnn.matmul
-    before = backend.fp32_precision
+@pytest.fixture
+def backend():
+    """OneDNN's settings for products, at a known value."""
+    matmul = torch.backends.mkldnn.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+    yield matmul
+    matmul.fp32_precision = before
+
+
+def test_the_switch_for_bf16_products_is_put_back(problem, backend):
     hidden, weight, _, targets = problem
     ours = leaves(hidden, weight, dtype=torch.bfloat16)
     selected_log_probs(*ours, targets).log_probs.sum().backward()
-    assert backend.fp32_precision == before
+    assert backend.fp32_precision == "ieee"
     with pytest.raises(KeyError), Arithmetic.of(*ours).scope(ours[0].device):
         raise KeyError
-    assert backend.fp32_precision == before
+    assert backend.fp32_precision == "ieee"
 
 
 class LargestTensor(TorchDispatchMode):
