@@ -167,6 +167,28 @@ def test_a_failure_reaches_every_query_of_the_call_and_is_not_remembered(tool, r
     assert retriever.calls == [["a", "b"], ["a"]]
 
 
+def test_a_retry_in_the_same_event_loop_asks_again(tool, retriever):
+    retriever.failures = [RetrievalError("busy")]
+
+    async def main():
+        with pytest.raises(ToolFailure, match="busy"):
+            await tool.run("a")
+        return await tool.run("a")
+
+    assert asyncio.run(main()).document_ids == ("a/0", "a/1")
+    assert retriever.calls == [["a"], ["a"]]
+
+
+def test_a_new_iteration_in_the_same_event_loop_asks_again(tool, retriever):
+    async def main():
+        await tool.run("a")
+        tool.begin_iteration()
+        await tool.run("a")
+
+    asyncio.run(main())
+    assert retriever.calls == [["a"], ["a"]]
+
+
 def test_a_caller_that_runs_into_its_deadline_leaves_the_answer_to_the_others(tool, retriever):
     retriever.delay_s = 0.2
 
@@ -192,6 +214,18 @@ def test_an_interrupted_event_loop_leaves_nothing_behind_for_the_next(tool, retr
         asyncio.run(interrupted())
     assert documents(asyncio.run(asyncio.wait_for(ask(tool, "a"), timeout=2))) == [("a/0", "a/1")]
     assert retriever.calls == [["a"], ["a"]]
+
+
+def test_an_event_loop_that_was_abandoned_does_not_block_the_next(tool):
+    async def start():
+        return asyncio.ensure_future(tool.run("a"))
+
+    loop = asyncio.new_event_loop()
+    abandoned = loop.run_until_complete(start())
+    loop.run_until_complete(asyncio.sleep(0))
+    assert documents(asyncio.run(asyncio.wait_for(ask(tool, "a"), timeout=2))) == [("a/0", "a/1")]
+    loop.run_until_complete(asyncio.wait_for(abandoned, timeout=2))
+    loop.close()
 
 
 @pytest.mark.parametrize(

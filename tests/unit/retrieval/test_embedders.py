@@ -9,6 +9,7 @@ from llds.retrieval import WordLlamaEmbedder, wordllama_embedder
 TEXTS = ["Paris is the capital of France.", "The yen is the currency of Japan.", "", "Mont Blanc"]
 
 
+@pytest.mark.filterwarnings("error")
 def test_vectors_are_float32_of_unit_length_and_an_empty_text_gives_zeros(embedder):
     vectors = embedder.embed(TEXTS)
     assert vectors.shape == (4, embedder.dimension) == (4, 256)
