@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from transformers import PreTrainedTokenizerBase
 
 from llds.data.loader import PromptLoader
@@ -99,7 +100,8 @@ class PromptDataModule(LightningDataModule):
                 continue
             if not sources:
                 raise ConfigurationError(
-                    f"Expected `data.{name}` to name the questions for `llds {stage}`, got nothing. Add a path."
+                    f"Expected `data.{name}` to name the questions for `llds {TrainerFn(stage).value}`, got nothing. "
+                    f"Add a path: --data.{name} FILE."
                 )
             self.prompts[name] = self._read(sources)
 

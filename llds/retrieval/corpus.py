@@ -79,7 +79,7 @@ def _checked(path: Path) -> Path:
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise DataError(f"Expected a corpus in a .jsonl or .jsonl.gz file, got {path}. Convert it.")
     if not path.is_file():
-        raise DataError(f"Expected a corpus file, got {path}, which does not exist. Check the path.")
+        raise DataError(f"Expected a corpus file, got {path}, which does not exist. Check `retriever.corpus`.")
     return path
 
 
