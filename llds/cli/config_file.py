@@ -58,5 +58,5 @@ def _check_keys(values: Mapping[str, Any], prefix: str, options: Sequence[str], 
             continue
         if isinstance(value, dict):
             _check_keys(value, key, options, file)
-        elif not isinstance(value, str):  # a text is the path of a file with the group's keys
+        else:
             raise ConfigurationError(f"Expected keys and values below `{key}`, got {value!r} in {file}. Complete it.")

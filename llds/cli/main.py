@@ -62,10 +62,6 @@ class SearchAgentCLI(LightningCLI):
             for choice in self.parser._subcommands_action._choices_actions:
                 choice.help = _SUBCOMMANDS[choice.dest]
 
-    def validate(self, **kwargs: Any) -> None:
-        """Validate without Lightning's table, which repeats ours."""
-        self.trainer.validate(**kwargs, verbose=False)
-
     def test(self, **kwargs: Any) -> None:
         """Test without Lightning's table, which repeats ours."""
         self.trainer.test(**kwargs, verbose=False)
@@ -80,6 +76,7 @@ class SearchAgentCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         root = config.trainer.default_root_dir or "."
+        _check_folder(Path(root))
         checkpoints = list_checkpoints(root)
         if config.ckpt_path == "last":
             config.ckpt_path = self._last(checkpoints, root)
@@ -104,7 +101,8 @@ class SearchAgentCLI(LightningCLI):
                 cause = cause.__cause__
             if cause is None:
                 raise
-            raise ConfigurationError(str(cause)) from error
+            prefix = "Expected the packages that the configuration needs, got: " * isinstance(cause, ImportError)
+            raise ConfigurationError(f"{prefix}{cause}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer.
@@ -136,6 +134,16 @@ class SearchAgentCLI(LightningCLI):
         raise ConfigurationError(
             f"Expected a checkpoint in {root}/checkpoints for `--ckpt_path last`, got none. Train first (llds fit), "
             "name another folder (--trainer.default_root_dir), or leave --ckpt_path out to measure the initial policy."
+        )
+
+
+def _check_folder(root: Path) -> None:
+    """Refuse a folder that cannot be made or written; nothing is made yet, as other settings may be wrong."""
+    nearest = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigurationError(
+            f"Expected `trainer.default_root_dir` to be a folder that can be written, got {root}: {nearest} is "
+            f"{'read-only' if nearest.is_dir() else 'a file'}. Name another folder."
         )
 
 

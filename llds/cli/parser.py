@@ -20,6 +20,14 @@ class ConfigurationParser(LightningArgumentParser):
         # Also the parsers of the classes inside a configuration, which jsonargparse makes itself, refuse half a key.
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the parameters of a class, none of which is read as the name of a file with more configuration.
+
+        A parameter that takes either the path of a data file or a record would be given the contents of the file. To
+        combine files, name several after ``-c``.
+        """
+        return super().add_class_arguments(*args, **kwargs | {"sub_configs": False})
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the error in short.
 
