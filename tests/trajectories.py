@@ -23,10 +23,12 @@ def random_trajectory(seed: int, group: int, reward: float, vocabulary: int = 50
     return trajectory
 
 
-def random_trajectories(groups: int = 4, members: int = 4, seed: int = 0) -> list[Trajectory]:
+def random_trajectories(groups: int = 4, members: int = 4, seed: int = 0, vocabulary: int = 500) -> list[Trajectory]:
     """Groups whose first trajectory is right and whose others are wrong, except the last group: all wrong."""
     return [
-        random_trajectory(1000 * seed + group * members + member, group, float(member == 0 and group + 1 < groups))
+        random_trajectory(
+            1000 * seed + group * members + member, group, float(member == 0 and group + 1 < groups), vocabulary
+        )
         for group in range(groups)
         for member in range(members)
     ]

@@ -18,6 +18,7 @@ from llds.modules import SearchAgentModule
 
 _FOLDER = "checkpoints"
 _PATTERN = "iteration-*.ckpt"
+_PARTIAL = ".partial.ckpt"
 
 
 class IterationCheckpoint(Checkpoint):
@@ -29,6 +30,9 @@ class IterationCheckpoint(Checkpoint):
 
     Attributes:
         last_path: The checkpoint written last; empty before the first.
+
+    Raises:
+        ConfigurationError: If a number is below 1.
     """
 
     def __init__(self, every_n_iterations: int = 10, keep_last: int = 2) -> None:
@@ -45,22 +49,27 @@ class IterationCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if a checkpoint is due."""
-        is_last = batch_idx + 1 == trainer.num_training_batches
+        is_last = batch_idx + 1 == trainer.num_training_batches or trainer.should_stop
         if pl_module.iteration % self.every_n_iterations == 0 or is_last:
             self._save(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save the state before the iteration under way, unless its updates have begun."""
+        """Save the state before the iteration under way, unless its updates have begun.
+
+        With half an iteration's updates in the weights there is no such state: the last checkpoint holds. Nor is there
+        anything to save before the first iteration has ended.
+        """
         if not isinstance(pl_module, SearchAgentModule) or pl_module.is_updating or not trainer.training:
             return
         loader = trainer.train_dataloader
         progress = trainer.fit_loop.epoch_loop.batch_progress
-        if not isinstance(loader, PromptLoader) or progress.total.completed == 0:
+        # An iteration that was trained on but not completed has not reached the loggers: it is done again.
+        if not isinstance(loader, PromptLoader) or not 0 < pl_module.iteration == progress.total.completed:
             return
-        if progress.total.ready > progress.total.completed:
+        if loader.position > pl_module.iteration:
             # The batch under way was handed out but not trained on: it comes first in the resumed run.
             loader.rewind()
-            progress.reset_on_restart()
+            progress.current.reset_on_restart()
             progress.total.reset_on_restart()
         self._save(trainer, pl_module)
         rank_zero_info(f"Saved the state after iteration {pl_module.iteration}: resume with --ckpt_path last")
@@ -68,11 +77,11 @@ class IterationCheckpoint(Checkpoint):
     def _save(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
         folder = Path(trainer.default_root_dir) / _FOLDER
         path = folder / f"iteration-{pl_module.iteration:06d}.ckpt"
-        partial = folder / f".partial-{path.name}"
-        trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(folder / _PARTIAL)
         if trainer.is_global_zero:
-            _flush(partial)
-            os.replace(partial, path)
+            _flush(folder / _PARTIAL)
+            os.replace(folder / _PARTIAL, path)
+            _flush(folder)
             for old in list_checkpoints(trainer.default_root_dir)[: -self.keep_last]:
                 old.unlink()
         self.last_path = str(path)
@@ -84,6 +93,9 @@ def list_checkpoints(root: str | Path) -> list[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Force the file to disk, so that not even a power cut leaves a checkpoint that is there but empty."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Force a file, or the names in a folder, to disk: no power cut leaves a checkpoint that is there but empty."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

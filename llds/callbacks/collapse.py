@@ -1,4 +1,7 @@
-"""The collapse monitor: watches the signals of every iteration and warns."""
+"""The collapse monitor: watches the signals of every iteration and warns.
+
+Left out on purpose: the rule, which is a pure function of the history (`llds.monitor`).
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
 from llds.data import RolloutBatch
+from llds.errors import ConfigurationError
 from llds.modules import SearchAgentModule
 from llds.monitor import early_warning
 from llds.monitor.early_warning import ENTROPY, REWARD
@@ -16,15 +20,23 @@ class CollapseMonitor(pl.Callback):
 
     Args:
         warmup: Iterations that give the baseline, and before which it is silent.
-        reward_share: Warns when the smoothed reward is below this share of its maximum...
-        entropy_ratio: ...and entropy above this multiple of its baseline.
+        reward_share: Warns when the smoothed reward is below this share of its maximum, in (0, 1]...
+        entropy_ratio: ...and entropy above this multiple of its baseline, at least 1.
 
     Attributes:
         history: The signals of each iteration so far.
         is_warning: Whether the last iteration looked like a beginning collapse.
+
+    Raises:
+        ConfigurationError: If a value is out of its range.
     """
 
     def __init__(self, warmup: int = 5, reward_share: float = 0.85, entropy_ratio: float = 1.15) -> None:
+        if warmup < 1 or not 0 < reward_share <= 1 or not entropy_ratio >= 1:
+            raise ConfigurationError(
+                "Expected `collapse` to have warmup >= 1, reward_share in (0, 1] and entropy_ratio >= 1, "
+                f"got {warmup}, {reward_share} and {entropy_ratio}."
+            )
         self.warmup = warmup
         self.reward_share = reward_share
         self.entropy_ratio = entropy_ratio

@@ -1,6 +1,10 @@
-"""The life of the retriever beside a run: open (build what is missing, verify), attach, measure, close."""
+"""The life of the retriever beside a run: open (build what is missing, verify), attach, measure, close.
+
+Left out on purpose: the search itself (`llds.retrieval`) and its failures, which are the trajectories'.
+"""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -47,35 +51,44 @@ class RetrievalCallback(pl.Callback):
         for tool in self._tools:
             tool.attach(self.retriever)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Add the retrieval's signals to the batch, after `RolloutCallback` has rolled it out."""
+        """Log the retrieval's signals of the iteration."""
         if self._tools:
-            batch.metrics |= self._metrics(pl_module, batch.trajectories)
+            pl_module.log_dict(self._metrics(pl_module, batch.trajectories), batch_size=len(batch))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the retriever."""
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the retriever."""
+        self._close()
+
+    def _close(self) -> None:
         if self._tools and self.retriever is not None:
             self.retriever.close()
 
-    def _metrics(self, pl_module: SearchAgentModule, trajectories: list[Trajectory]) -> dict[str, float]:
+    def _metrics(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+        """Queries, the share that had been asked before, hit rate, and seconds per call of the retriever."""
         statistics = [tool.statistics for tool in self._tools]
         queries = sum(one.queries for one in statistics)
         calls = sum(one.calls for one in statistics)
-        values = {"retrieval/queries": float(queries), "retrieval/calls": float(calls)}
+        values = {"retrieval/queries": float(queries)}
         if queries:
             values["retrieval/asked_before"] = sum(one.cached for one in statistics) / queries
-        if calls:
-            values["retrieval/latency_s"] = sum(one.retriever_s for one in statistics) / calls
-        searched = [trajectory for trajectory in trajectories if any(turn.document_ids for turn in trajectory.turns)]
+        if calls:  # how queries fall into calls is a matter of time, and so is not a signal of its own
+            values["time/retrieval_call_s"] = sum(one.retriever_s for one in statistics) / calls
+        searched = [t for t in trajectories if t.status != "failed" and any(turn.document_ids for turn in t.turns)]
         if searched:
             values["retrieval/hit_rate"] = sum(_found(pl_module, one) for one in searched) / len(searched)
         return values
 
 
 def _found(pl_module: SearchAgentModule, trajectory: Trajectory) -> bool:
-    """Whether a gold answer stands in what the trajectory's searches returned."""
-    ids: list[Any] = [turn.observation_ids for turn in trajectory.turns if turn.document_ids]
-    text = " ".join(normalize_answer(str(pl_module.tokenizer.decode(part))) for part in ids)
-    return any(normalize_answer(gold) in text for gold in trajectory.prompt.golden_answers)
+    """Whether a gold answer stands, as whole words, in what the trajectory's searches returned."""
+    parts = [str(pl_module.tokenizer.decode(turn.observation_ids)) for turn in trajectory.turns if turn.document_ids]
+    text = " ".join(["", *(normalize_answer(part) for part in parts), ""])
+    golds = [normalize_answer(gold) for gold in trajectory.prompt.golden_answers]
+    return any(gold and f" {gold} " in text for gold in golds)

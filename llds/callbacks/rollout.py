@@ -1,6 +1,8 @@
 """The rollout: before each batch is trained on or evaluated, its prompts become rewarded trajectories.
 
 Mutates the batch: adds trajectories, rewards, and, in training, the tensors to train on.
+
+Left out on purpose: how an episode goes (`llds.rollout`), and what is trained on it (`llds.modules`).
 """
 
 import time
@@ -10,6 +12,7 @@ from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 
+from llds.callbacks.trained_ids import check_trained_ids
 from llds.data import PromptDataModule, RolloutBatch
 from llds.data.answer_span import answer_span
 from llds.data.policy_batch import collate
@@ -68,6 +71,8 @@ class RolloutCallback(pl.Callback):
                 "Expected `rollout.sampling` to have temperature > 0, top_p = 1 and top_k = 0, because the trainer "
                 f"scores actions under the whole distribution, got {sampling}. Restrict `eval_sampling` instead."
             )
+        if seed < 0:
+            raise ConfigurationError(f"Expected `rollout.seed` >= 0, got {seed}.")
         if not 0 <= max_failed <= 1:
             raise ConfigurationError(f"Expected `rollout.max_failed` to be a share in [0, 1], got {max_failed}.")
         self.group_size = group_size
@@ -83,16 +88,18 @@ class RolloutCallback(pl.Callback):
         self.seed = seed
         self._collector: RolloutCollector | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check that the longest prompt leaves room for an action."""
-        limits = self.limits if stage == "fit" else self.eval_limits
-        longest = cast(PromptDataModule, trainer.datamodule).max_prompt_tokens  # type: ignore[attr-defined]
-        if longest >= limits.total_tokens:
-            key = "limits" if stage == "fit" else "eval_limits"
-            raise ConfigurationError(
-                f"Expected `data.max_prompt_tokens` to be below `rollout.{key}.total_tokens` ({limits.total_tokens}), "
-                f"got {longest}: the longest prompt would leave no room for an action. Change one of them."
-            )
+    def setup(self, trainer: pl.Trainer, pl_module: SearchAgentModule, stage: str) -> None:
+        """Tell the module the temperature, and check that the longest prompt leaves room for an action.
+
+        Raises:
+            ConfigurationError: If it does not.
+        """
+        pl_module.temperature = self.sampling.temperature
+        module = cast(PromptDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        if stage == "fit":
+            _check_room("limits", self.limits, module.max_prompt_tokens)
+        if stage != "fit" or "validation" in module.prompts:
+            _check_room("eval_limits", self.eval_limits, module.max_prompt_tokens)
 
     def _collect(
         self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], collection: Collection
@@ -100,7 +107,7 @@ class RolloutCallback(pl.Callback):
         """Roll out with the module's present weights, and reward."""
         if self._collector is None:
             self._collector = self._start(pl_module)
-        self.sampler.update_weights(pl_module.policy.model.named_parameters(), pl_module.iteration)
+        self.sampler.update_weights(pl_module.policy.weights(), pl_module.iteration)
         trajectories = self._collector.collect(prompts, collection)
         for trajectory in trajectories:
             trajectory.reward = 0.0 if trajectory.status == "failed" else self.reward(trajectory)
@@ -108,8 +115,7 @@ class RolloutCallback(pl.Callback):
 
     def _start(self, pl_module: SearchAgentModule) -> RolloutCollector:
         if isinstance(self.sampler, TransformersSampler):
-            self.sampler.attach(pl_module.policy.model, pl_module.tokenizer, pl_module.forward_context)
-        pl_module.temperature = self.sampling.temperature
+            self.sampler.attach(pl_module.policy.base_model, pl_module.tokenizer, pl_module.forward_context)
         return RolloutCollector(
             self.sampler, pl_module.tokenizer, pl_module.protocol, pl_module.agent_tools, self.tool_calls
         )
@@ -128,7 +134,9 @@ class RolloutCallback(pl.Callback):
         batch.metrics["rollout/dropped"] = 1 - len(kept) / len(batch.trajectories)
         if kept:
             with timed(batch, "score"):
-                batch.policy_batch = pl_module.prepare(collate(kept, self._answer_spans(pl_module, kept)))
+                collated = collate(kept, self._answer_spans(pl_module, kept))
+                check_trained_ids(kept, collated)
+                batch.policy_batch = pl_module.prepare(collated)
 
     def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
         collection = Collection(1, self.eval_sampling, self.eval_limits, (self.seed, _EVALUATION, batch_idx))
@@ -172,7 +180,7 @@ class RolloutCallback(pl.Callback):
             raise TooManyFailuresError(
                 f"Expected at most a share of {self.max_failed:g} failed trajectories per iteration "
                 f"(`rollout.max_failed`), got {len(failed)} of {len(trajectories)}; the first: {failed[0].failure}. "
-                "The state before this iteration is saved: mend the cause and resume with `--ckpt_path last`."
+                "Mend the cause and resume with `--ckpt_path last`: nothing is lost."
             )
 
     def _without_failures(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
@@ -184,11 +192,19 @@ class RolloutCallback(pl.Callback):
         return kept
 
     def _answer_spans(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> list[range] | None:
-        penalty = pl_module.objective.llds_penalty
+        penalty = pl_module.objective.active_llds
         if penalty is None or penalty.answer_masking is None:
             return None
         within, tag = penalty.answer_masking.last_tokens, pl_module.protocol.answer_tag
         return [answer_span(trajectory, pl_module.tokenizer, tag, within) for trajectory in trajectories]
+
+
+def _check_room(key: str, limits: EpisodeLimits, longest: int) -> None:
+    if longest >= limits.total_tokens:
+        raise ConfigurationError(
+            f"Expected `data.max_prompt_tokens` to be below `rollout.{key}.total_tokens` ({limits.total_tokens}), "
+            f"got {longest}: the longest prompt would leave no room for an action. Change one of them."
+        )
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Trajectories on disk: one gzipped JSONL file per iteration, and the output of ``llds predict``.
 
-A file is written whole when its iteration ends; an iteration that a resumed run repeats writes it again.
+A file is written whole when its iteration ends, or not at all; an iteration that a resumed run repeats writes it again.
 """
 
 import gzip
@@ -24,7 +24,10 @@ class TrajectoryLog(pl.Callback):
 
     Args:
         every_n_iterations: Iterations between two files.
-        max_trajectories: Most trajectories of a file, whole groups first; None is all.
+        max_trajectories: Most trajectories of an iteration's file, the first ones; None is all.
+
+    Raises:
+        ConfigurationError: If a number is below 1.
     """
 
     def __init__(self, every_n_iterations: int = 1, max_trajectories: int | None = 64) -> None:
@@ -46,7 +49,7 @@ class TrajectoryLog(pl.Callback):
             write_trajectories(path, batch.trajectories[: self.max_trajectories], pl_module.tokenizer)
 
     def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: list[Trajectory], *_: Any
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Sequence[Trajectory], *_: Any
     ) -> None:
         """Keep the batch's predictions."""
         self._predicted += outputs

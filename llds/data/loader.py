@@ -100,6 +100,10 @@ class PromptLoader:
         self.position = state["position"]
         self._resumed = True
 
+    def rewind(self) -> None:
+        """Take back the batch that was handed out last: it was not used, and comes first when the run goes on."""
+        self.position -= 1
+
     def check_state(self, state: dict[str, Any]) -> None:
         """Raise a `ConfigurationError` unless the state belongs to the same prompts in the same order."""
         for name, value in self._order_settings().items():

@@ -1,9 +1,20 @@
 """The LightningModule of a search agent, and the parts it is made of."""
 
+from llds.modules.adapters import LoRA
 from llds.modules.anchor import LaggedAnchor
+from llds.modules.nonfinite import NonFiniteGuard
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
-from llds.modules.policy import LoRA, Policy, PolicyOutput
+from llds.modules.policy import Policy, PolicyOutput
 from llds.modules.search_agent import SearchAgentModule
 
-__all__ = ["LaggedAnchor", "LoRA", "Objective", "Optimization", "Policy", "PolicyOutput", "SearchAgentModule"]
+__all__ = [
+    "LaggedAnchor",
+    "LoRA",
+    "NonFiniteGuard",
+    "Objective",
+    "Optimization",
+    "Policy",
+    "PolicyOutput",
+    "SearchAgentModule",
+]

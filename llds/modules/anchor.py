@@ -23,6 +23,11 @@ class LaggedAnchor:
     Args:
         lag: Iterations between two snapshots.
 
+    Attributes:
+        anchor: The anchor's parameters by name; empty before the first `advance`.
+        next: The snapshot that becomes the anchor next.
+        taken_at: The iteration that began with the policy of `next`.
+
     Raises:
         ConfigurationError: If the lag is below 1.
     """
@@ -33,17 +38,25 @@ class LaggedAnchor:
         self.lag = lag
         self.anchor: dict[str, Tensor] = {}
         self.next: dict[str, Tensor] = {}
+        self.taken_at = 0
 
     def advance(self, iteration: int, policy: nn.Module) -> None:
-        """Take a snapshot if one is due at the start of this iteration."""
-        if iteration % self.lag == 0:
-            snapshot = {name: value.detach().cpu().clone() for name, value in _trainable(policy)}
-            self.anchor = self.next or snapshot
-            self.next = snapshot
+        """Take a snapshot if one is due at the start of this iteration; a second call in an iteration does nothing.
+
+        Args:
+            iteration: Iterations done.
+            policy: At the start of the iteration.
+        """
+        if self.next and iteration - self.taken_at < self.lag:
+            return
+        snapshot = {name: value.detach().cpu().clone() for name, value in _trainable(policy)}
+        self.anchor = self.next or snapshot
+        self.next = snapshot
+        self.taken_at = iteration
 
     @contextmanager
     def applied(self, policy: nn.Module) -> Iterator[None]:
-        """The policy with the anchor's weights, for scoring."""
+        """The policy with the anchor's weights, for scoring; its own come back bit by bit."""
         current = {name: value.detach().clone() for name, value in _trainable(policy)}
         try:
             _assign(policy, self.anchor)
@@ -52,12 +65,12 @@ class LaggedAnchor:
             _assign(policy, current)
 
     def state_dict(self) -> dict[str, Any]:
-        """Both snapshots."""
-        return {"anchor": self.anchor, "next": self.next}
+        """Both snapshots and the iteration of the newer."""
+        return {"anchor": self.anchor, "next": self.next, "taken_at": self.taken_at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore both snapshots."""
-        self.anchor, self.next = state["anchor"], state["next"]
+        """Restore what `state_dict` returned."""
+        self.anchor, self.next, self.taken_at = state["anchor"], state["next"], state["taken_at"]
 
 
 def _trainable(policy: nn.Module) -> list[tuple[str, nn.Parameter]]:

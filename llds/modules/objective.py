@@ -4,36 +4,21 @@
 of the whole mini-batch over all ranks, so that its gradient depends neither on the micro-batches nor on the padding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llds.data.policy_batch import PolicyBatch
-from llds.losses import KLPenalty, LLDSPenalty, Loss, LossInputs
+from llds.losses import KLPenalty, LLDSPenalty, Loss, LossInputs, LossOutput
 
 Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class ObjectiveOutput:
-    """A micro-batch's share of a mini-batch's loss.
-
-    Attributes:
-        loss: Scalar, differentiable; the shares of all micro-batches and ranks add up.
-        terms: Shares of the terms, before their coefficients, detached; they add up too.
-        signals: Detached means over the micro-batch's tokens, by metric path.
-    """
-
-    loss: Tensor
-    terms: dict[str, Tensor]
-    signals: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
 class Objective:
-    """The terms of the loss.
+    """The terms of the loss. A penalty whose coefficient is 0 is left out, as if it were None.
 
     Attributes:
         policy_loss: GRPO, GSPO or another.
@@ -51,14 +36,9 @@ class Objective:
         return self.kl_penalty is not None and self.kl_penalty.coefficient > 0
 
     @property
-    def uses_lagged_anchor(self) -> bool:
-        """Whether log-probabilities of a lagged anchor are needed."""
-        return self.uses_llds and self.llds_penalty is not None and self.llds_penalty.anchor == "lagged"
-
-    @property
-    def uses_llds(self) -> bool:
-        """Whether the LLDS penalty has a weight."""
-        return self.llds_penalty is not None and self.llds_penalty.coefficient > 0
+    def active_llds(self) -> LLDSPenalty | None:
+        """The LLDS penalty if it has a weight."""
+        return self.llds_penalty if self.llds_penalty is not None and self.llds_penalty.coefficient > 0 else None
 
     def denominators(self, batch: PolicyBatch, reduce: Reduce) -> dict[str, Tensor]:
         """What each term divides by, summed over all ranks.
@@ -69,18 +49,42 @@ class Objective:
         """
         return {name: reduce(term.denominator(batch.advantages, batch.action_index)) for name, term in self._terms()}
 
-    def __call__(
-        self, log_probs: Tensor, batch: PolicyBatch, denominators: dict[str, Tensor], answer_weight: float = 1.0
-    ) -> ObjectiveOutput:
-        """A micro-batch's share of the mini-batch's loss.
+    def loss(
+        self, log_probs: Tensor, batch: PolicyBatch, denominators: Mapping[str, Tensor], answer_weight: float = 1.0
+    ) -> Tensor:
+        """A micro-batch's share of the mini-batch's loss: the shares of all micro-batches and ranks add up to it.
 
         Args:
             log_probs: Of the policy, with gradient, ``[B, T]``.
             batch: The micro-batch.
             denominators: Of its mini-batch.
             answer_weight: Weight beta of the final answer's tokens in the LLDS penalty.
-
         """
+        outputs = self._evaluate(log_probs, batch, denominators, answer_weight)
+        return torch.stack([term.coefficient * outputs[name].loss for name, term in self._terms()]).sum()
+
+    @torch.no_grad()
+    def signals(
+        self, log_probs: Tensor, batch: PolicyBatch, denominators: Mapping[str, Tensor], answer_weight: float = 1.0
+    ) -> dict[str, float]:
+        """What the terms say about a whole mini-batch, by metric path; the same whatever its micro-batches were.
+
+        Args:
+            log_probs: Of the policy, ``[B, T]``.
+            batch: The mini-batch.
+            denominators: Of the mini-batch.
+            answer_weight: Weight beta of the final answer's tokens in the LLDS penalty.
+        """
+        outputs = self._evaluate(log_probs, batch, denominators, answer_weight)
+        total = sum(term.coefficient * float(outputs[name].loss) for name, term in self._terms())
+        signals = {key: float(value) for output in outputs.values() for key, value in output.metrics.items()}
+        losses = {f"train/{name}_loss": float(output.loss) for name, output in outputs.items()}
+        return signals | losses | {"train/loss": total}
+
+    def _evaluate(
+        self, log_probs: Tensor, batch: PolicyBatch, denominators: Mapping[str, Tensor], answer_weight: float
+    ) -> dict[str, LossOutput]:
+        """Each term's share, before its coefficient."""
         assert batch.old_log_probs is not None  # noqa: S101 (the module scores before it trains)
         inputs = LossInputs(
             log_probs=log_probs,
@@ -92,19 +96,12 @@ class Objective:
             answer_mask=batch.answer_mask,
             answer_weight=answer_weight,
         )
-        terms = self._terms()
-        outputs = [term(inputs, denominators[name]) for name, term in terms]
-        weighted = [term.coefficient * output.loss for (_, term), output in zip(terms, outputs, strict=True)]
-        return ObjectiveOutput(
-            loss=torch.stack(weighted).sum(),
-            terms={name: output.loss.detach() for (name, _), output in zip(terms, outputs, strict=True)},
-            signals={key: value for output in outputs for key, value in output.metrics.items()},
-        )
+        return {name: term(inputs, denominators[name]) for name, term in self._terms()}
 
     def _terms(self) -> list[tuple[str, Loss]]:
         terms: list[tuple[str, Loss | None]] = [
             ("policy", self.policy_loss),
             ("kl", self.kl_penalty if self.uses_reference else None),
-            ("llds", self.llds_penalty if self.uses_llds else None),
+            ("llds", self.active_llds),
         ]
         return [(name, term) for name, term in terms if term is not None]

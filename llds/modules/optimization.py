@@ -1,9 +1,12 @@
 """How the weights move: optimizer, schedule and batch sizes, as one value for configuration files."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from llds.errors import ConfigurationError
+
+_AT_LEAST_ONE = ("mini_batch_size", "micro_batch_size", "epochs", "max_nonfinite_steps")
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,15 @@ class Optimization:
     """Optimizer steps in a row whose loss or gradient is not finite before the run stops; each is skipped."""
 
     def __post_init__(self) -> None:
-        if min(self.mini_batch_size, self.micro_batch_size, self.epochs, self.max_nonfinite_steps) < 1:
-            raise ConfigurationError(
-                "Expected `model.optimization` to have mini_batch_size, micro_batch_size, epochs and "
-                f"max_nonfinite_steps >= 1, got {self}."
-            )
-        if self.learning_rate < 0 or self.max_grad_norm <= 0 or not 0 <= self.warmup_ratio <= 1:
-            raise ConfigurationError(
-                "Expected `model.optimization` to have learning_rate >= 0, max_grad_norm > 0 and warmup_ratio in "
-                f"[0, 1], got {self}."
-            )
+        for name in _AT_LEAST_ONE:
+            _check(vars(self)[name] >= 1, name, ">= 1", vars(self)[name])
+        for name in ("learning_rate", "weight_decay"):
+            _check(0 <= vars(self)[name] < math.inf, name, "to be a number >= 0", vars(self)[name])
+        _check(all(0 <= beta < 1 for beta in self.betas), "betas", "to be in [0, 1)", self.betas)
+        _check(0 <= self.warmup_ratio <= 1, "warmup_ratio", "to be a share in [0, 1]", self.warmup_ratio)
+        _check(self.max_grad_norm > 0, "max_grad_norm", "> 0 (.inf does not clip)", self.max_grad_norm)
+
+
+def _check(holds: bool, name: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ConfigurationError(f"Expected `model.optimization.{name}` {expected}, got {got}. Change it.")

@@ -2,6 +2,8 @@
 
 The model's body runs on whole trajectories; its head runs on action tokens alone, in chunks. Trajectories are padded on
 the right, and causal attention never looks right, so no attention mask is needed: padding cannot reach an action.
+
+Left out on purpose: sampling (`llds.rollout`), and which batches are scored or trained on (`search_agent`).
 """
 
 from collections.abc import Iterator
@@ -17,21 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from llds.data.policy_batch import PolicyBatch
 from llds.errors import ConfigurationError
 from llds.losses.log_probs import action_log_probs
+from llds.modules.adapters import LoRA, merged_weights, with_adapters
 from llds.paths import resolve_path
-
-_CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """Low-rank adapters (arXiv 2106.09685): only they are trained, and the reference is the model without them."""
-
-    rank: int = 16
-    """Rank of the adapters."""
-    alpha: int = 32
-    """Scale of the adapters; their output is multiplied by alpha / rank."""
-    target_modules: str | list[str] = "all-linear"
-    """Names of the layers that get adapters."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +39,18 @@ class PolicyOutput:
 class Policy(nn.Module):
     """A transformers model as a policy.
 
+    Dropout is off: with it the policy would differ from the old policy before it has learned anything.
+
     Args:
-        path: Hugging Face folder (``llds:...`` for one inside the package).
+        path: Folder in the format of transformers (``llds:...`` for one inside the package).
         dtype: Data type of the weights.
         lora: Adapters to train instead of the whole model.
         gradient_checkpointing: Whether to recompute activations in the backward pass, to save memory.
         attention: The attention implementation of transformers.
 
     Raises:
-        ConfigurationError: If the folder holds no model, or one whose logits are not a plain linear map.
+        ConfigurationError: If the folder holds no model, or one whose logits are not a plain linear map, or the
+            adapters do not fit it.
     """
 
     def __init__(
@@ -71,21 +63,20 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         model = _load(path, dtype, attention)
-        changed = [name for name in _CHANGED_LOGITS if getattr(model.config, name, None) not in (None, 1.0)]
-        if changed:
-            raise ConfigurationError(
-                f"Expected `model.policy` to be a model whose logits are a linear map of its last hidden state, got "
-                f"{path} with {changed}. Choose another model."
-            )
+        _check_head(model, path)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.has_adapter = lora is not None
-        self.model: Any = model if lora is None else _with_adapters(model, lora)  # PreTrainedModel | PeftModel
+        self.model: Any = model if lora is None else with_adapters(model, lora)  # PreTrainedModel | PeftModel
+        self.train()  # transformers loads in evaluation mode, in which nothing is checkpointed
 
     @property
     def base_model(self) -> PreTrainedModel:
         """The transformers model, adapters within its layers included."""
-        return self.model.get_base_model() if self.has_adapter else self.model  # type: ignore[no-any-return]
+        return self.model.get_base_model() if self.has_adapter else self.model
 
     def forward(self, batch: PolicyBatch, temperature: float = 1.0) -> PolicyOutput:
         """Log-probabilities and entropy of the action tokens.
@@ -103,42 +94,67 @@ class Policy(nn.Module):
         return PolicyOutput(scores.log_probs, scores.entropy)
 
     @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The policy in evaluation mode, and back."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
+    @contextmanager
     def without_adapter(self) -> Iterator[None]:
         """The model that the adapters were added to: the reference of a LoRA run."""
         with self.model.disable_adapter():
             yield
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors as plain transformers knows them; adapters are merged into copies, one at a time."""
+        return merged_weights(self.base_model) if self.has_adapter else iter(self.base_model.state_dict().items())
+
     def save_pretrained(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write a folder that plain transformers loads; adapters are merged into a copy of the weights."""
-        model = self.model
-        if self.has_adapter:
-            model.merge_adapter()
-            merged = {
-                name.replace(".base_layer.", "."): value
-                for name, value in self.base_model.state_dict().items()
-                if "lora_" not in name
-            }
-            self.base_model.save_pretrained(folder, state_dict=merged)
-            model.unmerge_adapter()
-        else:
-            model.save_pretrained(folder)
+        """Write a folder that plain transformers loads. The policy itself stays as it is.
+
+        Args:
+            folder: Made when missing.
+            tokenizer: Written beside the model.
+        """
+        self.base_model.save_pretrained(folder, state_dict=dict(self.weights()))
         tokenizer.save_pretrained(folder)
 
 
 def _load(path: str, dtype: str, attention: str) -> PreTrainedModel:
     folder = resolve_path(path)
+    expected = "Expected `model.policy` to be a folder with a transformers model (config.json and safetensors), got"
+    advice = "Give the path of a downloaded model, or `llds:quickstart/policy` for the one in the package."
     if not (folder / "config.json").is_file():
-        raise ConfigurationError(
-            f"Expected `model.policy` to be a folder with a transformers model (config.json and safetensors), got "
-            f"{folder}. Give the path of a downloaded model, or `llds:quickstart/policy` for the one in the package."
+        raise ConfigurationError(f"{expected} {folder}. {advice}")
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            local_files_only=True,
+            output_loading_info=True,
         )
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True
-    )
+    except Exception as error:  # a damaged folder fails in as many ways as there are file formats
+        raise ConfigurationError(f"{expected} {folder}, which does not load: {error}. {advice}") from error
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ConfigurationError(f"{expected} {folder}, which lacks {len(missing)} weights ({missing[0]}). {advice}")
+    return model
 
 
-def _with_adapters(model: PreTrainedModel, lora: LoRA) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM")
-    return get_peft_model(model, settings)
+@torch.no_grad()
+def _check_head(model: PreTrainedModel, path: str) -> None:
+    """Refuse models that scale or cap their logits: the loss would train another distribution than is sampled."""
+    ids = torch.arange(min(4, model.config.get_text_config().vocab_size), device=model.device)[None]
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    linear = model.get_output_embeddings()(hidden)
+    if not torch.equal(linear.float(), model(input_ids=ids, use_cache=False).logits.float()):
+        raise ConfigurationError(
+            "Expected `model.policy` to be a model whose logits are a linear map of its last hidden state, got "
+            f"{path}, a {type(model).__name__} that changes them (a soft cap, a scale). Choose another model."
+        )

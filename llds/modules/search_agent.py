@@ -6,15 +6,15 @@ which adds advantages and log-probabilities; `training_step` then makes ``epochs
 Left out on purpose: sampling (callbacks/rollout.py), retrieval (callbacks/retrieval.py).
 """
 
+import math
 import time
-from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
@@ -23,38 +23,21 @@ from transformers import get_scheduler
 
 from llds.agent_tools import AgentTool
 from llds.data import PolicyBatch, PromptDataModule, RolloutBatch
-from llds.errors import ConfigurationError, TooManyFailuresError
+from llds.errors import ConfigurationError
 from llds.evaluation import evaluate_by_source
 from llds.losses import GRPOLoss, KLPenalty, LLDSPenalty, Loss, group_advantages
 from llds.metrics import mean_metrics, policy_metrics
+from llds.modules.adapters import LoRA
 from llds.modules.anchor import LaggedAnchor
+from llds.modules.mini_batches import UpdateRecord, mini_batches
+from llds.modules.nonfinite import NonFiniteGuard
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
-from llds.modules.policy import LoRA, Policy, PolicyOutput
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy import Policy
+from llds.modules.start_up import check_training
+from llds.modules.tokenizer import check_vocabulary, load_tokenizer
 from llds.rollout import TagProtocol
 from llds.types import Trajectory
-
-
-@dataclass
-class UpdateRecord:
-    """What the updates of an iteration saw, filled as they go.
-
-    Attributes:
-        log_probs: Of the policy in the last epoch, ``[B, T]``.
-        entropy: In the last epoch, ``[B, T]``.
-        steps: Metrics of each optimizer step.
-    """
-
-    log_probs: Tensor
-    entropy: Tensor
-    steps: list[dict[str, float]] = field(default_factory=list)
-
-    def keep(self, rows: Tensor, output: PolicyOutput) -> None:
-        """Keep what the policy said of some rows, ``[rows, at most T]``."""
-        width = output.log_probs.shape[1]
-        self.log_probs[rows, :width] = output.log_probs.detach().to(self.log_probs.dtype)
-        self.entropy[rows, :width] = output.entropy.to(self.entropy.dtype)
 
 
 class SearchAgentModule(pl.LightningModule):
@@ -81,10 +64,16 @@ class SearchAgentModule(pl.LightningModule):
     Attributes:
         policy: The policy; loaded by `setup`.
         reference: The frozen reference; None where it is not needed, or is the policy without its adapters.
+        tokenizer: The policy's tokenizer, which everyone uses.
+        objective: The terms of the loss.
+        temperature: Of the actions that are trained on; the rollout sets it.
         iteration: Rollout iterations done.
-        nonfinite_steps: Optimizer steps that were skipped, in the whole run.
+        nonfinite: Counts optimizer steps that were skipped.
         is_updating: Whether the weights are in the middle of an iteration's updates.
-        evaluated: Trajectories of the evaluation under way.
+        evaluated: Trajectories of the evaluation under way, or the last.
+
+    Raises:
+        ConfigurationError: If a value is out of its range, or there is no tokenizer in the policy's folder.
     """
 
     policy: Policy
@@ -107,6 +96,8 @@ class SearchAgentModule(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if seed < 0:
+            raise ConfigurationError(f"Expected `model.seed` >= 0, got {seed}.")
         self.automatic_optimization = False
         self.policy_path = policy
         self.reference_path = reference
@@ -121,18 +112,20 @@ class SearchAgentModule(pl.LightningModule):
         self.seed = seed
         self.tokenizer = load_tokenizer(policy)
         self._given_tools = agent_tools or []
-        self.agent_tools = self.configure_agent_tools()
-        self.anchor: LaggedAnchor | None = None
-        if llds_penalty is not None and self.objective.uses_lagged_anchor:
-            self.anchor = LaggedAnchor(llds_penalty.anchor_lag)
+        penalty = self.objective.active_llds
+        self.anchor = LaggedAnchor(penalty.anchor_lag) if penalty and penalty.anchor == "lagged" else None
         self.reference: Policy | None = None
         self.is_loaded = False
         self.temperature = 1.0
         self.iteration = 0
-        self.nonfinite_steps = 0
-        self._nonfinite_in_a_row = 0
+        self.nonfinite = NonFiniteGuard(optimization.max_nonfinite_steps)
         self.is_updating = False
         self.evaluated: list[Trajectory] = []
+
+    @cached_property
+    def agent_tools(self) -> list[AgentTool]:
+        """The tools of this agent, made once, after the constructors of all subclasses."""
+        return self.configure_agent_tools()
 
     def configure_agent_tools(self) -> list[AgentTool]:
         """The tools of this agent: those given in the configuration. Override to bring your own."""
@@ -141,15 +134,21 @@ class SearchAgentModule(pl.LightningModule):
     # Set-up
 
     def setup(self, stage: str) -> None:
-        """Check the settings against each other, then load the weights."""
+        """Check the settings against each other, then load the weights.
+
+        Raises:
+            ConfigurationError: If settings do not fit each other, or a model cannot be used.
+        """
         if stage == "fit":
-            self._check_training()
+            check_training(self.trainer, self._prompts_per_iteration, self.optimization, self.objective)
         if not self.is_loaded:
             self.policy = Policy(
                 self.policy_path, self.policy_dtype, self.lora, self.gradient_checkpointing, self.attention
             )
-            self.reference = self._load_reference() if stage == "fit" else None
+            check_vocabulary(self.tokenizer, self.policy.base_model, self.policy_path)
             self.is_loaded = True
+        if stage == "fit" and self.reference is None:
+            self.reference = self._load_reference()
 
     def _load_reference(self) -> Policy | None:
         if not self.objective.uses_reference or (self.lora and self.reference_path is None):
@@ -157,39 +156,13 @@ class SearchAgentModule(pl.LightningModule):
         path = self.reference_path or self.policy_path
         return Policy(path, self.policy_dtype, attention=self.attention).requires_grad_(False).eval()
 
-    def _check_training(self) -> None:
-        settings, prompts = self.optimization, self._prompts_per_iteration
-        if prompts % settings.mini_batch_size:
-            raise ConfigurationError(
-                f"Expected `data.batch_size` ({prompts} prompts) to be a multiple of "
-                f"`model.optimization.mini_batch_size`, got {settings.mini_batch_size}. Change one of them."
-            )
-        penalty = self.objective.llds_penalty
-        if (
-            self._steps_per_iteration == 1
-            and penalty is not None
-            and self.objective.uses_llds
-            and penalty.anchor == "old"
-        ):
-            raise ConfigurationError(
-                "Expected at least two optimizer steps per iteration for an LLDS penalty with anchor `old`, got one "
-                "(data.batch_size = model.optimization.mini_batch_size, epochs = 1): the policy is then the old policy "
-                "itself and the penalty is always 0. Make mini_batch_size smaller, or set "
-                "`model.llds_penalty.anchor` to `lagged`."
-            )
-        if self.trainer.precision == "16-mixed":
-            raise ConfigurationError(
-                "Expected `trainer.precision` to be 32-true, bf16-mixed, bf16-true or 64-true, got 16-mixed, whose "
-                "loss scaling does not fit several optimizer steps per batch. Use bf16-mixed."
-            )
-
     @property
     def _prompts_per_iteration(self) -> int:
         return cast(PromptDataModule, self.trainer.datamodule).batch_size  # type: ignore[attr-defined]
 
     @property
-    def _steps_per_iteration(self) -> int:
-        return self.optimization.epochs * (self._prompts_per_iteration // self.optimization.mini_batch_size)
+    def _mini_batches_per_iteration(self) -> int:
+        return self._prompts_per_iteration // self.optimization.mini_batch_size
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trainable parameters, with a schedule that advances with each optimizer step."""
@@ -198,7 +171,8 @@ class SearchAgentModule(pl.LightningModule):
         optimizer = torch.optim.AdamW(
             trainable, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
         )
-        steps = int(self.trainer.estimated_stepping_batches) * self._steps_per_iteration
+        iterations = int(self.trainer.estimated_stepping_batches)
+        steps = iterations * settings.epochs * self._mini_batches_per_iteration
         scheduler = get_scheduler(
             settings.schedule,
             optimizer,
@@ -234,92 +208,77 @@ class SearchAgentModule(pl.LightningModule):
 
     @torch.no_grad()
     def score(self, policy: Policy, batch: PolicyBatch) -> Tensor:
-        """Log-probabilities of the action tokens under a policy, ``[B, T]``, without gradient."""
-        log_probs = torch.zeros(batch.input_ids.shape, dtype=self._score_dtype, device=self.device)
-        with self.forward_context():
+        """Log-probabilities of the action tokens under a policy, ``[B, T]`` fp32 (fp64 for fp64 weights)."""
+        is_double = next(policy.parameters()).dtype == torch.float64
+        dtype = torch.float64 if is_double else torch.float32
+        log_probs = torch.zeros(batch.input_ids.shape, dtype=dtype, device=self.device)
+        with self.forward_context(), policy.evaluating():
             for rows, micro_batch in batch.micro_batches(self.optimization.micro_batch_size):
                 scored = policy(micro_batch, self.temperature).log_probs
-                log_probs[rows, : scored.shape[1]] = scored.to(log_probs.dtype)
+                log_probs[rows, : scored.shape[1]] = scored.to(dtype)
         return log_probs
-
-    @property
-    def _score_dtype(self) -> torch.dtype:
-        return torch.float64 if self.policy_dtype == "float64" else torch.float32
 
     # Training
 
+    def on_train_start(self) -> None:
+        """Forget an update that an earlier run in this process left unfinished."""
+        self.is_updating = False
+
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> None:
-        """Update the policy on the trajectories of one iteration."""
+        """Update the policy on the trajectories of one iteration; without any, only count it."""
+        self.is_updating = True
         started = time.perf_counter()
         if batch.policy_batch is not None:
-            self.is_updating = True
             record = self._update(batch.policy_batch, answer_weight=self._answer_weight(batch))
-            self.is_updating = False
             batch.metrics |= mean_metrics(record.steps) | self._policy_metrics(batch.policy_batch, record)
-        self.iteration += 1
         batch.timings["update"] = time.perf_counter() - started
+        self.iteration += 1
+        self.is_updating = False
         self._log_iteration(batch)
 
     def _update(self, batch: PolicyBatch, answer_weight: float) -> UpdateRecord:
         record = UpdateRecord(torch.zeros_like(_scored(batch)), torch.zeros_like(_scored(batch)))
         for epoch in range(self.optimization.epochs):
-            for rows in self._mini_batches(batch, epoch):
+            seed = (self.seed, self.iteration, epoch)
+            for rows in mini_batches(batch.groups, self._mini_batches_per_iteration, seed):
                 self._step(batch.rows(rows), rows, answer_weight, record)
         return record
 
-    def _mini_batches(self, batch: PolicyBatch, epoch: int) -> list[Tensor]:
-        """Row numbers of each mini-batch: whole groups, in an order that seed, iteration and epoch fix."""
-        groups = batch.groups.cpu()
-        shuffler = np.random.default_rng((self.seed, self.iteration, epoch))
-        order = torch.from_numpy(shuffler.permutation(int(groups.max()) + 1))
-        count = self._prompts_per_iteration // self.optimization.mini_batch_size
-        parts = torch.tensor_split(order, min(count, len(order)))
-        return [torch.isin(groups, part).nonzero()[:, 0].to(self.device) for part in parts]
-
     def _step(self, batch: PolicyBatch, rows: Tensor, answer_weight: float, record: UpdateRecord) -> None:
-        """One optimizer step on a mini-batch."""
+        """One optimizer step on a mini-batch, which holds these rows of the iteration."""
         optimizer = cast(LightningOptimizer, self.optimizers())
         optimizer.zero_grad()
         denominators = self.objective.denominators(batch, self._sum_over_ranks)
-        total = torch.zeros((), device=self.device)
-        metrics: dict[str, float] = defaultdict(float)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         for micro_rows, micro_batch in batch.micro_batches(self.optimization.micro_batch_size):
             output = self.policy(micro_batch, self.temperature)
-            share = self.objective(output.log_probs, micro_batch, denominators, answer_weight)
-            self.manual_backward(share.loss * self.trainer.world_size)  # ranks average the gradients of their shares
-            total += share.loss.detach()
-            for name, value in share.terms.items():
-                metrics[f"train/{name}_loss"] += float(value)
-            for key, value in share.signals.items():
-                metrics[key] += float(value) * len(micro_batch) / len(batch)
+            share = self.objective.loss(output.log_probs, micro_batch, denominators, answer_weight)
+            self.manual_backward(share * self.trainer.world_size)  # ranks average the gradients of their shares
+            total += share.detach()
             record.keep(rows[micro_rows], output)
-        record.steps.append(metrics | {"train/loss": float(total)} | self._apply_gradients(optimizer, total))
+        log_probs = record.log_probs[rows, : batch.input_ids.shape[1]]
+        signals = self.objective.signals(log_probs, batch, denominators, answer_weight)
+        record.steps.append(signals | self._apply_gradients(optimizer, total))
 
-    def _apply_gradients(self, optimizer: Any, loss: Tensor) -> dict[str, float]:
+    def _apply_gradients(self, optimizer: LightningOptimizer, loss: Tensor) -> dict[str, float]:
         """Clip and step, unless something is not finite: then every rank skips the step (design rule 8)."""
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.optimization.max_grad_norm)
         finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        metrics = {"train/grad_norm": float(norm), "train/learning_rate": float(optimizer.param_groups[0]["lr"])}
         if self.trainer.strategy.reduce_boolean_decision(finite, all=True):
             optimizer.step()
             cast(LRScheduler, self.lr_schedulers()).step()
-            self._nonfinite_in_a_row = 0
-            return {"train/grad_norm": float(norm), "train/nonfinite_step": 0.0}
+            self.nonfinite.taken()
+            return metrics | {"train/nonfinite_step": 0.0}
         optimizer.zero_grad()
-        self.nonfinite_steps += 1
-        self._nonfinite_in_a_row += 1
-        if self._nonfinite_in_a_row >= self.optimization.max_nonfinite_steps:
-            raise TooManyFailuresError(
-                f"Expected finite losses and gradients, got {self._nonfinite_in_a_row} optimizer steps in a row with "
-                f"loss {float(loss)} and gradient norm {float(norm)}; all were skipped. Resume from the last "
-                "checkpoint with a lower `model.optimization.learning_rate`."
-            )
-        return {"train/nonfinite_step": 1.0}
+        self.nonfinite.skipped(float(loss), float(norm))
+        return metrics | {"train/nonfinite_step": 1.0}
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")
 
     def _answer_weight(self, batch: RolloutBatch) -> float:
-        penalty = self.objective.llds_penalty
+        penalty = self.objective.active_llds
         if penalty is None or penalty.answer_masking is None:
             return 1.0
         return penalty.answer_masking.weight(batch.metrics["rollout/searches"], penalty.coefficient)
@@ -338,11 +297,14 @@ class SearchAgentModule(pl.LightningModule):
         )
 
     def _log_iteration(self, batch: RolloutBatch) -> None:
-        rate = cast(LightningOptimizer, self.optimizers()).param_groups[0]["lr"]
-        batch.metrics |= {f"time/{phase}_s": seconds for phase, seconds in batch.timings.items()}
-        batch.metrics |= {"iteration": float(self.iteration), "step": float(self.trainer.global_step)}
-        batch.metrics |= {"train/learning_rate": rate}
+        batch.metrics |= {f"time/{phase}_s": seconds for phase, seconds in batch.timings.items()} | self._place()
+        # A step that was skipped because it was not finite is counted; its numbers would spoil every curve.
+        batch.metrics = {key: value for key, value in batch.metrics.items() if math.isfinite(value)}
         self.log_dict(batch.metrics, batch_size=len(batch))
+
+    def _place(self) -> dict[str, float]:
+        """Where the run stands; loggers take ``step`` (optimizer steps) as the horizontal axis."""
+        return {"iteration": float(self.iteration), "step": float(self.trainer.global_step)}
 
     # Evaluation
 
@@ -373,6 +335,8 @@ class SearchAgentModule(pl.LightningModule):
     def _log_evaluation(self, root: str) -> None:
         results = evaluate_by_source(self.evaluated)
         sources = results if len(results) > 2 else results[:1]  # one source: the total is the same
+        if self.trainer.state.fn == "fit":
+            self.log_dict(self._place())
         for result in sources:
             prefix = root if result.name == "all" else f"{root}/{result.name}"
             self.log_dict({f"{prefix}/{key}": value for key, value in result.metrics().items()})
@@ -386,7 +350,7 @@ class SearchAgentModule(pl.LightningModule):
         }
         checkpoint["search_agent"] = {
             "iteration": self.iteration,
-            "nonfinite_steps": self.nonfinite_steps,
+            "nonfinite": self.nonfinite.state_dict(),
             "anchor": self.anchor.state_dict() if self.anchor else None,
         }
 
@@ -397,7 +361,8 @@ class SearchAgentModule(pl.LightningModule):
                 f"reference.{name}": value for name, value in self.reference.state_dict().items()
             }
         state = checkpoint["search_agent"]
-        self.iteration, self.nonfinite_steps = state["iteration"], state["nonfinite_steps"]
+        self.iteration = state["iteration"]
+        self.nonfinite.load_state_dict(state["nonfinite"])
         if self.anchor is not None and state["anchor"] is not None:
             self.anchor.load_state_dict(state["anchor"])
 

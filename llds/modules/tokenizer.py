@@ -1,6 +1,6 @@
 """The policy's tokenizer: owned by the module, used by everyone."""
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llds.errors import ConfigurationError
 from llds.paths import resolve_path
@@ -9,18 +9,45 @@ from llds.paths import resolve_path
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder.
 
+    Args:
+        path: Folder in the format of transformers (``llds:...`` for one inside the package).
+
     Raises:
         ConfigurationError: If there is none, or it lacks the end-of-sequence token.
     """
     folder = resolve_path(path)
+    advice = "Give the path of a downloaded model, or `llds:quickstart/policy`, which ships with llds."
+    expected = "Expected `model.policy` to be a folder with a transformers model and its tokenizer, got"
     if not folder.is_dir():
-        raise ConfigurationError(
-            f"Expected `model.policy` to be a folder with a transformers model and its tokenizer, got {folder}, which "
-            "does not exist. Give the path of a downloaded model, or `llds:quickstart/policy`, which ships with llds."
-        )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        raise ConfigurationError(f"{expected} {folder}, which does not exist. {advice}")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a damaged folder fails in as many ways as there are file formats
+        raise ConfigurationError(f"{expected} {folder}, whose tokenizer does not load: {error}. {advice}") from error
     if tokenizer.eos_token_id is None:
-        raise ConfigurationError(f"Expected the tokenizer in {folder} to have an end-of-sequence token, got none.")
+        raise ConfigurationError(
+            f"Expected the tokenizer in {folder} to have an end-of-sequence token, got none. "
+            "Set `eos_token` in its tokenizer_config.json."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: str) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for.
+
+    Args:
+        tokenizer: The policy's tokenizer.
+        model: The policy.
+        path: Its folder, for the message.
+
+    Raises:
+        ConfigurationError: Naming both sizes.
+    """
+    rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    if len(tokenizer) > rows:
+        raise ConfigurationError(
+            f"Expected the tokenizer of `model.policy` {path} to have at most {rows} tokens, one for each embedding of "
+            f"the model, got {len(tokenizer)}. Use the tokenizer that the model was trained with."
+        )

@@ -1,0 +1,55 @@
+"""Checks of settings against each other when training starts, before any weight is loaded.
+
+A value that is wrong by itself is refused where it is given; here is what only two of them together can get wrong.
+"""
+
+import lightning.pytorch as pl
+
+from llds.errors import ConfigurationError
+from llds.modules.objective import Objective
+from llds.modules.optimization import Optimization
+
+
+def check_training(trainer: pl.Trainer, prompts: int, optimization: Optimization, objective: Objective) -> None:
+    """Refuse settings that cannot train.
+
+    Args:
+        trainer: The trainer of the run.
+        prompts: Prompts per iteration.
+        optimization: Batch sizes.
+        objective: The loss.
+
+    Raises:
+        ConfigurationError: Naming the keys and a way out.
+    """
+    _check_trainer(trainer)
+    if prompts % optimization.mini_batch_size:
+        raise ConfigurationError(
+            f"Expected `data.batch_size` to be a multiple of `model.optimization.mini_batch_size`, got {prompts} and "
+            f"{optimization.mini_batch_size} prompts. Change one of them."
+        )
+    penalty = objective.active_llds
+    one_step = prompts == optimization.mini_batch_size and optimization.epochs == 1
+    if penalty is not None and penalty.anchor == "old" and one_step:
+        raise ConfigurationError(
+            "Expected at least two optimizer steps per iteration for an LLDS penalty with anchor `old`, got one "
+            f"(`data.batch_size` = `model.optimization.mini_batch_size` = {prompts}, `model.optimization.epochs` = 1): "
+            "the policy is then the old policy itself and the penalty always 0. Make mini_batch_size smaller, or set "
+            "`model.llds_penalty.anchor` to `lagged`."
+        )
+
+
+def _check_trainer(trainer: pl.Trainer) -> None:
+    if str(trainer.precision).startswith("16"):
+        raise ConfigurationError(
+            "Expected `trainer.precision` to be 32-true, bf16-mixed, bf16-true or 64-true, got "
+            f"{trainer.precision}: its narrow range needs a scaled loss, which does not fit several optimizer steps "
+            "per batch. Use bf16-mixed."
+        )
+    one_batch = trainer.fast_dev_run  # type: ignore[attr-defined]
+    if trainer.max_epochs in (None, -1) or (trainer.max_steps != -1 and not one_batch):
+        raise ConfigurationError(
+            "Expected the length of the run in `data.iterations`, with `trainer.max_epochs` = 1, got "
+            f"`trainer.max_epochs` = {trainer.max_epochs} and `trainer.max_steps` = {trainer.max_steps}. Set "
+            "`trainer.max_steps` back to -1: it counts optimizer steps, which would cut an iteration in two."
+        )

@@ -1,0 +1,164 @@
+"""Updates of the real module: invariances of the gradient, the non-finite guard, refusals at start-up."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from llds.data import PolicyBatch
+from llds.data.policy_batch import collate
+from llds.errors import ConfigurationError, TooManyFailuresError
+from llds.losses import KLPenalty, LLDSPenalty
+from llds.modules import LoRA, Optimization
+from llds.modules.mini_batches import UpdateRecord
+from tests.trajectories import random_trajectories
+
+MakeModule = Callable[..., Any]
+
+
+def moved_batch(module: Any, seed: int = 0) -> PolicyBatch:
+    """A prepared batch whose old log-probs are a little off the policy's, so that every term of the loss acts."""
+    batch = module.prepare(collate(random_trajectories(seed=seed)))
+    noise = torch.Generator().manual_seed(0)
+    shift = 0.1 * torch.randn(batch.old_log_probs.shape, generator=noise, dtype=torch.float64)
+    return replace(batch, old_log_probs=batch.old_log_probs + shift)
+
+
+def gradient(module: Any, batch: PolicyBatch) -> Tensor:
+    """The gradient that one optimizer step on the whole batch would use."""
+    caught: list[Tensor] = []
+
+    def catch(optimizer: Any, loss: Tensor) -> dict[str, float]:
+        caught.append(torch.cat([value.grad.flatten().clone() for value in module.policy.parameters()]))
+        return {}
+
+    module._apply_gradients = catch
+    record = UpdateRecord(torch.zeros_like(batch.old_log_probs), torch.zeros_like(batch.old_log_probs))
+    module._step(batch, torch.arange(len(batch)), 1.0, record)
+    return caught[0]
+
+
+def relative_gap(value: Tensor, expected: Tensor) -> float:
+    return float((value - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("aggregation", ["trajectory", "token"])
+def test_a_gradient_depends_on_neither_micro_batches_nor_padding_nor_row_order(
+    make_module: MakeModule, aggregation: str
+) -> None:
+    penalties = {
+        "kl_penalty": KLPenalty(0.1, aggregation=aggregation),
+        "llds_penalty": LLDSPenalty(1.0, aggregation=aggregation),
+    }
+    module = make_module(**penalties)
+    batch = moved_batch(module)
+    expected = gradient(module, batch)
+    assert expected.abs().max() > 1e-3
+    gaps = {}
+    for size in (1, 2, 5, 16):
+        module.optimization = Optimization(mini_batch_size=2, micro_batch_size=size)
+        gaps[f"micro-batches of {size}"] = relative_gap(gradient(module, batch), expected)
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(1))
+    gaps["row order"] = relative_gap(gradient(module, batch.rows(order)), expected)
+    gaps["padding"] = relative_gap(gradient(module, padded(batch, 7)), expected)
+    assert max(gaps.values()) <= 1e-12, gaps
+
+
+def padded(batch: PolicyBatch, columns: int) -> PolicyBatch:
+    """The batch with so many columns of garbage behind it."""
+    fill: dict[str, float] = {"input_ids": 3, "action_index": -1}
+    changes = {}
+    for name, value in vars(batch).items():
+        if value is not None and value.ndim == 2:
+            garbage = torch.full((len(batch), columns), fill.get(name, 0)).to(value.dtype)
+            if name.endswith("log_probs"):
+                garbage = torch.full_like(garbage, float("nan"))
+            changes[name] = torch.cat([value, garbage], dim=1)
+    return replace(batch, **changes)
+
+
+def test_without_penalties_the_gradient_is_that_of_coefficient_zero_to_the_bit(make_module: MakeModule) -> None:
+    plain = make_module(kl_penalty=None, llds_penalty=None)
+    zero = make_module(kl_penalty=KLPenalty(0.0), llds_penalty=LLDSPenalty(0.0))
+    batch = moved_batch(plain)
+    assert torch.equal(gradient(plain, batch), gradient(zero, batch))
+    with_llds = make_module(kl_penalty=None, llds_penalty=LLDSPenalty(1.0))
+    assert not torch.equal(gradient(plain, batch), gradient(with_llds, batch))
+
+
+def test_the_reference_is_loaded_only_where_a_penalty_needs_it(make_module: MakeModule) -> None:
+    assert make_module(kl_penalty=KLPenalty(0.0)).reference is None
+    assert make_module(kl_penalty=None).reference is None
+    module = make_module()
+    assert not any(value.requires_grad for value in module.reference.parameters())
+    batch = module.prepare(collate(random_trajectories()))
+    assert torch.equal(batch.ref_log_probs, batch.old_log_probs)  # before the first step they are one policy
+
+
+def test_a_lora_policy_is_its_own_reference(make_module: MakeModule) -> None:
+    module = make_module(lora=LoRA(rank=2))
+    assert module.reference is None
+    with torch.no_grad():
+        for name, value in module.policy.named_parameters():
+            if "lora_B" in name:
+                value.fill_(0.1)
+    batch = module.prepare(collate(random_trajectories()))
+    plain = make_module().prepare(collate(random_trajectories()))
+    assert torch.equal(batch.ref_log_probs, plain.old_log_probs)
+    assert not torch.equal(batch.old_log_probs, plain.old_log_probs)
+
+
+def test_updates_raise_what_was_right_and_are_recorded(make_module: MakeModule) -> None:
+    module = make_module(llds_penalty=None)
+    batch = module.prepare(collate(random_trajectories()))
+    record = module._update(batch, 1.0)
+    after = module.score(module.policy, batch)
+    change = ((after - batch.old_log_probs) * batch.action_mask).sum(1)
+    right = batch.rewards > 0
+    assert (change[right] > 0).all()
+    assert change[right].mean() > change[~right].mean()
+    assert len(record.steps) == 2  # four groups in mini-batches of two prompts
+    assert (record.entropy[batch.action_mask] > 0).all()
+
+
+def test_a_nonfinite_step_changes_no_bit_of_weights_or_optimizer_and_a_run_of_them_stops(
+    make_module: MakeModule,
+) -> None:
+    module = make_module()
+    optimizer = module.optimizers()
+    batch = moved_batch(module)
+    record = UpdateRecord(torch.zeros_like(batch.old_log_probs), torch.zeros_like(batch.old_log_probs))
+    rows = torch.arange(len(batch))
+    module._step(batch, rows, 1.0, record)
+    before = [value.detach().clone() for value in module.policy.parameters()]
+    moments = [state["exp_avg"].clone() for state in optimizer.state.values()]
+    poisoned = batch.old_log_probs.clone()
+    poisoned[0, batch.action_mask[0]] = float("nan")
+    poison = replace(batch, old_log_probs=poisoned)
+    for _ in range(2):
+        module._step(poison, rows, 1.0, record)
+    assert record.steps[-1]["train/nonfinite_step"] == 1.0
+    assert module.nonfinite.total == 2
+    assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
+    assert all(torch.equal(a, s["exp_avg"]) for a, s in zip(moments, optimizer.state.values(), strict=True))
+    module._step(batch, rows, 1.0, record)  # a finite step ends the run of them
+    for _ in range(2):
+        module._step(poison, rows, 1.0, record)
+    with pytest.raises(TooManyFailuresError, match="3 optimizer steps in a row"):
+        module._step(poison, rows, 1.0, record)
+
+
+def test_llds_that_can_never_act_is_refused_with_the_way_out(make_module: MakeModule) -> None:
+    one_step = Optimization(mini_batch_size=4)
+    with pytest.raises(ConfigurationError, match=r"(?s)mini_batch_size.*anchor.*lagged"):
+        make_module(optimization=one_step)
+    assert make_module(optimization=one_step, llds_penalty=LLDSPenalty(anchor="lagged")).anchor is not None
+    assert make_module(optimization=one_step, llds_penalty=LLDSPenalty(0.0)).anchor is None
+
+
+def test_a_batch_that_mini_batches_do_not_divide_is_refused(make_module: MakeModule) -> None:
+    with pytest.raises(ConfigurationError, match=r"data\.batch_size.*multiple of.*got 4 and 3"):
+        make_module(optimization=Optimization(mini_batch_size=3))
