@@ -1,4 +1,4 @@
-"""LightningCLI for a search agent, and the function behind the command ``llds``.
+"""LightningCLI for a search agent, and running one command with it.
 
 ``rollout``, ``retrieval`` and ``collapse`` configure the three callbacks that every run has under names of their own,
 so that an overlay or the command line can change one value of theirs; other callbacks go to ``trainer.callbacks``.
@@ -188,8 +188,8 @@ def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI
     )
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; an error that llds raises on purpose is one line and exit status 1.
+def run_command(args: list[str] | None = None) -> None:
+    """Run a command; an error that llds raises on purpose is one sentence and exit status 1.
 
     Args:
         args: Arguments; None takes those of the process.
@@ -204,5 +204,3 @@ def main(args: list[str] | None = None) -> None:
     except OmegaConfBaseException as error:
         key = (error.full_key or "").partition(".")[2]
         sys.exit(f"llds: Expected the ${{...}} in `{key}` to lead to a value, got: {str(error).splitlines()[0]}.")
-    except KeyboardInterrupt:
-        sys.exit("llds: interrupted")
