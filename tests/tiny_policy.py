@@ -1,6 +1,7 @@
 """Real Qwen2 policies that are small enough for unit tests."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
@@ -48,7 +49,7 @@ def number(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return int(ids[0])
 
 
-def _config(tokenizer: PreTrainedTokenizerBase, *, hidden_size: int, **others: object) -> Qwen2Config:
+def _config(tokenizer: PreTrainedTokenizerBase, *, hidden_size: int, **others: Any) -> Qwen2Config:
     return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,

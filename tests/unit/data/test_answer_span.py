@@ -33,7 +33,7 @@ def trajectory(tokenizer: PreTrainedTokenizerBase, text: str, split_tags: bool =
     turns = []
     for part, observation in (("<search>x</search>", "<information> <answer>no</answer>"), (text, "")):
         ids = encode(part)
-        action = protocol.parse(tokenizer.decode(ids), ["search"])
+        action = protocol.parse(str(tokenizer.decode(ids)), ["search"])
         turns.append(Turn(ids, [0.0] * len(ids), "stop", action, encode(observation) if observation else []))
     return Trajectory(Prompt("p", "q", ("a",), prompt_ids=(5, 6, 7)), "g", 0, SamplingParams(), turns=turns)
 

@@ -171,7 +171,7 @@ def test_an_observation_is_cut_at_its_limit_with_its_closing_tag(
     turn = trajectory.turns[0]
     assert turn.observation_is_cut
     assert len(turn.observation_ids) == 80
-    assert tokenizer.decode(turn.observation_ids).endswith("</information>\n\n")
+    assert str(tokenizer.decode(turn.observation_ids)).endswith("</information>\n\n")
     assert trajectory.status == "answered"
 
 
@@ -181,7 +181,7 @@ def test_an_action_is_cut_at_its_limit_and_its_open_tag_closed_by_the_environmen
     trajectory, _ = play("<search> capital of Norway of Norway of Norway", ANSWER, action_tokens=5, turns=1)
     turn = trajectory.turns[0]
     assert (turn.stop_reason, len(turn.action_ids)) == ("length", 5)
-    assert tokenizer.decode(turn.observation_ids).startswith("</search>")
+    assert str(tokenizer.decode(turn.observation_ids)).startswith("</search>")
 
 
 def test_an_observation_that_leaves_no_room_ends_the_episode(play: Play) -> None:

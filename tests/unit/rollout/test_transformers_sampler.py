@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,13 +28,13 @@ def policy(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     return random_policy(tokenizer)
 
 
-def sampler_of(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, **settings: object) -> TransformersSampler:
+def sampler_of(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, **settings: Any) -> TransformersSampler:
     sampler = TransformersSampler(**settings)
     sampler.attach(model, tokenizer)
     return sampler
 
 
-def request(token_ids: list[int], trajectory: int = 0, **changes: object) -> SampleRequest:
+def request(token_ids: list[int], trajectory: int = 0, **changes: Any) -> SampleRequest:
     plain = SampleRequest(trajectory, token_ids, 8, ("</answer>",), SamplingParams(), (0, trajectory))
     return replace(plain, **changes)
 
@@ -118,7 +119,7 @@ def test_with_the_cache_each_token_goes_through_the_model_once(
 
 
 def test_an_action_does_not_depend_on_its_batch(policy: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    requests = [request(tokenizer.encode(text), row, max_tokens=12) for row, text in enumerate(CONTEXTS * 4)]
+    requests = [request(tokenizer.encode(text), row, max_tokens=4 + row) for row, text in enumerate(CONTEXTS * 4)]
     together = sample(sampler_of(policy, tokenizer), requests)
     in_batches_of_three = sample(sampler_of(policy, tokenizer, max_batch_size=3), requests)
     alone = [sample(sampler_of(policy, tokenizer), [each])[0] for each in requests]
@@ -340,6 +341,6 @@ def test_a_sampler_without_a_model_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"max_batch_size": 0}, {"max_wait_s": -1.0}])
-def test_bad_settings_are_refused(settings: dict[str, float]) -> None:
+def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="max_batch_size"):
         TransformersSampler(**settings)
