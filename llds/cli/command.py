@@ -197,6 +197,10 @@ def run_command(args: list[str] | None = None) -> None:
     # Before any thread pool of a tokenizer exists; its own parallelism deadlocks after forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     quiet()
+    if os.getcwd() not in sys.path:
+        sys.path.append(
+            os.getcwd()
+        )  # the script `llds`, unlike `python -m llds`, would not find the user's own classes
     try:
         build_cli(args)
     except (LLDSError, MisconfigurationException) as error:

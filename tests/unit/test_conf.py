@@ -1,35 +1,102 @@
-"""Every configuration file parses and instantiates, alone and under every overlay; a typo is refused."""
+"""Every configuration file parses and instantiates, alone and under every overlay, and says no more than it means."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from lightning.pytorch import LightningModule
+import yaml
 
-from llds.cli import build_cli
-from llds.errors import LLDSError
+from llds.cli.command import SearchAgentCLI, build_cli
+from llds.data import PromptDataModule
 from llds.losses import GSPOLoss
 from llds.modules import SearchAgentModule
 
 ROOT = Path(__file__).parents[2]
+BASE, QUICKSTART = ROOT / "conf" / "base.yaml", ROOT / "conf" / "quickstart.yaml"
 OVERLAYS = sorted((ROOT / "conf" / "ablations").glob("*.yaml"))
-RECIPES = [ROOT / "conf" / "base.yaml", ROOT / "conf" / "quickstart.yaml"]
-MODEL = ["--model.policy", "llds:quickstart/policy"]
+POLICY = ("--model.policy", "llds:quickstart/policy")
+OVERRIDE = (*POLICY, "--model.optimization.learning_rate", "3e-5")
+FOLDERS = {"trainer.default_root_dir", "trainer.logger.0.init_args.save_dir", "trainer.logger.1.init_args.save_dir"}
+LLDS = "model.init_args.llds_penalty"
+MODEL = "model.init_args"
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "no_llds": {LLDS: None},
+    "token_gate": {f"{LLDS}.init_args.gate": "token"},
+    "response_gate": {f"{LLDS}.init_args.gate": "response"},
+    "positive_only": {f"{LLDS}.init_args.preserve": "positive"},
+    "lambda_0.01": {f"{LLDS}.init_args.coefficient": 0.01},
+    "lagged_anchor": {f"{LLDS}.init_args.anchor": "lagged"},
+    "llds_ma": {f"{LLDS}.init_args.answer_masking.class_path": "llds.losses.AnswerMasking"},
+    "no_kl": {f"{MODEL}.kl_penalty": None},
+    "gspo": {f"{MODEL}.policy_loss.class_path": "llds.losses.GSPOLoss", LLDS: None},
+    "gspo_llds": {f"{MODEL}.policy_loss.class_path": "llds.losses.GSPOLoss"},
+    "authors_normalisation": {
+        f"{MODEL}.policy_loss.init_args.aggregation": "token",
+        f"{MODEL}.kl_penalty.init_args.aggregation": "token",
+        f"{LLDS}.init_args.aggregation": "token",
+    },
+}
+"""What each overlay changes; a key that is swapped as a whole stands for all below it."""
+
+PAPER: dict[str, Any] = {
+    f"{MODEL}.optimization.warmup_ratio": 0.285,
+    f"{MODEL}.optimization.mini_batch_size": 64,
+    f"{MODEL}.optimization.micro_batch_size": 64,
+    "data.init_args.batch_size": 512,
+    "data.init_args.iterations": 1000,
+}
+"""Where base.yaml follows the paper and not the default of a constructor."""
 
 
-def instantiate(*args: str) -> SearchAgentModule:
+def build(*args: Any) -> SearchAgentCLI:
     """Build module, data module, callbacks and trainer as `llds fit` does, without running."""
-    module = build_cli([*map(str, args)], run=False).model
-    assert isinstance(module, LightningModule)
-    return module
+    return build_cli([str(arg) for arg in args], run=False)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def resolved(cli: SearchAgentCLI) -> dict[str, Any]:
+    """What was parsed, flat: dotted key to value."""
+    return flat(yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False)))
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings and lists of mappings as dotted keys."""
+    if isinstance(value, dict) and value:
+        return {k: v for name, one in value.items() for k, v in flat(one, f"{key}.{name}".lstrip(".")).items()}
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return {k: v for number, one in enumerate(value) for k, v in flat(one, f"{key}.{number}").items()}
+    return {key: value}
+
+
+def difference(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Keys whose value differs, or that only one side has."""
+    missing = object()
+    return {key for key in before.keys() | after.keys() if before.get(key, missing) != after.get(key, missing)}
+
+
+@pytest.fixture(scope="module", params=[BASE, QUICKSTART], ids=lambda path: path.stem)
+def recipe(request: pytest.FixtureRequest) -> tuple[Path, dict[str, Any]]:
+    """A recipe's file and what it says by itself."""
+    return request.param, resolved(build("-c", request.param, *OVERRIDE))
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
-def test_every_overlay_instantiates_on_every_recipe_with_an_override(recipe: Path, overlay: Path) -> None:
-    module = instantiate(
-        "--config", recipe, "--config", overlay, *MODEL, "--model.optimization.learning_rate", "3e-5"
-    )
-    assert module.optimization.learning_rate == 3e-5
+def test_every_overlay_on_every_recipe_instantiates_and_changes_what_it_says_and_nothing_else(
+    recipe: tuple[Path, dict[str, Any]], overlay: Path
+) -> None:
+    cli = build("-c", recipe[0], "-c", overlay, *OVERRIDE)
+    assert isinstance(cli.model, SearchAgentModule)
+    assert cli.model.optimization.learning_rate == 3e-5
+    before, after, expected = recipe[1], resolved(cli), CHANGES[overlay.stem]
+    assert {key: after[key] for key in expected} == expected
+    assert {after[key] for key in FOLDERS} == {f"runs/{overlay.stem}"}
+    swapped = tuple(key.removesuffix(".class_path") for key in expected if expected[key] is None or "class" in key)
+    changed = difference(before, after) - FOLDERS
+    assert {key for key in changed if not key.startswith(swapped or ("-",))} <= expected.keys()
+
+
+def test_there_is_an_overlay_for_every_ablation_of_the_method() -> None:
+    assert {path.stem for path in OVERLAYS} == CHANGES.keys()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
@@ -39,3 +106,79 @@ def test_an_overlay_is_short_and_says_how_to_run_it_and_what_it_tests(overlay: P
     assert lines[0] == f"# llds fit -c conf/quickstart.yaml -c conf/ablations/{overlay.name}"
     assert lines[1].startswith("# Hypothesis: ")
     assert "callbacks" not in overlay.read_text()
+
+
+def test_base_names_every_setting_of_every_class_of_llds() -> None:
+    written = flat(yaml.safe_load(BASE.read_text()))
+    parsed = resolved(build("-c", BASE, *POLICY))
+    ours = {key for key in parsed if not key.startswith("trainer.") or key.startswith("trainer.callbacks.")}
+    assert ours - written.keys() == set()
+    assert written.keys() - parsed.keys() == set()
+
+
+def test_base_holds_the_defaults_but_for_the_values_of_the_paper(tmp_path: Path) -> None:
+    """The same classes, and no arguments but those that have no default."""
+    values = yaml.safe_load(BASE.read_text())
+    bare = tmp_path / "bare.yaml"
+    bare.write_text(yaml.safe_dump(classes_only(values)))
+    needed = ("--retrieval.retriever.path", "x", "--retrieval.retriever.corpus", "x")
+    base, defaults = resolved(build("-c", BASE, *POLICY)), resolved(build("-c", bare, *POLICY, *needed))
+    changed = {key: base[key] for key in difference(defaults, base) & base.keys()}
+    assert {key: value for key, value in changed.items() if not key.startswith(("trainer", "retrieval"))} == PAPER
+
+
+def classes_only(value: Any) -> Any:
+    """A configuration with the same classes and nothing else."""
+    if isinstance(value, list):
+        return [classes_only(one) for one in value]
+    inner = {name: classes_only(one) for name, one in value.items() if name != "trainer" and holds_class(one)}
+    return inner | {name: one for name, one in value.items() if name == "class_path"}
+
+
+def holds_class(value: Any) -> bool:
+    """Whether a class is named anywhere in it."""
+    if isinstance(value, list):
+        return any(holds_class(one) for one in value)
+    return isinstance(value, dict) and ("class_path" in value or any(holds_class(one) for one in value.values()))
+
+
+def test_the_command_line_wins_over_files_and_the_last_file_over_the_first(tmp_path: Path) -> None:
+    late = tmp_path / "late.yaml"
+    late.write_text("rollout: {group_size: 6}\ndata: {init_args: {batch_size: 36}}\n")
+    cli = build("-c", QUICKSTART, "-c", late, "--data.batch_size", "12", "--model.optimization.learning_rate", "1e-5")
+    assert isinstance(cli.model, SearchAgentModule)
+    assert isinstance(cli.datamodule, PromptDataModule)
+    assert cli.config.rollout.group_size == 6
+    assert cli.datamodule.batch_size == 12
+    assert cli.model.optimization.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize("where", ["file", "command line"])
+def test_loggers_follow_the_folder_of_the_run(where: str, tmp_path: Path) -> None:
+    late = tmp_path / "late.yaml"
+    late.write_text("trainer: {default_root_dir: runs/elsewhere}\n")
+    override = ("-c", late) if where == "file" else ("--trainer.default_root_dir", "runs/elsewhere")
+    cli = build("-c", QUICKSTART, *override)
+    assert {logger.save_dir for logger in cli.trainer.loggers} == {"runs/elsewhere"}
+
+
+def test_another_class_of_module_keeps_the_arguments() -> None:
+    before = build("-c", QUICKSTART).config.model.init_args
+    cli = build("-c", QUICKSTART, "--model.class_path", "conf.agents.calculator.CalculatorAgent")
+    assert cli.config.model.init_args == before
+    assert [tool.name for tool in cli.model.agent_tools] == ["search", "calculate"]  # type: ignore[union-attr]
+
+
+def test_another_class_of_loss_takes_its_own_arguments_from_the_overlay() -> None:
+    cli = build("-c", QUICKSTART, "-c", ROOT / "conf" / "ablations" / "gspo_llds.yaml")
+    assert isinstance(cli.model, SearchAgentModule)
+    loss = cli.model.objective.policy_loss
+    assert isinstance(loss, GSPOLoss)
+    assert (loss.clip_low, loss.clip_high) == (0.0003, 0.0004)
+
+
+def test_a_callback_is_added_to_the_list_and_the_list_stays(tmp_path: Path) -> None:
+    late = tmp_path / "late.yaml"
+    late.write_text("trainer: {callbacks+: [{class_path: lightning.pytorch.callbacks.LearningRateMonitor}]}\n")
+    before, after = build("-c", QUICKSTART), build("-c", QUICKSTART, "-c", late)
+    assert len(after.config.trainer.callbacks) == len(before.config.trainer.callbacks) + 1
