@@ -1,0 +1,202 @@
+"""The command line before anything runs: a typo gets one sentence with the nearest right key, help can be read."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llds import __version__
+from llds.cli import main
+from llds.cli.command import SearchAgentCLI, build_cli
+from llds.cli.config_errors import explain
+from llds.cli.console import quiet
+from llds.cli.parser import ConfigurationParser
+from llds.errors import ConfigurationError
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = str(ROOT / "conf" / "quickstart.yaml")
+
+
+@pytest.fixture(scope="module")
+def parser() -> ConfigurationParser:
+    """The parser of `llds`, caught before it is used: it takes longer to build than to use."""
+    found: list[ConfigurationParser] = []
+
+    def catch(cli: SearchAgentCLI, parser: ConfigurationParser, args: object) -> None:
+        found.append(parser)
+        raise SystemExit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SearchAgentCLI, "parse_arguments", catch)
+        with pytest.raises(SystemExit):
+            build_cli([])
+    return found[0]
+
+
+def refusal(parser: ConfigurationParser, *args: str) -> str:
+    """What `llds fit` says of wrong arguments."""
+    with pytest.raises(ConfigurationError) as caught:
+        parser.parse_args(["fit", "-c", QUICKSTART, *args])
+    message = str(caught.value)
+    assert message.startswith("Expected ")
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+TYPOS_ON_THE_COMMAND_LINE = {
+    "--rollout.group_sise 4": "Did you mean `rollout.group_size`?",
+    "--rollout.group_sise=4": "Did you mean `rollout.group_size`?",
+    "--modle.policy x": "Did you mean `model`?",
+    "--model.polcy x": "Did you mean `model.policy`?",
+    "--model.init_args.polcy x": "Did you mean `model.policy`?",
+    "--model.optimization.learning_rat 1": "Did you mean `model.optimization.learning_rate`?",
+    "--model.llds_penalty.coeficient 1": "Did you mean `model.llds_penalty.coefficient`?",
+    "--model.llds_penalty.gate acton": "to be one of token, response, action, got acton. Did you mean `action`?",
+    "--model llds.modules.SearchAgentModul": "Did you mean `llds.modules.SearchAgentModule`?",
+    "--data.batch_sice 3": "Did you mean `data.batch_size`?",
+    "--trainer.max_epoch 3": "Did you mean `trainer.max_epochs`?",
+    "--trainer.precision 32-tru": "Did you mean `32-true`?",
+    "--retrieval.retriever.pth x": "Did you mean `retrieval.retriever.path`?",
+    "--rollout.group_size many": "Expected `rollout.group_size` to be an integer, got many.",
+    "--rollout.group_size": "Expected a value after `--rollout.group_size`, got none.",
+    "--rollout.qqqq 1": "Choose from eval_limits, eval_sampling, group_size,",
+    "stray": "Expected options that start with --, got `stray`.",
+    "-c nope.yaml": "nope.yaml, got no such file.",
+}
+
+
+@pytest.mark.parametrize("args", TYPOS_ON_THE_COMMAND_LINE)
+def test_a_typo_on_the_command_line_gets_the_nearest_right_key(args: str, parser: ConfigurationParser) -> None:
+    assert TYPOS_ON_THE_COMMAND_LINE[args] in refusal(parser, *args.split(" "))
+
+
+TYPOS_IN_A_FILE = {
+    "modle: {}": "Did you mean `model`?",
+    "sed_everything: 1": "Did you mean `seed_everything`?",
+    "rollout: {limits: {action_token: 3}}": "Did you mean `rollout.limits.action_tokens`?",
+    "model: {initargs: {policy: x}}": "Did you mean `init_args`?",
+    "model: {init_args: {optimization: {learning_rat: 1}}}": "Did you mean `model.optimization.learning_rate`?",
+    "model: {init_args: {llds_penalty: {init_args: {gate: acton}}}}": "Did you mean `action`?",
+    "model: {init_args: {llds_penalty: {init_args: {answer_masking: {init_args: {shedule: paper}}}}}}": (
+        "Did you mean `model.llds_penalty.answer_masking.schedule`?"
+    ),
+    "model: {init_args: {policy_loss: {class_path: llds.losses.GRPOLos}}}": "Did you mean `llds.losses.GRPOLoss`?",
+    "model: {init_args: {policy_loss: {class_path: llds.loses.GRPOLoss}}}": "Did you mean `llds.losses`?",
+    "model: {init_args: {policy_loss: GRPOLos}}": "to name a class, got GRPOLos.",
+    "model: {init_args: {policy_loss: {class_path: llds.losses.Loss}}}": "a subclass of llds.losses.Loss",
+    "model: {init_args: {policy_loss: {class_path: llds.callbacks.TrajectoryLog}}}": "to be a Loss, got llds.callbacks",
+    "model: {init_args: {agent_tools: [{class_path: llds.agent_tools.SearchTol}]}}": "llds.agent_tools.SearchTool`?",
+    "trainer: {callbacks: [{class_path: llds.callbacks.ExportPolicy}, {class_path: llds.callbacks.TrajectoryLo}]}": (
+        "Did you mean `llds.callbacks.TrajectoryLog`?"
+    ),
+    "trainer: {callbacks: [{class_path: llds.callbacks.TrajectoryLog, init_args: {every_n_iteration: 2}}]}": (
+        "Did you mean `trainer.callbacks.every_n_iterations`?"
+    ),
+    "data: {init_args: {train: {path: x.jsonl, limt: 3}}}": "Did you mean `data.train.limit`?",
+    "rollout: {group_size: many}": "to be an integer, got many.",
+    "rollout: 3": "Expected keys and values below `rollout`, got 3",
+    "rollout: {group_size: 3}\nrollout: {group_size: 5}": "overlay.yaml:2: found duplicate key rollout.",
+    "rollout: [a, {": "Expected a YAML file, got an error at",
+    "just a text": "Expected a key that llds knows, got `just a text`.",
+    "- a list": "Expected keys and values in",
+    "": "Expected keys and values in",
+}
+
+
+@pytest.mark.parametrize("text", TYPOS_IN_A_FILE)
+def test_a_typo_in_a_file_gets_the_nearest_right_key_and_the_name_of_the_file(
+    text: str, parser: ConfigurationParser, tmp_path: Path
+) -> None:
+    file = tmp_path / "overlay.yaml"
+    file.write_text(text)
+    message = refusal(parser, "-c", str(file))
+    assert TYPOS_IN_A_FILE[text] in message
+    assert str(file) in message
+
+
+def test_half_a_key_is_a_typo_and_not_an_abbreviation(parser: ConfigurationParser) -> None:
+    assert "`rollout.group`" in refusal(parser, "--rollout.group", "4")
+
+
+def test_a_wrong_subcommand_and_none_at_all_are_told_apart(parser: ConfigurationParser) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape("got `fti`. Did you mean `llds fit`?")):
+        parser.parse_args(["fti"])
+    with pytest.raises(ConfigurationError, match="Expected one of fit, validate, test, predict"):
+        parser.parse_args([])
+
+
+def test_fit_without_a_configuration_asks_for_one(parser: ConfigurationParser) -> None:
+    with pytest.raises(ConfigurationError, match="Expected a configuration with `data` and `model`, got none"):
+        parser.parse_args(["fit"])
+
+
+def test_an_interpolation_that_leads_nowhere_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "overlay.yaml"
+    file.write_text("model: {init_args: {policy: '${nope.x}'}}")
+    with pytest.raises(SystemExit, match=r"^llds: Expected the \$\{...\} in `model.init_args.policy` to lead to"):
+        main(["fit", "-c", QUICKSTART, "-c", str(file)])
+
+
+def test_a_message_that_is_not_understood_stays_as_it_is() -> None:
+    assert explain("something new\n  in two lines", []) == "something new\n  in two lines"
+
+
+def train_files(parser: ConfigurationParser, value: str) -> Any:
+    """What `data.train` becomes."""
+    return parser.parse_args(["fit", "-c", QUICKSTART, "--data.train", value]).fit.data.init_args.train
+
+
+def test_the_path_of_a_data_file_is_not_replaced_by_its_contents(parser: ConfigurationParser, tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{path: "another file"}')
+    assert train_files(parser, str(file)) == str(file)
+
+
+def test_a_record_on_the_command_line_takes_the_place_of_a_path(parser: ConfigurationParser) -> None:
+    train = train_files(parser, "{path: qa.jsonl, question_field: q, answer_field: a}")
+    assert (train.path, train.question_field, train.answer_field) == ("qa.jsonl", "q", "a")
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"llds {__version__}\n"
+
+
+def test_help_says_in_one_line_what_each_subcommand_does(parser: ConfigurationParser) -> None:
+    lines = parser.format_help().splitlines()
+    assert "    fit                 Train a search agent." in lines
+    assert "    test                Measure a policy on the test questions." in lines
+
+
+def test_help_of_fit_begins_with_our_own_keys_and_explains_them(
+    parser: ConfigurationParser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parser.parse_args(["fit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("usage: llds fit -c FILE [-c FILE ...] [--KEY VALUE ...]")
+    assert text.index("--rollout.group_size") < text.index("--trainer.accelerator")
+    assert "Most tokens of one action." in text
+
+
+def test_advertisements_are_silent_and_warnings_are_not() -> None:
+    logger = logging.getLogger("lightning.pytorch")
+    seen: list[str] = []
+
+    class Recorder(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+
+    logger.addHandler(recorder := Recorder())
+    try:
+        quiet()
+        logger.warning("try installing [litlogger]")
+        logger.warning("the loss is not finite")
+    finally:
+        logger.removeHandler(recorder)
+    assert seen == ["the loss is not finite"]
