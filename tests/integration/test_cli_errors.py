@@ -1,0 +1,172 @@
+"""Bad input through the real command line: one sentence, exit status 1, nothing half-written, nothing lost."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llds.cli import main
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "conf" / "quickstart.yaml"
+GOOD_ROW = {"question": "What is the capital of Norway?", "golden_answers": ["Oslo"]}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a corpus of 40 passages, and the index that the first run builds."""
+    folder = tmp_path_factory.mktemp("shared")
+    with (ROOT / "llds" / "quickstart" / "corpus.jsonl").open() as lines:
+        (folder / "corpus.jsonl").write_text("".join(line for line, _ in zip(lines, range(40), strict=False)))
+    return folder
+
+
+@pytest.fixture
+def llds(shared: Path, tmp_path: Path) -> Callable[..., str]:
+    """Runs a command on the smallest quickstart, in the folder `run`; returns its last words, empty after success."""
+
+    def run(command: str, *args: object) -> str:
+        settings = {
+            "--data.iterations": 1,
+            "--data.batch_size": 2,
+            "--model.optimization.mini_batch_size": 1,
+            "--rollout.group_size": 2,
+            "--retrieval.retriever.path": shared / "index",
+            "--retrieval.retriever.corpus": shared / "corpus.jsonl",
+            "--trainer.default_root_dir": tmp_path / "run",
+        }
+        small = [str(word) for setting in settings.items() for word in setting]
+        try:
+            main([command, "-c", str(QUICKSTART), *small, *map(str, args)])
+        except SystemExit as error:
+            code = error.code
+        else:
+            code = ""
+        assert isinstance(code, str), "a text as exit code goes to stderr, and the status is 1"
+        return code
+
+    return run
+
+
+def what_is_left(folder: Path) -> set[str]:
+    """Names below a run's folder, but for the loggers' own."""
+    return {path.name for path in folder.iterdir()} - {"csv", "tensorboard"} if folder.exists() else set()
+
+
+def write_rows(path: Path, *rows: dict[str, Any]) -> Path:
+    """Write a jsonl file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+SETTINGS = {
+    "--rollout.group_size 1": "Expected `rollout.group_size` >= 2",
+    "--data.batch_size 3 --model.optimization.mini_batch_size 2": "to be a multiple of `model.optimization.mini_batch_size`, got 3 and 2",
+    "--model.optimization.mini_batch_size 2": "set `model.llds_penalty.anchor` to `lagged`",
+    "--model.optimization.warmup_ratio 3": "warmup_ratio",
+    "--model.llds_penalty.coefficient -1": "Expected `coefficient` of LLDSPenalty to be a number >= 0, got -1.0",
+    "--data.iterations 0": "Expected `data.iterations` to be at least 1, got 0",
+    "--data.max_prompt_tokens 5": "Expected prompts of at most 5 tokens, got",
+    "--rollout.limits.total_tokens 10": "`rollout.limits.total_tokens` (10)",
+    "--model.policy nowhere": "Expected `model.policy` to be a folder",
+    "--data.train nowhere.jsonl": "nowhere.jsonl",
+    "--data.train null": "Expected `data.train` to name the questions for `llds fit`, got nothing",
+    "--retrieval.retriever null": "Expected `retrieval.retriever` to be set",
+    "--retrieval.retriever.corpus nowhere.jsonl": "nowhere.jsonl, which does not exist",
+    "--ckpt_path nowhere.ckpt": "got nowhere.ckpt: no such file",
+    f"--ckpt_path {QUICKSTART}": "quickstart.yaml: a file that is none",
+    f"--trainer.default_root_dir {QUICKSTART}": "quickstart.yaml is a file",
+    "--trainer.accelerator tpuu": "Expected `trainer` settings that work on this machine, got: You selected an invalid",
+    "--trainer.logger lightning.pytorch.loggers.CometLogger": "Expected the packages that the configuration needs",
+}
+
+
+@pytest.mark.parametrize("args", SETTINGS)
+def test_a_setting_that_cannot_work_is_refused(args: str, llds: Callable[..., str], tmp_path: Path) -> None:
+    message = llds("fit", *args.split())
+    assert message.startswith("llds: Expected ")
+    assert SETTINGS[args] in message
+    assert "\n" not in message
+    assert what_is_left(tmp_path / "run") == set()
+
+
+ROWS: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "no row": ([], "Expected at least one row in {file}, got an empty data set"),
+    "wrong column": ([{"q": "x", "a": "y"}], "Set `question_field` of the data source"),
+    "no gold answer": ([GOOD_ROW, {"question": "Who?", "golden_answers": []}], "in column `golden_answers`, got []"),
+    "no question": ([GOOD_ROW, {"question": " ", "golden_answers": ["x"]}], "Expected a question in column `question`"),
+    "same id": ([GOOD_ROW | {"id": "1"}, GOOD_ROW | {"id": "1"}], "Expected prompt ids to be unique"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_data_file_that_cannot_be_used_is_named_with_the_row(
+    name: str, llds: Callable[..., str], tmp_path: Path
+) -> None:
+    rows, expected = ROWS[name]
+    file = write_rows(tmp_path / "questions.jsonl", *rows)
+    message = llds("fit", "--data.train", file)
+    assert message.startswith("llds: Expected ")
+    assert expected.format(file=file) in message
+    assert (f"{file}:{len(rows)}" if rows else str(file)) in message
+    assert what_is_left(tmp_path / "run") == set()
+
+
+def test_a_file_of_another_kind_is_refused_by_its_name(llds: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "questions.csv").write_text("question,answer\n")
+    assert "questions.csv" in llds("fit", "--data.train", tmp_path / "questions.csv")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_an_evaluation_without_questions_names_the_command(command: str, llds: Callable[..., str]) -> None:
+    name = "validation" if command == "validate" else command
+    message = llds(command, f"--data.{name}", "null")
+    assert f"Expected `data.{name}` to name the questions for `llds {command}`, got nothing" in message
+
+
+def test_the_last_checkpoint_of_a_folder_without_one_cannot_be_tested(llds: Callable[..., str]) -> None:
+    message = llds("test", "--ckpt_path", "last")
+    assert "checkpoints for `--ckpt_path last`, got none. Train first (llds fit)" in message
+
+
+def test_one_step_per_iteration_with_a_lagged_anchor_trains_and_the_folder_is_safe(
+    llds: Callable[..., str], tmp_path: Path
+) -> None:
+    one_step = ("--model.optimization.mini_batch_size", "2")
+    assert llds("fit", *one_step, "--model.llds_penalty.anchor", "lagged") == ""
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert what_is_left(tmp_path / "run") == {"checkpoints", "config.yaml", "policy", "trajectories"}
+    message = llds("fit")
+    assert "which holds a run (iteration-000001.ckpt). Go on with that run: --ckpt_path last." in message
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_saved_configuration_repeats_the_run_in_another_folder(llds: Callable[..., str], tmp_path: Path) -> None:
+    assert llds("fit", "--data.seed", 5) == ""
+    saved = tmp_path / "run" / "config.yaml"
+    other = tmp_path / "other"
+    main(["fit", "-c", str(saved), "--trainer.default_root_dir", str(other)])
+    assert {path.name for path in other.iterdir()} == {path.name for path in (tmp_path / "run").iterdir()}
+    again = (other / "config.yaml").read_text().replace(str(other), str(tmp_path / "run"))
+    assert again.splitlines()[1:] == saved.read_text().splitlines()[1:]
+    assert saved.read_text().startswith("# llds ")
+    assert "--data.seed 5" in saved.read_text().splitlines()[0]
+    weights = [(folder / "policy" / "model.safetensors").read_bytes() for folder in (tmp_path / "run", other)]
+    assert weights[0] == weights[1]
+    first = saved.read_text()
+    assert llds("test", "--ckpt_path", "last", "--trainer.limit_test_batches", 1, "--data.eval_batch_size", 4) == ""
+    assert saved.read_text() == first
+
+
+def test_the_shell_sees_one_line_and_a_status_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "llds", "fit", "-c", str(QUICKSTART), "--data.train", "nowhere.jsonl"]
+    command += ["--trainer.default_root_dir", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("llds: Expected a data file at")
+    assert "Traceback" not in done.stderr
+    assert "litlogger" not in done.stderr
