@@ -65,7 +65,7 @@ def write_rows(path: Path, *rows: dict[str, Any]) -> Path:
 
 SETTINGS = {
     "--rollout.group_size 1": "Expected `rollout.group_size` >= 2",
-    "--data.batch_size 3 --model.optimization.mini_batch_size 2": "to be a multiple of `model.optimization.mini_batch_size`, got 3 and 2",
+    "--data.batch_size 3 --model.optimization.mini_batch_size 2": "multiple of `model.optimization.mini_batch_size`",
     "--model.optimization.mini_batch_size 2": "set `model.llds_penalty.anchor` to `lagged`",
     "--model.optimization.warmup_ratio 3": "warmup_ratio",
     "--model.llds_penalty.coefficient -1": "Expected `coefficient` of LLDSPenalty to be a number >= 0, got -1.0",
