@@ -74,6 +74,15 @@ class IterationCheckpoint(Checkpoint):
         self._save(trainer, pl_module)
         rank_zero_info(f"Saved the state after iteration {pl_module.iteration}: resume with --ckpt_path last")
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let a finished run go on where it has got more iterations since: its last one is then no longer the last."""
+        if trainer.state.fn == "fit":
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            if progress["current"]["ready"] < _planned_iterations(trainer):
+                progress["is_last_batch"] = False
+
     def _save(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
         folder = Path(trainer.default_root_dir) / _FOLDER
         path = folder / f"iteration-{pl_module.iteration:06d}.ckpt"
@@ -90,6 +99,13 @@ class IterationCheckpoint(Checkpoint):
 def list_checkpoints(root: str | Path) -> list[Path]:
     """Checkpoints of a run's folder, oldest first."""
     return sorted((Path(root) / _FOLDER).glob(_PATTERN))
+
+
+def _planned_iterations(trainer: pl.Trainer) -> int:
+    """Iterations of an epoch, before Lightning has counted them."""
+    iterations = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+    limit = trainer.limit_train_batches
+    return min(iterations, limit) if isinstance(limit, int) else int(iterations * limit)
 
 
 def _flush(path: Path) -> None:

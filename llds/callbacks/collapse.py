@@ -54,7 +54,7 @@ class CollapseMonitor(pl.Callback):
         if found is not None and not self.is_warning:
             rank_zero_warn(f"Iteration {pl_module.iteration}: {found.message}")
         self.is_warning = found is not None
-        pl_module.log("collapse/warning", float(self.is_warning), batch_size=len(batch))
+        batch.metrics["collapse/warning"] = float(self.is_warning)
 
     def state_dict(self) -> dict[str, Any]:
         """The history."""

@@ -5,6 +5,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from llds.modules import SearchAgentModule
+
 _SHOWN = {"reward": "reward/mean", "searches": "rollout/searches", "logp+": "policy/log_likelihood_correct"}
 _PHASES = ("rollout", "score", "update")
 
@@ -20,11 +22,11 @@ class RolloutProgressBar(TQDMProgressBar):
     def __init__(self, refresh_rate: int = 1, leave: bool = True) -> None:
         super().__init__(refresh_rate=refresh_rate, leave=leave)
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+    def get_metrics(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> dict[str, Any]:
         """What stands behind the bar."""
-        logged = trainer.callback_metrics
-        shown: dict[str, Any] = {name: f"{float(logged[key]):.3f}" for name, key in _SHOWN.items() if key in logged}
-        seconds = [f"{float(logged[f'time/{phase}_s']):.1f}" for phase in _PHASES if f"time/{phase}_s" in logged]
+        logged = pl_module.metrics
+        shown: dict[str, Any] = {name: f"{logged[key]:.3f}" for name, key in _SHOWN.items() if key in logged}
+        seconds = [f"{logged[f'time/{phase}_s']:.1f}" for phase in _PHASES if f"time/{phase}_s" in logged]
         if seconds:
             shown["s"] = "/".join(seconds)
         return shown

@@ -54,9 +54,9 @@ class RetrievalCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Log the retrieval's signals of the iteration."""
+        """Add the retrieval's signals to the iteration's metrics."""
         if self._tools:
-            pl_module.log_dict(self._metrics(pl_module, batch.trajectories), batch_size=len(batch))
+            batch.metrics |= self._metrics(pl_module, batch.trajectories)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the retriever."""

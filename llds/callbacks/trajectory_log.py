@@ -49,10 +49,10 @@ class TrajectoryLog(pl.Callback):
             write_trajectories(path, batch.trajectories[: self.max_trajectories], pl_module.tokenizer)
 
     def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Sequence[Trajectory], *_: Any
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: RolloutBatch, *_: Any
     ) -> None:
         """Keep the batch's predictions."""
-        self._predicted += outputs
+        self._predicted += outputs.trajectories
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
         """Write all predictions."""

@@ -68,6 +68,7 @@ class SearchAgentModule(pl.LightningModule):
         objective: The terms of the loss.
         temperature: Of the actions that are trained on; the rollout sets it.
         iteration: Rollout iterations done.
+        metrics: Of the last iteration; callbacks may add to them in their ``on_train_batch_end``.
         nonfinite: Counts optimizer steps that were skipped.
         is_updating: Whether the weights are in the middle of an iteration's updates.
         evaluated: Trajectories of the evaluation under way, or the last.
@@ -118,6 +119,8 @@ class SearchAgentModule(pl.LightningModule):
         self.is_loaded = False
         self.temperature = 1.0
         self.iteration = 0
+        self.metrics: dict[str, float] = {}
+        self._is_resumed = False
         self.nonfinite = NonFiniteGuard(optimization.max_nonfinite_steps)
         self.is_updating = False
         self.evaluated: list[Trajectory] = []
@@ -221,8 +224,11 @@ class SearchAgentModule(pl.LightningModule):
     # Training
 
     def on_train_start(self) -> None:
-        """Forget an update that an earlier run in this process left unfinished."""
+        """Forget an update that was left unfinished; log what a run that was killed may not have logged."""
         self.is_updating = False
+        if self._is_resumed:
+            self._write_metrics()
+            self._is_resumed = False
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         """Update the policy on the trajectories of one iteration; without any, only count it."""
@@ -234,7 +240,7 @@ class SearchAgentModule(pl.LightningModule):
         batch.timings["update"] = time.perf_counter() - started
         self.iteration += 1
         self.is_updating = False
-        self._log_iteration(batch)
+        self._collect_metrics(batch)
 
     def _update(self, batch: PolicyBatch, answer_weight: float) -> UpdateRecord:
         record = UpdateRecord(torch.zeros_like(_scored(batch)), torch.zeros_like(_scored(batch)))
@@ -296,11 +302,25 @@ class SearchAgentModule(pl.LightningModule):
             ref_log_probs=batch.ref_log_probs,
         )
 
-    def _log_iteration(self, batch: RolloutBatch) -> None:
+    def _collect_metrics(self, batch: RolloutBatch) -> None:
         batch.metrics |= {f"time/{phase}_s": seconds for phase, seconds in batch.timings.items()} | self._place()
         # A step that was skipped because it was not finite is counted; its numbers would spoil every curve.
         batch.metrics = {key: value for key, value in batch.metrics.items() if math.isfinite(value)}
-        self.log_dict(batch.metrics, batch_size=len(batch))
+        self.metrics = batch.metrics
+        # For callbacks that monitor a metric. Not for loggers: where an iteration lacks a signal, Lightning would hand
+        # them the last value that there was.
+        self.log_dict(batch.metrics, logger=False, batch_size=len(batch))
+
+    def on_train_batch_end(self, outputs: Any, batch: RolloutBatch, batch_idx: int) -> None:
+        """Hand the iteration's metrics, with what callbacks added, to the loggers."""
+        if self.iteration % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        metrics = {key: value for key, value in self.metrics.items() if key != "step"}
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=int(self.metrics["step"]))
+            logger.save()
 
     def _place(self) -> dict[str, float]:
         """Where the run stands; loggers take ``step`` (optimizer steps) as the horizontal axis."""
@@ -320,9 +340,9 @@ class SearchAgentModule(pl.LightningModule):
 
     test_step = validation_step
 
-    def predict_step(self, batch: RolloutBatch, batch_idx: int) -> list[Trajectory]:
-        """Return the batch's trajectories."""
-        return batch.trajectories
+    def predict_step(self, batch: RolloutBatch, batch_idx: int) -> RolloutBatch:
+        """Return the batch with its trajectories: of bare ones, Lightning would take the insides to the processor."""
+        return batch
 
     def on_validation_epoch_end(self) -> None:
         """Log the results by data source."""
@@ -350,6 +370,7 @@ class SearchAgentModule(pl.LightningModule):
         }
         checkpoint["search_agent"] = {
             "iteration": self.iteration,
+            "metrics": self.metrics,  # saved before the loggers get them: a run that is killed in between loses them
             "nonfinite": self.nonfinite.state_dict(),
             "anchor": self.anchor.state_dict() if self.anchor else None,
         }
@@ -361,7 +382,7 @@ class SearchAgentModule(pl.LightningModule):
                 f"reference.{name}": value for name, value in self.reference.state_dict().items()
             }
         state = checkpoint["search_agent"]
-        self.iteration = state["iteration"]
+        self.iteration, self.metrics, self._is_resumed = state["iteration"], state["metrics"], True
         self.nonfinite.load_state_dict(state["nonfinite"])
         if self.anchor is not None and state["anchor"] is not None:
             self.anchor.load_state_dict(state["anchor"])

@@ -1,0 +1,139 @@
+"""What a run writes and shows: trajectories, predictions, tables, the exported policy, warnings, the progress line."""
+
+import gzip
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llds.callbacks import CollapseMonitor, EvaluationTable, ExportPolicy, RolloutProgressBar, TrajectoryLog
+from llds.data import DataSource, RolloutBatch
+from llds.errors import ConfigurationError
+from llds.modules import LoRA, SearchAgentModule
+from tests.runs import POLICY, answers, by_iteration, make_run, rows, scripted
+
+VALIDATION = DataSource("llds:quickstart/validation.jsonl", limit=5)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_trajectories_are_written_with_the_very_tokens(tmp_path: Path) -> None:
+    log = TrajectoryLog(every_n_iterations=2, max_trajectories=3)
+    run = make_run(tmp_path, log, iterations=4, sampler=scripted(answers)).fit()
+    files = sorted((tmp_path / "trajectories").iterdir())
+    assert [file.name for file in files] == ["iteration-000002.jsonl.gz", "iteration-000004.jsonl.gz"]
+    records = read(files[0])
+    assert len(records) == 3
+    tokenizer = run.module.tokenizer
+    for number, record in enumerate(records):
+        search, answer = record["turns"]
+        assert answer["action"] == tokenizer.decode(answer["action_ids"]) == f"<answer> 1 {number} </answer>"
+        assert "Ghanaian" in tokenizer.decode(search["observation_ids"])
+        assert search["document_ids"] == ["GH-demonym"]
+        assert (record["status"], record["reward"]) == ("answered", float(number == 0))
+        assert record["question"] in tokenizer.decode(record["prompt_ids"])
+
+
+def test_predictions_hold_every_question_once_in_order(tmp_path: Path) -> None:
+    run = make_run(tmp_path, TrajectoryLog(), sampler=scripted(answers))
+    run.trainer.predict(run.module, run.data)
+    records = read(tmp_path / "predictions.jsonl.gz")
+    assert [record["prompt_id"] for record in records] == [prompt.prompt_id for prompt in run.data.prompts["predict"]]
+    assert all(record["answer"] for record in records)
+
+
+@pytest.mark.parametrize("stage", ["test", "validate"])
+def test_results_are_printed_and_written(tmp_path: Path, stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, EvaluationTable(), sampler=scripted(answers), validation=VALIDATION)
+    getattr(run.trainer, stage)(run.module, run.data, verbose=False)
+    [result, *_] = json.loads((tmp_path / f"{stage}_results.json").read_text())
+    assert (result["name"], result["searches"], result["failed"]) == ("all", 1.0, 0)
+    assert result["n"] == (12 if stage == "test" else 5)
+    assert f"Results of llds {stage}" in capsys.readouterr().out
+
+
+def test_validation_during_training_prints_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, EvaluationTable(), iterations=1, sampler=scripted(answers), validation=VALIDATION).fit()
+    assert "Results of" not in capsys.readouterr().out
+    assert not (tmp_path / "validate_results.json").exists()
+    assert any("val/exact_match" in row for row in rows(tmp_path))
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+def test_the_trained_policy_loads_in_plain_transformers(tmp_path: Path, lora: LoRA | None) -> None:
+    run = make_run(tmp_path, ExportPolicy(), iterations=2, sampler=scripted(answers), module={"lora": lora}).fit()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
+    ids = torch.tensor([run.data.prompts["train"][0].prompt_ids])
+    assert AutoTokenizer.from_pretrained(tmp_path / "policy").encode("a <search>") == run.module.tokenizer.encode(
+        "a <search>"
+    )
+    with torch.no_grad(), run.module.policy.evaluating():
+        expected = run.module.policy.model(ids).logits
+        torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=0 if lora is None else 1e-5)
+        initial = AutoModelForCausalLM.from_pretrained(run.module.policy_path, dtype=torch.float32)(ids).logits
+        assert (expected - initial).abs().max() > 1e-4
+
+
+def feed(monitor: CollapseMonitor, rewards: list[float], entropies: list[float]) -> tuple[list[float], list[str]]:
+    """Judge iterations of these signals; returns the logged warnings and the words."""
+    module = SearchAgentModule(POLICY)
+    logged = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for reward, entropy in zip(rewards, entropies, strict=True):
+            batch = RolloutBatch([])
+            batch.metrics = {"reward/mean": reward, "policy/entropy": entropy}
+            module.iteration += 1
+            monitor.on_train_batch_end(None, module, None, batch, 0)  # type: ignore[arg-type]
+            logged.append(batch.metrics["collapse/warning"])
+    return logged, [str(warning.message) for warning in caught]
+
+
+def test_a_collapse_is_said_once_and_logged_in_every_iteration() -> None:
+    healthy, falling = [0.5] * 6, [0.2] * 6
+    logged, words = feed(CollapseMonitor(warmup=3), healthy + falling, [1.0] * 6 + [3.0] * 6)
+    assert logged[:6] == [0.0] * 6
+    assert logged[-4:] == [1.0] * 4
+    assert len(words) == 1
+    assert words[0].startswith("Iteration 7:")
+
+
+def test_a_monitor_that_resumes_says_nothing_again() -> None:
+    first, second = CollapseMonitor(warmup=3), CollapseMonitor(warmup=3)
+    feed(first, [0.5] * 4 + [0.1] * 4, [1.0] * 4 + [3.0] * 4)
+    second.load_state_dict(first.state_dict())
+    logged, words = feed(second, [0.1], [3.0])
+    assert (logged, words) == ([1.0], [])
+
+
+def test_the_warning_is_one_metric_of_each_iteration(tmp_path: Path) -> None:
+    make_run(tmp_path, CollapseMonitor(), iterations=3, sampler=scripted(answers)).fit()
+    assert [row["collapse/warning"] for row in by_iteration(tmp_path).values()] == ["0.0"] * 3
+    assert len(rows(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("settings", [{"warmup": 0}, {"reward_share": 0.0}, {"entropy_ratio": 0.5}])
+def test_thresholds_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        CollapseMonitor(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"every_n_iterations": 0}, {"max_trajectories": 0}])
+def test_logs_of_nothing_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        TrajectoryLog(**settings)
+
+
+def test_the_bar_shows_the_iteration_that_has_just_ended(tmp_path: Path) -> None:
+    run = make_run(tmp_path, iterations=1, sampler=scripted(answers)).fit()
+    shown = RolloutProgressBar().get_metrics(run.trainer, run.module)
+    assert (shown["reward"], shown["searches"]) == ("0.250", "1.000")
+    assert float(shown["logp+"]) < 0
+    assert len(shown["s"].split("/")) == 3
