@@ -53,8 +53,11 @@ def llds(shared: Path, tmp_path: Path) -> Callable[..., str]:
 
 
 def what_is_left(folder: Path) -> set[str]:
-    """Names below a run's folder, but for the loggers' own."""
-    return {path.name for path in folder.iterdir()} - {"csv", "tensorboard"} if folder.exists() else set()
+    """Names in a run's folder, and of configurations anywhere below, but for the folders of the loggers."""
+    if not folder.exists():
+        return set()
+    found = [*folder.iterdir(), *folder.rglob("config.yaml")]
+    return {path.name for path in found} - {"csv", "tensorboard"}
 
 
 def write_rows(path: Path, *rows: dict[str, Any]) -> Path:

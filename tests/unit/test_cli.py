@@ -55,7 +55,10 @@ TYPOS_ON_THE_COMMAND_LINE = {
     "--model.optimization.learning_rat 1": "Did you mean `model.optimization.learning_rate`?",
     "--model.llds_penalty.coeficient 1": "Did you mean `model.llds_penalty.coefficient`?",
     "--model.llds_penalty.gate acton": "to be one of token, response, action, got acton. Did you mean `action`?",
-    "--model llds.modules.SearchAgentModul": "Did you mean `llds.modules.SearchAgentModule`?",
+    "--model llds.modules.SearchAgentModul": (
+        "Expected `model` to name a class, got llds.modules.SearchAgentModul, which does not exist. "
+        "Did you mean `llds.modules.SearchAgentModule`?"
+    ),
     "--data.batch_sice 3": "Did you mean `data.batch_size`?",
     "--trainer.max_epoch 3": "Did you mean `trainer.max_epochs`?",
     "--trainer.precision 32-tru": "Did you mean `32-true`?",
@@ -138,6 +141,11 @@ def test_an_interpolation_that_leads_nowhere_is_one_sentence(tmp_path: Path) -> 
     file.write_text("model: {init_args: {policy: '${nope.x}'}}")
     with pytest.raises(SystemExit, match=r"^llds: Expected the \$\{...\} in `model.init_args.policy` to lead to"):
         main(["fit", "-c", QUICKSTART, "-c", str(file)])
+
+
+def test_a_link_leads_to_the_settings_of_its_own_subcommand(parser: ConfigurationParser) -> None:
+    config = parser.parse_args(["fit", "-c", QUICKSTART, "--trainer.default_root_dir", "elsewhere"]).fit
+    assert {logger.init_args.save_dir for logger in config.trainer.logger} == {"elsewhere"}
 
 
 def test_a_message_that_is_not_understood_stays_as_it_is() -> None:
