@@ -173,7 +173,7 @@ def read_metrics(root: Path) -> dict[str, dict[str, str]]:
                     if None in row.values():
                         continue  # the process was killed in the middle of this line
                     kept = {key: value for key, value in row.items() if value and not key.startswith("time/")}
-                    rows[row["iteration"]] = kept
+                    rows.setdefault(row["iteration"], {}).update(kept)
     return rows
 
 
@@ -190,6 +190,8 @@ def compare(whole: Path, killed: Path) -> list[str]:
         ]
     last = [max((root / "checkpoints").glob("iteration-*.ckpt")) for root in (whole, killed)]
     states = [torch.load(path, weights_only=False) for path in last]
+    for state in states:
+        state["search_agent"].pop("metrics")  # with times; compared above
     for name in ("state_dict", "optimizer_states", "lr_schedulers", "search_agent", "PromptDataModule"):
         differences += [f"checkpoint: {name}"] * (not is_equal(states[0][name], states[1][name]))
     for path in sorted((whole / "policy").iterdir()):

@@ -262,23 +262,25 @@ class SearchAgentModule(pl.LightningModule):
             self.manual_backward(share * self.trainer.world_size)  # ranks average the gradients of their shares
             total += share.detach()
             record.keep(rows[micro_rows], output)
-        log_probs = record.log_probs[rows, : batch.input_ids.shape[1]]
-        signals = self.objective.signals(log_probs, batch, denominators, answer_weight)
-        record.steps.append(signals | self._apply_gradients(optimizer, total))
+        step_metrics = self._apply_gradients(optimizer, total)
+        if step_metrics is not None:
+            log_probs = record.log_probs[rows, : batch.input_ids.shape[1]]
+            step_metrics |= self.objective.signals(log_probs, batch, denominators, answer_weight)
+        record.steps.append({"train/nonfinite_step": float(step_metrics is None)} | (step_metrics or {}))
 
-    def _apply_gradients(self, optimizer: LightningOptimizer, loss: Tensor) -> dict[str, float]:
-        """Clip and step, unless something is not finite: then every rank skips the step (design rule 8)."""
+    def _apply_gradients(self, optimizer: LightningOptimizer, loss: Tensor) -> dict[str, float] | None:
+        """Clip and step, unless something is not finite: then every rank skips the step (rule 8) and returns None."""
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.optimization.max_grad_norm)
         finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
-        metrics = {"train/grad_norm": float(norm), "train/learning_rate": float(optimizer.param_groups[0]["lr"])}
-        if self.trainer.strategy.reduce_boolean_decision(finite, all=True):
-            optimizer.step()
-            cast(LRScheduler, self.lr_schedulers()).step()
-            self.nonfinite.taken()
-            return metrics | {"train/nonfinite_step": 0.0}
-        optimizer.zero_grad()
-        self.nonfinite.skipped(float(loss), float(norm))
-        return metrics | {"train/nonfinite_step": 1.0}
+        if not self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            optimizer.zero_grad()
+            self.nonfinite.skipped(float(loss), float(norm))
+            return None
+        rate = float(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cast(LRScheduler, self.lr_schedulers()).step()
+        self.nonfinite.taken()
+        return {"train/grad_norm": float(norm), "train/learning_rate": rate}
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")
@@ -304,7 +306,7 @@ class SearchAgentModule(pl.LightningModule):
 
     def _collect_metrics(self, batch: RolloutBatch) -> None:
         batch.metrics |= {f"time/{phase}_s": seconds for phase, seconds in batch.timings.items()} | self._place()
-        # A step that was skipped because it was not finite is counted; its numbers would spoil every curve.
+        # What a skipped step left behind is not finite; it is counted, and a NaN would spoil every curve.
         batch.metrics = {key: value for key, value in batch.metrics.items() if math.isfinite(value)}
         self.metrics = batch.metrics
         # For callbacks that monitor a metric. Not for loggers: where an iteration lacks a signal, Lightning would hand
@@ -382,7 +384,8 @@ class SearchAgentModule(pl.LightningModule):
                 f"reference.{name}": value for name, value in self.reference.state_dict().items()
             }
         state = checkpoint["search_agent"]
-        self.iteration, self.metrics, self._is_resumed = state["iteration"], state["metrics"], True
+        self.iteration, self.metrics = state["iteration"], state["metrics"]
+        self._is_resumed = self.trainer.state.fn == "fit"
         self.nonfinite.load_state_dict(state["nonfinite"])
         if self.anchor is not None and state["anchor"] is not None:
             self.anchor.load_state_dict(state["anchor"])

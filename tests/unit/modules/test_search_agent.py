@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from llds.agent_tools import AgentTool, CalculatorTool
 from llds.data import PolicyBatch
 from llds.data.policy_batch import collate
 from llds.errors import ConfigurationError, TooManyFailuresError
 from llds.losses import KLPenalty, LLDSPenalty
-from llds.modules import LoRA, Optimization
+from llds.modules import LoRA, Optimization, SearchAgentModule
 from llds.modules.mini_batches import UpdateRecord
 from tests.trajectories import random_trajectories
 
@@ -64,6 +65,7 @@ def test_a_gradient_depends_on_neither_micro_batches_nor_padding_nor_row_order(
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(1))
     gaps["row order"] = relative_gap(gradient(module, batch.rows(order)), expected)
     gaps["padding"] = relative_gap(gradient(module, padded(batch, 7)), expected)
+    print(", ".join(f"{name}: {gap:.1e}" for name, gap in gaps.items()))  # shown by pytest -s
     assert max(gaps.values()) <= 1e-12, gaps
 
 
@@ -140,7 +142,7 @@ def test_a_nonfinite_step_changes_no_bit_of_weights_or_optimizer_and_a_run_of_th
     poison = replace(batch, old_log_probs=poisoned)
     for _ in range(2):
         module._step(poison, rows, 1.0, record)
-    assert record.steps[-1]["train/nonfinite_step"] == 1.0
+    assert record.steps[-1] == {"train/nonfinite_step": 1.0}
     assert module.nonfinite.total == 2
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
     assert all(torch.equal(a, s["exp_avg"]) for a, s in zip(moments, optimizer.state.values(), strict=True))
@@ -149,6 +151,62 @@ def test_a_nonfinite_step_changes_no_bit_of_weights_or_optimizer_and_a_run_of_th
         module._step(poison, rows, 1.0, record)
     with pytest.raises(TooManyFailuresError, match="3 optimizer steps in a row"):
         module._step(poison, rows, 1.0, record)
+
+
+def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is(make_module: MakeModule) -> None:
+    module = make_module(optimization=Optimization(mini_batch_size=2, max_nonfinite_steps=1))
+    batch = moved_batch(module)
+    record = UpdateRecord(torch.zeros_like(batch.old_log_probs), torch.zeros_like(batch.old_log_probs))
+    weight = next(module.policy.parameters())
+    weight.register_hook(lambda grad: grad.index_fill(0, torch.tensor([0]), float("inf")))
+    before = [value.detach().clone() for value in module.policy.parameters()]
+    with pytest.raises(TooManyFailuresError, match=r"1 optimizer steps in a row.*gradient norm inf"):
+        module._step(batch, torch.arange(len(batch)), 1.0, record)
+    assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
+    assert not module.optimizers().state
+
+
+def test_signals_of_a_step_do_not_depend_on_micro_batches(make_module: MakeModule) -> None:
+    module = make_module()
+    batch = moved_batch(module)
+    seen = []
+    for size in (1, 5, 16):
+        module.optimization = Optimization(mini_batch_size=2, micro_batch_size=size)
+        module._apply_gradients = lambda optimizer, loss: {}
+        record = UpdateRecord(torch.zeros_like(batch.old_log_probs), torch.zeros_like(batch.old_log_probs))
+        module._step(batch, torch.arange(len(batch)), 1.0, record)
+        seen.append(record.steps[0])
+    assert seen[0]["llds/open_gates"] > 0
+    assert seen[0] == pytest.approx(seen[1], rel=1e-9)
+    assert seen[0] == pytest.approx(seen[2], rel=1e-9)
+
+
+def test_the_policy_trains_and_the_reference_never_does(make_module: MakeModule) -> None:
+    module = make_module()
+    module.prepare(collate(random_trajectories()))
+    assert all(part.training for part in module.policy.modules())
+    assert not any(part.training for part in module.reference.modules())
+
+
+def test_a_module_that_was_evaluated_first_still_gets_its_reference(make_module: MakeModule) -> None:
+    module = make_module()
+    module.reference = None
+    module.setup("fit")
+    assert module.reference is not None
+
+
+def test_a_subclass_may_use_what_its_own_constructor_made_for_its_tools() -> None:
+    class Calculating(SearchAgentModule):
+        def __init__(self) -> None:
+            super().__init__("llds:quickstart/policy")
+            self.tool_name = "reckon"
+
+        def configure_agent_tools(self) -> list[AgentTool]:
+            return [CalculatorTool(self.tool_name)]
+
+    module = Calculating()
+    assert [tool.name for tool in module.agent_tools] == ["reckon"]
+    assert module.agent_tools is module.agent_tools
 
 
 def test_llds_that_can_never_act_is_refused_with_the_way_out(make_module: MakeModule) -> None:

@@ -1,0 +1,82 @@
+"""From questions to a trained policy and a table of results, with nothing but real components."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from llds.agent_tools import SearchTool
+from llds.callbacks import CollapseMonitor, EvaluationTable, ExportPolicy, RetrievalCallback, TrajectoryLog
+from llds.data import DataSource
+from llds.retrieval import ChromaRetriever
+from llds.rewards import ExactMatchReward
+from llds.rollout import EpisodeLimits, TransformersSampler
+from tests.integration.conftest import QUESTIONS
+from tests.runs import POLICY, Run, by_iteration, make_run
+
+LIMITS = EpisodeLimits(action_tokens=32, observation_tokens=128, total_tokens=512, turns=3)
+
+
+def real_run(folder: Path, corpus: Path, iterations: int = 3) -> Run:
+    """Four questions x six trajectories per iteration."""
+    callbacks = [
+        RetrievalCallback(ChromaRetriever(str(folder.parent / "index"), str(corpus))),
+        CollapseMonitor(),
+        TrajectoryLog(),
+        EvaluationTable(),
+        ExportPolicy(),
+    ]
+    rollout = {"group_size": 6, "limits": LIMITS, "eval_limits": LIMITS, "reward": ExactMatchReward()}
+    run = make_run(
+        folder,
+        *callbacks,
+        iterations=iterations,
+        sampler=TransformersSampler(max_wait_s=10.0),
+        rollout=rollout,
+        module={"policy": POLICY},
+        tools=[SearchTool(top_k=2)],
+    )
+    run.data.batch_size = 4
+    run.data.sources["train"] = run.data.sources["test"] = DataSource("llds:quickstart/train.jsonl", limit=QUESTIONS)
+    return run
+
+
+@pytest.mark.slow
+def test_a_run_trains_measures_and_exports(tmp_path: Path, corpus: Path) -> None:
+    run = real_run(tmp_path / "run", corpus).fit()
+    logged = by_iteration(run.folder)
+    assert list(logged) == ["1.0", "2.0", "3.0"]
+    for row in logged.values():
+        assert all(math.isfinite(float(value)) for value in row.values())
+        assert float(row["policy/behavior_gap_max"]) <= 1e-4
+        assert float(row["rollout/searches"]) > 0.3
+        assert float(row["retrieval/hit_rate"]) > 0.1
+        assert float(row["train/grad_norm"]) > 0
+    assert len(list((run.folder / "trajectories").iterdir())) == 3
+
+    exported = AutoModelForCausalLM.from_pretrained(run.folder / "policy", dtype=torch.float32)
+    ids = torch.tensor([run.data.prompts["train"][0].prompt_ids])
+    with torch.no_grad(), run.module.policy.evaluating():
+        assert torch.equal(exported(ids).logits, run.module.policy.model(ids).logits)
+
+    [total, *by_source] = _test(run)
+    assert total["n"] == QUESTIONS == sum(result["n"] for result in by_source)
+    assert total["exact_match_low"] <= total["exact_match"] <= total["exact_match_high"]
+
+
+def _test(run: Run) -> list[dict[str, float]]:
+    run.trainer.test(run.module, run.data, verbose=False)
+    results: list[dict[str, float]] = json.loads((run.folder / "test_results.json").read_text())
+    return results
+
+
+@pytest.mark.slow
+def test_a_run_that_resumes_at_a_border_equals_one_that_never_stopped(tmp_path: Path, corpus: Path) -> None:
+    whole = real_run(tmp_path / "a", corpus, iterations=4).fit()
+    real_run(tmp_path / "b", corpus, iterations=2).fit()
+    resumed = real_run(tmp_path / "b", corpus, iterations=4).fit(resume=True)
+    assert by_iteration(resumed.folder) == by_iteration(whole.folder)
+    assert all(torch.equal(value, whole.weights[name]) for name, value in resumed.weights.items())
