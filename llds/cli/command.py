@@ -62,6 +62,10 @@ class SearchAgentCLI(LightningCLI):
             for choice in self.parser._subcommands_action._choices_actions:
                 choice.help = _SUBCOMMANDS[choice.dest]
 
+    def validate(self, **kwargs: Any) -> None:
+        """Validate without Lightning's table, which repeats ours."""
+        self.trainer.validate(**kwargs, verbose=False)
+
     def test(self, **kwargs: Any) -> None:
         """Test without Lightning's table, which repeats ours."""
         self.trainer.test(**kwargs, verbose=False)

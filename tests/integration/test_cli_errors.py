@@ -165,6 +165,16 @@ def test_a_saved_configuration_repeats_the_run_in_another_folder(llds: Callable[
     assert saved.read_text() == first
 
 
+@pytest.mark.parametrize(("command", "name"), [("validate", "val"), ("test", "test")])
+def test_an_evaluation_shows_one_table_and_not_the_one_of_lightning_too(
+    command: str, name: str, llds: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert llds(command, f"--trainer.limit_{name}_batches", 1, "--data.eval_batch_size", 4) == ""
+    shown = capsys.readouterr().out
+    assert "95%" in shown
+    assert "DataLoader 0  " not in shown
+
+
 def test_the_shell_sees_one_line_and_a_status_and_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "llds", "fit", "-c", str(QUICKSTART), "--data.train", "nowhere.jsonl"]
     command += ["--trainer.default_root_dir", str(tmp_path / "run")]
