@@ -110,10 +110,11 @@ class TagProtocol:
             reason: What the tool said was wrong with its argument.
         """
         calls = " ".join(f"To use {name}, I write <{name}> ... </{name}>." for name in tool_names)
+        answer = f"To answer, I write <{self.answer_tag}> ... </{self.answer_tag}>."
         said = self.neutralize(reason[: self.max_correction_chars], tool_names)
-        body = f"That action cannot be carried out. {said + ' ' if said else ''}{calls}"
-        answer = f" To answer, I write <{self.answer_tag}> ... </{self.answer_tag}>."
-        return ObservationText(f"{self._close_open_tag(action_text, tool_names)}\n", body + answer, "\n")
+        # Only what the tool says is foreign text: the tags that explain themselves must survive as tokens.
+        opening = f"{self._close_open_tag(action_text, tool_names)}\nThat action cannot be carried out. "
+        return ObservationText(opening, said, f"{' ' if said else ''}{calls}{' ' if calls else ''}{answer}\n")
 
     def neutralize(self, text: str, tool_names: Sequence[str]) -> str:
         """Replace the angle bracket of every tag of the protocol by ``&lt;``."""

@@ -11,10 +11,10 @@ loss is never on observations.
 import random
 from dataclasses import dataclass
 
+from llds.rollout.protocol import TagProtocol
+
 from retrieval import TOP_K, ExactSearch, format_passages
 from world import FIELDS, Country, fact_id, fact_text, one_hop_question, place_id, place_text, two_hop_question
-
-from llds.rollout.protocol import TagProtocol
 
 TOOLS = ("search",)
 PROTOCOL = TagProtocol()
@@ -98,7 +98,9 @@ class Demonstrator:
         queries += [place for country in self.bridged for place in country.bridges]
         self._found |= dict(zip(queries, self.search.search(queries), strict=True))
 
-    def draw(self, count: int, conduct: Conduct, share_invented: float, share_two_hop: float = 0.6) -> list[Demonstration]:
+    def draw(
+        self, count: int, conduct: Conduct, share_invented: float, share_two_hop: float = 0.6
+    ) -> list[Demonstration]:
         """Draw demonstrations; real ones whose good searches miss their passage are drawn again."""
         drawn: list[Demonstration] = []
         while len(drawn) < count:

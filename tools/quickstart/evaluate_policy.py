@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from llds.rewards import exact_match
+from llds.rollout.observation import ObservationEncoder
+
 from demonstrations import PROMPT, PROTOCOL, TOOLS
 from make_world import ASSETS
 from retrieval import ExactSearch
 from warm_up import OBSERVATION_TOKENS
 
-from llds.rewards import exact_match
-from llds.rollout.observation import ObservationEncoder
-
-MAX_TURNS, ACTION_TOKENS, BATCH_SIZE = 4, 32, 300
+MAX_TURNS, ACTION_TOKENS, BATCH_SIZE = 3, 32, 300
 
 
 @dataclass
@@ -57,26 +57,31 @@ def act(
 
 
 def run_episodes(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, search: ExactSearch, rows: list[dict[str, Any]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    search: ExactSearch,
+    rows: list[dict[str, Any]],
     temperature: float,
 ) -> list[Episode]:
     """Run one episode per question to its answer or its last turn."""
     observe = ObservationEncoder(tokenizer, PROTOCOL, TOOLS)
     episodes = [Episode(row, tokenizer.encode(PROMPT.format(question=row["question"]))) for row in rows]
-    for turn in range(MAX_TURNS):
+    for _ in range(MAX_TURNS):
         active = [episode for episode in episodes if not episode.is_done]
         for start in range(0, len(active), BATCH_SIZE):
             batch = active[start : start + BATCH_SIZE]
-            for episode, text in zip(batch, act(model, tokenizer, batch, temperature), strict=True):
-                action = PROTOCOL.parse(text, TOOLS)
+            texts = act(model, tokenizer, batch, temperature)
+            actions = [PROTOCOL.parse(text, TOOLS) for text in texts]
+            found = iter(search.search([action.content for action in actions if action.kind == "tool"]))
+            for episode, text, action in zip(batch, texts, actions, strict=True):
                 if action.kind == "answer":
                     episode.answer, episode.is_done = action.content, True
-                elif turn + 1 < MAX_TURNS:
-                    told = PROTOCOL.correct(text, TOOLS)
-                    if action.kind == "tool" and action.content:
-                        told = PROTOCOL.observe(search.body(search.search([action.content])[0]), TOOLS)
-                        episode.searches += 1
-                    episode.ids += observe.encode(told, OBSERVATION_TOKENS).token_ids
+                    continue
+                told = PROTOCOL.correct(text, TOOLS)
+                if action.kind == "tool":
+                    told = PROTOCOL.observe(search.body(next(found)), TOOLS)
+                    episode.searches += 1
+                episode.ids += observe.encode(told, OBSERVATION_TOKENS).token_ids
     return episodes
 
 

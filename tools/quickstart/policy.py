@@ -1,8 +1,5 @@
 """The start policy's tokenizer and architecture."""
 
-import json
-from pathlib import Path
-
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -51,6 +48,12 @@ def name_pieces(tokenizer: PreTrainedTokenizerFast) -> tuple[list[str], list[str
         elif text.isalpha() and text.islower() and len(text) > 1:
             tails.append(text)
     return sorted(heads), sorted(tails)
+
+
+def ordinary_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids of all tokens but special ones, tags and markers."""
+    unusual = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return [token for token in range(len(tokenizer)) if token not in unusual]
 
 
 def new_policy(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:

@@ -1,8 +1,6 @@
 """Supervised warm-up: demonstrations as token ids, and the training loop over them."""
 
-import math
 import random
-import time
 from collections.abc import Iterator
 
 import torch
@@ -10,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from demonstrations import PROTOCOL, TOOLS, Demonstration
-
 from llds.rollout.observation import ObservationEncoder
+
+from demonstrations import PROTOCOL, TOOLS, Demonstration
 
 OBSERVATION_TOKENS = 160
 Encoded = tuple[list[int], list[bool]]
@@ -41,7 +39,9 @@ class DemonstrationEncoder:
 
     def encode(self, demonstrations: list[Demonstration]) -> list[Encoded]:
         """Many at once; the same ids, which a check on the first ones confirms."""
-        texts = [text for item in demonstrations for text in (item.prompt, *item.actions, *map(_observation, item.bodies))]
+        texts = [
+            text for item in demonstrations for text in (item.prompt, *item.actions, *map(_observation, item.bodies))
+        ]
         parts = iter([encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)])
         encoded = [self._assemble(item, parts) for item in demonstrations]
         for item, fast in zip(demonstrations[:50], encoded, strict=False):
@@ -73,6 +73,20 @@ def batches(encoded: list[Encoded], batch_size: int, rng: random.Random) -> Iter
     rng.shuffle(starts)
     for start in starts:
         yield [encoded[row] for row in order[start : start + batch_size]]
+
+
+def copying_drills(token_ids: list[int], count: int, rng: random.Random) -> list[Encoded]:
+    """Short runs of random tokens, then the same runs in another order: each but its first token can be copied."""
+    drills = []
+    for _ in range(count):
+        runs = [rng.choices(token_ids, k=rng.randint(2, 5)) for _ in range(9)]
+        ids = [token for run in runs for token in run]
+        learn = [False] * len(ids)
+        for run in rng.sample(runs, len(runs)):
+            ids += run
+            learn += [False] + [True] * (len(run) - 1)
+        drills.append((ids, learn))
+    return drills
 
 
 def demonstration_loss(model: LlamaForCausalLM, batch: list[Encoded]) -> Tensor:

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The quickstart's figures in the README: the start policy, then three seeds of training, each on the 600 test questions.
+# Run from the repository root: bash tools/quickstart/three_seeds.sh [FOLDER]    (about ten minutes on two cores)
+set -euo pipefail
+runs=${1:-runs/seeds}
+quickstart=(-c conf/quickstart.yaml)
+echo "== start policy"
+llds test "${quickstart[@]}" --trainer.default_root_dir "$runs/start"
+for seed in 0 1 2; do
+  echo "== seed $seed"
+  seeds=(--seed_everything "$seed" --model.seed "$seed" --data.seed "$seed" --rollout.seed "$seed")
+  root=(--trainer.default_root_dir "$runs/seed-$seed")
+  started=$SECONDS
+  llds fit "${quickstart[@]}" "${seeds[@]}" "${root[@]}"
+  echo "fit took $((SECONDS - started)) s"
+  llds test "${quickstart[@]}" "${seeds[@]}" "${root[@]}" --ckpt_path last
+done
