@@ -22,6 +22,7 @@ class CollapseMonitor(pl.Callback):
         warmup: Iterations that give the baseline, and before which it is silent.
         reward_share: Warns when the smoothed reward is below this share of its maximum, in (0, 1]...
         entropy_ratio: ...and entropy above this multiple of its baseline, at least 1.
+        reward_share_alone: Warns below this share of the maximum whatever the entropy, in (0, 1].
 
     Attributes:
         history: The signals of each iteration so far.
@@ -31,15 +32,23 @@ class CollapseMonitor(pl.Callback):
         ConfigurationError: If a value is out of its range.
     """
 
-    def __init__(self, warmup: int = 5, reward_share: float = 0.85, entropy_ratio: float = 1.15) -> None:
-        if warmup < 1 or not 0 < reward_share <= 1 or not entropy_ratio >= 1:
+    def __init__(
+        self,
+        warmup: int = 5,
+        reward_share: float = 0.75,
+        entropy_ratio: float = 1.15,
+        reward_share_alone: float = 0.6,
+    ) -> None:
+        shares = (reward_share, reward_share_alone)
+        if warmup < 1 or not all(0 < share <= 1 for share in shares) or not entropy_ratio >= 1:
             raise ConfigurationError(
-                "Expected `collapse` to have warmup >= 1, reward_share in (0, 1] and entropy_ratio >= 1, "
-                f"got {warmup}, {reward_share} and {entropy_ratio}."
+                "Expected `collapse` to have warmup >= 1, reward_share and reward_share_alone in (0, 1] and "
+                f"entropy_ratio >= 1, got {warmup}, {reward_share}, {reward_share_alone} and {entropy_ratio}."
             )
         self.warmup = warmup
         self.reward_share = reward_share
         self.entropy_ratio = entropy_ratio
+        self.reward_share_alone = reward_share_alone
         self.history: list[dict[str, float]] = []
         self.is_warning = False
 
@@ -49,7 +58,11 @@ class CollapseMonitor(pl.Callback):
         """Judge the iteration."""
         self.history.append({key: batch.metrics[key] for key in (REWARD, ENTROPY) if key in batch.metrics})
         found = early_warning(
-            self.history, warmup=self.warmup, reward_share=self.reward_share, entropy_ratio=self.entropy_ratio
+            self.history,
+            warmup=self.warmup,
+            reward_share=self.reward_share,
+            entropy_ratio=self.entropy_ratio,
+            reward_share_alone=self.reward_share_alone,
         )
         if found is not None and not self.is_warning:
             rank_zero_warn(f"Iteration {pl_module.iteration}: {found.message}")
