@@ -47,7 +47,8 @@ class RetrievalCallback(pl.Callback):
             )
         started = time.perf_counter()
         self.retriever.open()
-        rank_zero_info(f"Retriever ready in {time.perf_counter() - started:.1f} s: {self.retriever.describe()}")
+        name, seconds = type(self.retriever).__name__, time.perf_counter() - started
+        rank_zero_info(f"{name} ready in {seconds:.1f} s (fingerprint {self.retriever.fingerprint})")
         for tool in self._tools:
             tool.attach(self.retriever)
 
