@@ -29,7 +29,7 @@ from tests.scripted_sampler import ScriptedSampler
 POLICY = "llds:quickstart/policy"
 _folders = ExitStack()
 QUESTIONS = DataSource("llds:quickstart/train.jsonl", limit=12)
-LIMITS = EpisodeLimits(action_tokens=24, observation_tokens=48, total_tokens=256, turns=2)
+LIMITS = EpisodeLimits(action_tokens=24, observation_tokens=128, total_tokens=512, turns=2)
 
 
 class Oracle(AgentTool):

@@ -69,8 +69,7 @@ class IterationCheckpoint(Checkpoint):
         if loader.position > pl_module.iteration:
             # The batch under way was handed out but not trained on: it comes first in the resumed run.
             loader.rewind()
-            progress.current.reset_on_restart()
-            progress.total.reset_on_restart()
+            progress.total.reset_on_restart()  # Lightning does so with `progress.current` alone
         self._save(trainer, pl_module)
         rank_zero_info(f"Saved the state after iteration {pl_module.iteration}: resume with --ckpt_path last")
 

@@ -20,7 +20,15 @@ from llds.errors import ConfigurationError, TooManyFailuresError
 from llds.metrics import by_group, rollout_metrics
 from llds.modules import SearchAgentModule
 from llds.rewards import ExactMatchReward, Reward
-from llds.rollout import Collection, EpisodeLimits, RolloutCollector, Sampler, ToolCallPolicy, TransformersSampler
+from llds.rollout import (
+    Collection,
+    EpisodeLimits,
+    ObservationEncoder,
+    RolloutCollector,
+    Sampler,
+    ToolCallPolicy,
+    TransformersSampler,
+)
 from llds.types import Prompt, SamplingParams, Trajectory
 
 _TRAINING, _EVALUATION = 0, 1
@@ -89,17 +97,21 @@ class RolloutCallback(pl.Callback):
         self._collector: RolloutCollector | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: SearchAgentModule, stage: str) -> None:
-        """Tell the module the temperature, and check that the longest prompt leaves room for an action.
+        """Tell the module the temperature, and check that prompts leave room for actions, and limits for observations.
 
         Raises:
-            ConfigurationError: If it does not.
+            ConfigurationError: If they do not.
         """
         pl_module.temperature = self.sampling.temperature
         module = cast(PromptDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        names = [tool.name for tool in pl_module.agent_tools]
+        encoder = ObservationEncoder(pl_module.tokenizer, pl_module.protocol, names)
         if stage == "fit":
             _check_room("limits", self.limits, module.max_prompt_tokens)
+            encoder.check_limit(self.limits.observation_tokens)
         if stage != "fit" or "validation" in module.prompts:
             _check_room("eval_limits", self.eval_limits, module.max_prompt_tokens)
+            encoder.check_limit(self.eval_limits.observation_tokens)
 
     def _collect(
         self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], collection: Collection

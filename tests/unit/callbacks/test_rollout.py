@@ -149,6 +149,20 @@ def test_prompts_that_leave_no_room_for_an_action_are_refused(tmp_path: Path, ke
         run.fit() if key == "limits" else run.trainer.test(run.module, run.data)
 
 
+def test_nothing_is_trained_on_tokens_that_were_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(trajectories: Any, answer_spans: Any) -> PolicyBatch:
+        batch = collate(trajectories, answer_spans)
+        batch.input_ids[0, -1] = 5
+        batch.input_ids[:, 0] += 1
+        return batch
+
+    monkeypatch.setattr("llds.callbacks.rollout.collate", changed)
+    run = make_run(tmp_path, sampler=scripted(answers))
+    with pytest.raises(LLDSError, match=r"the token ids .* trajectory 0 "):
+        run.fit()
+    assert run.module.iteration == 0
+
+
 def test_the_check_of_token_ids_sees_any_change_and_nothing_else() -> None:
     trajectories = random_trajectories()
     batch = collate(trajectories)

@@ -183,7 +183,11 @@ def test_signals_of_a_step_do_not_depend_on_micro_batches(make_module: MakeModul
 
 def test_the_policy_trains_and_the_reference_never_does(make_module: MakeModule) -> None:
     module = make_module()
+    modes = []
+    module.policy.register_forward_hook(lambda policy, *_: modes.append(policy.training))
     module.prepare(collate(random_trajectories()))
+    assert modes
+    assert not any(modes)
     assert all(part.training for part in module.policy.modules())
     assert not any(part.training for part in module.reference.modules())
 
