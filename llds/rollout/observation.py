@@ -39,11 +39,18 @@ class ObservationEncoder:
         self, tokenizer: PreTrainedTokenizerBase, protocol: TagProtocol, tool_names: Sequence[str] = ()
     ) -> None:
         self.tokenizer = tokenizer
+        self._shortest = [protocol.observe("", tool_names)]
+        self._shortest += [protocol.correct(f"<{name}>", tool_names) for name in (*tool_names, protocol.answer_tag)]
         names = (*tool_names, protocol.answer_tag, protocol.observation_tag, protocol.think_tag)
         tags = {f"<{slash}{name}>" for name in names for slash in ("", "/")}
         added = tokenizer.added_tokens_decoder.items()  # holds special tokens that `all_special_ids` leaves out
         self.forbidden_ids = set(tokenizer.all_special_ids)
         self.forbidden_ids |= {number for number, token in added if token.special or token.content in tags}
+
+    def check_limit(self, limit_tokens: int) -> None:
+        """Raise a `ConfigurationError` unless every kind of observation fits, at least with an empty body."""
+        for text in self._shortest:
+            self.encode(text, limit_tokens)
 
     def encode(self, text: ObservationText, limit_tokens: int) -> EncodedObservation:
         """Encode an observation in at most ``limit_tokens`` tokens; the closing text is always kept.
@@ -56,7 +63,7 @@ class ObservationEncoder:
         room = limit_tokens - len(opening) - len(closing)
         if room < 0:
             raise ConfigurationError(
-                f"Expected `limits.observation_tokens` to leave room for the tags around an observation "
+                "Expected `limits.observation_tokens` to leave room for the protocol's own words in an observation "
                 f"({len(opening) + len(closing)} tokens), got {limit_tokens}. Raise the limit."
             )
         valid = text.body.encode("utf-8", "replace").decode()  # half a surrogate pair would make the tokenizer raise

@@ -116,3 +116,13 @@ def test_a_megabyte_of_search_tags_is_encoded_in_seconds(encoder: ObservationEnc
     encoded = encoder.encode(text, 500)
     assert time.perf_counter() - start < 8.0
     assert len(encoded.token_ids) == 500
+
+
+def test_a_limit_below_the_protocols_own_words_is_refused_before_the_first_episode(
+    encoder: ObservationEncoder, protocol: TagProtocol
+) -> None:
+    text = protocol.correct("<search>", ["search"])
+    needed = len(encoder.encode(text, 10_000).token_ids)
+    encoder.check_limit(needed + 20)
+    with pytest.raises(ConfigurationError, match=r"limits\.observation_tokens"):
+        encoder.check_limit(needed // 2)
