@@ -9,11 +9,14 @@ loss is never on observations.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from llds.agent_tools.search import format_passages
+from llds.retrieval import Passage
 from llds.rollout.protocol import TagProtocol
 
-from retrieval import TOP_K, ExactSearch, format_passages
+from retrieval import TOP_K, ExactSearch
 from world import FIELDS, Country, fact_id, fact_text, one_hop_question, place_id, place_text, two_hop_question
 
 TOOLS = ("search",)
@@ -55,15 +58,22 @@ def answer_action(answer: str) -> str:
     return f"<answer> {answer}</answer>"
 
 
+def _passage(title: str, text: str) -> Passage:
+    return Passage("", title, text)
+
+
 @dataclass(frozen=True)
 class _Task:
-    """A question with what its passages say. `found` gives the passages of a good search for each hop."""
+    """A question with what its passages say."""
 
     question: str
     field: str
     country: str
     value: str
     place: str | None
+
+
+PassagesOf = Callable[[_Task, str], list[Passage]]
 
 
 class Demonstrator:
@@ -90,7 +100,6 @@ class Demonstrator:
         self.letters = sorted({c for name in self.names for c in name if c.isalpha() and not c.isascii()})
         self._found: dict[str, list[int]] = {}
         self._row = {passage_id: row for row, passage_id in enumerate(search.ids)}
-        self._others = [(country.name, country.facts) for country in countries]
 
     def prefetch(self) -> None:
         """Ask all good searches of real demonstrations at once."""
@@ -131,8 +140,8 @@ class Demonstrator:
             self._found[query] = self.search.search([query])[0]
         return self._found[query]
 
-    def _real_passages(self, task: _Task, query: str) -> list[tuple[str, str]]:
-        return [(self.search.titles[row], self.search.texts[row]) for row in self._look_up(query)]
+    def _real_passages(self, task: _Task, query: str) -> list[Passage]:
+        return [self.search.passages[row] for row in self._look_up(query)]
 
     def _invented(self, is_two_hop: bool, conduct: Conduct) -> Demonstration:
         country, place = self._name(), self._name() if is_two_hop else None
@@ -140,12 +149,12 @@ class Demonstrator:
         question = two_hop_question(field, place) if place else one_hop_question(field, country)
         return self._act(_Task(question, field, country, self._value(field), place), conduct, self._invented_passages)
 
-    def _invented_passages(self, task: _Task, query: str) -> list[tuple[str, str]]:
+    def _invented_passages(self, task: _Task, query: str) -> list[Passage]:
         kind = self.rng.choice(("city",) * 12 + ("river", "lake"))
         if query == task.place:
-            gold = (task.place, place_text(task.place, kind, task.country))
+            gold = _passage(task.place, place_text(task.place, kind, task.country))
         elif query == f"{task.field} of {task.country}":
-            gold = (task.country, fact_text(task.field, task.country, task.value))
+            gold = _passage(task.country, fact_text(task.field, task.country, task.value))
         else:
             gold = self._distractor(task, query)
         rows = [gold] + [self._distractor(task, query) for _ in range(TOP_K - 1)]
@@ -153,34 +162,36 @@ class Demonstrator:
             self.rng.shuffle(rows)
         return rows
 
-    def _distractor(self, task: _Task, query: str) -> tuple[str, str]:
+    def _distractor(self, task: _Task, query: str) -> Passage:
         draw = self.rng.random()
         if query == task.place or draw < 0.15:
             name = self._similar(task.place or task.country) if draw < 0.7 else self._name()
-            return name, place_text(name, "city", self._name())
+            return _passage(name, place_text(name, "city", self._name()))
         field = self.rng.choice(FIELDS)
         if draw < 0.55:
             other = self.rng.choice([item for item in FIELDS if item != task.field])
-            return task.country, fact_text(other, task.country, self._value(other))
+            return _passage(task.country, fact_text(other, task.country, self._value(other)))
         name = self._similar(task.country) if draw < 0.8 else self._name()
         field = task.field if draw < 0.95 else field
-        return name, fact_text(field, name, self._value(field))
+        return _passage(name, fact_text(field, name, self._value(field)))
 
-    def _act(self, task: _Task, conduct: Conduct, passages_of: "object") -> Demonstration:
+    def _act(self, task: _Task, conduct: Conduct, passages_of: PassagesOf) -> Demonstration:
         good = ([task.place] if task.place else []) + [f"{task.field} of {task.country}"]
         if task.place and self.rng.random() < conduct.stop_early:
             good = good[:1]
-        actions, bodies, seen = [], [], []
+        actions: list[str] = []
+        bodies: list[str] = []
+        seen: list[Passage] = []
         for query in good:
             bad = self.rng.random() < conduct.bad_query
             query = self._bad_query(task) if bad else query
-            found = passages_of(task, query)  # type: ignore[operator]
+            found = passages_of(task, query)
             actions.append(search_action(query))
             bodies.append(PROTOCOL.neutralize(format_passages(found), TOOLS))
             seen += found
             if bad:
                 break
-        knows = any(text == fact_text(task.field, task.country, task.value) for _, text in seen)
+        knows = any(passage.text == fact_text(task.field, task.country, task.value) for passage in seen)
         answer = task.value if knows and self.rng.random() >= conduct.wrong_span else self._wrong_span(seen)
         return Demonstration(PROMPT.format(question=task.question), [*actions, answer_action(answer)], bodies)
 
@@ -191,10 +202,10 @@ class Demonstrator:
         other = self.rng.choice([field for field in FIELDS if field != task.field])
         return self.rng.choice((task.field, " ".join(words[:cut]), f"{other} of {topic}"))
 
-    def _wrong_span(self, seen: list[tuple[str, str]]) -> str:
-        title, text = self.rng.choice(seen)
-        last = text.rstrip(".").split(" is ")[-1].split(" in ")[-1]
-        return self.rng.choice((title, last, last))
+    def _wrong_span(self, seen: list[Passage]) -> str:
+        passage = self.rng.choice(seen)
+        last = passage.text.rstrip(".").split(" is ")[-1].split(" in ")[-1]
+        return self.rng.choice((passage.title, last, last))
 
     def _value(self, field: str) -> str:
         if field == "internet domain":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llds.rewards import exact_match
 from llds.rollout.observation import ObservationEncoder
@@ -43,16 +43,24 @@ def act(
     """The next action of each episode, appended to its ids; returns the texts."""
     inputs = tokenizer.pad({"input_ids": [episode.ids for episode in batch]}, return_tensors="pt", padding_side="left")
     law = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
-    output = model.generate(
-        **inputs, max_new_tokens=ACTION_TOKENS, do_sample=temperature > 0, **law,
-        stop_strings=PROTOCOL.stop_strings(TOOLS), tokenizer=tokenizer,
-    )  # fmt: skip
-    ends = {*tokenizer.convert_tokens_to_ids(PROTOCOL.stop_strings(TOOLS)), tokenizer.eos_token_id}
+    stops = PROTOCOL.stop_strings(TOOLS)
+    config = GenerationConfig(
+        max_new_tokens=ACTION_TOKENS,
+        do_sample=temperature > 0,
+        stop_strings=stops,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **law,
+    )
+    generate: Any = model.generate
+    output = generate(**inputs, generation_config=config, tokenizer=tokenizer)
+    added = tokenizer.get_added_vocab()
+    ends = {tokenizer.eos_token_id, *(added[stop] for stop in stops)}
     texts = []
     for episode, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
         stop = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
         episode.ids += ids[:stop]
-        texts.append(tokenizer.decode(ids[:stop]))
+        texts.append(str(tokenizer.decode(ids[:stop])))
     return texts
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from policy import ROPE_THETA
+
 EMBEDDING_STD = 0.15
 CONSTANT = 4.0
 """Value of feature 0 of each embedding, in standard deviations of the others: what position-only heads read."""
@@ -56,7 +58,7 @@ def set_copying_weights(model: LlamaForCausalLM, seed: int) -> None:
 
 
 def _attend_to_previous(model: LlamaForCausalLM, read: Tensor, write: Tensor) -> None:
-    attention, size = model.model.layers[0].self_attn, model.config.head_dim
+    attention, size = model.model.layers[0].self_attn, _head_size(model)
     half = size // 2
     frequencies = _rotary_frequencies(model)[:NUM_FREQUENCIES]
     constant = CONSTANT * math.sqrt(read.shape[0] / (read.shape[0] - 1 + CONSTANT**2))  # after RMSNorm
@@ -76,7 +78,7 @@ def _attend_to_previous(model: LlamaForCausalLM, read: Tensor, write: Tensor) ->
 def _match_previous_with_current(
     model: LlamaForCausalLM, read: Tensor, write: Tensor, value: Tensor, generator: torch.Generator
 ) -> None:
-    attention, size = model.model.layers[1].self_attn, model.config.head_dim
+    attention, size = model.model.layers[1].self_attn, _head_size(model)
     carried = NUM_PREVIOUS_HEADS * size
     # The slow rotary pairs only: the fast ones would scramble a match at a distance.
     slow = torch.cat([torch.arange(size // 4, size // 2), torch.arange(3 * size // 4, size)])
@@ -91,8 +93,12 @@ def _match_previous_with_current(
 
 
 def _rotary_frequencies(model: LlamaForCausalLM) -> Tensor:
-    size = model.config.head_dim
-    return model.config.rope_parameters["rope_theta"] ** (-torch.arange(0, size, 2) / size)
+    size = _head_size(model)
+    return torch.tensor(ROPE_THETA) ** (-torch.arange(0, size, 2) / size)
+
+
+def _head_size(model: LlamaForCausalLM) -> int:
+    return model.config.hidden_size // model.config.num_attention_heads
 
 
 def _random_rotation(size: int, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ machine makes the same weights.
 Three stages. Drills: copy runs of random tokens, which polishes the circuit of `initial_weights.py`. Good conduct:
 search for the right thing, go on to the second hop, copy the right span. Imperfect conduct: bad queries, stopping after
 one hop, wrong spans. What is left is a policy that *can* do the right thing and mostly does not: reinforcement learning
-has behaviour to select, and can at best reach what the stage of good conduct reached.
+has behaviour to select.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from demonstrations import Conduct, Demonstrator
 from evaluate_policy import evaluate
 from make_world import ASSETS, split_countries
 from policy import name_pieces, new_policy, ordinary_tokens, train_tokenizer
-from retrieval import ExactSearch
+from retrieval import ExactSearch, text_in_file
 from warm_up import DemonstrationEncoder, Encoded, Trainer, batches, copying_drills
 from world import read_countries
 
@@ -70,7 +70,9 @@ class WarmUp:
     def __init__(self, work: Path) -> None:
         self.work = work
         self.tokenizer = make_tokenizer()
-        self.search = ExactSearch(ASSETS / "corpus.jsonl")
+        # The demonstrator's index embeds titles with their quotes: close to what rollouts search, and not the same.
+        self.search = ExactSearch(ASSETS / "corpus.jsonl", text_of=text_in_file)
+        self.evaluation_search = ExactSearch(ASSETS / "corpus.jsonl")
         self.encoder = DemonstrationEncoder(self.tokenizer)
         self.countries = split_countries(read_countries())["train"]
 
@@ -119,7 +121,7 @@ class WarmUp:
         for split, temperature in (("validation", 0.0), ("test", 0.0), ("test", 1.0)):
             torch.manual_seed(SEED)
             print(name, split, f"temperature {temperature:g}")
-            results = evaluate(self.shipped(model), self.tokenizer, self.search, split, temperature)
+            results = evaluate(self.shipped(model), self.tokenizer, self.evaluation_search, split, temperature)
             print("\n".join(f"  {kind}: {result}" for kind, result in results.items()), flush=True)
 
 
@@ -134,7 +136,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write model (bfloat16) and tokenizer, readable for everybody."""
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
         path.chmod(0o644)

@@ -10,6 +10,7 @@ EOS, PAD = "<|endoftext|>", "<|pad|>"
 TAGS = [f"<{slash}{name}>" for name in ("think", "search", "information", "answer") for slash in ("", "/")]
 MARKERS = [f'Doc {k}(Title: "' for k in range(1, TOP_K + 1)]
 CONTEXT_TOKENS = 512
+ROPE_THETA = 10000.0
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -70,6 +71,6 @@ def new_policy(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
     )
     return LlamaForCausalLM(config)

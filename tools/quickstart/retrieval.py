@@ -1,18 +1,26 @@
-"""Exact search over the quickstart's corpus, in the format in which a search tool shows passages.
+"""Exact search over the quickstart's corpus, in the format in which the search tool shows passages.
 
-Stands in for the vector database where the start policy is made and evaluated: the same embedder, every passage
-compared, no index to build.
+Stands in for the vector database where the start policy is made and evaluated: the same embedder and the same ranking,
+every passage compared, no index to build.
 """
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from llds.agent_tools.search import format_passages
+from llds.retrieval import Passage
+from llds.retrieval.corpus import passage_content, read_corpus
 from llds.retrieval.wordllama_embedder import WordLlamaEmbedder
 
 TOP_K = 2
 """Passages per search: the start policy has only seen two."""
+
+
+def text_in_file(passage: Passage) -> str:
+    """A passage as the corpus file writes it: the title in quotes, a line break, the text."""
+    return f'"{passage.title}"\n{passage.text}'
 
 
 class ExactSearch:
@@ -21,17 +29,15 @@ class ExactSearch:
     Args:
         corpus: Path of a jsonl file in Search-R1's format.
         top_k: Passages per query.
+        text_of: What is embedded of a passage; by default what every retriever of `llds` embeds.
     """
 
-    def __init__(self, corpus: Path, top_k: int = TOP_K) -> None:
-        rows = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
-        self.ids: list[str] = [row["id"] for row in rows]
-        split = [row["contents"].split("\n", 1) for row in rows]
-        self.titles = [title.strip('"') for title, _ in split]
-        self.texts = [text for _, text in split]
+    def __init__(self, corpus: Path, top_k: int = TOP_K, text_of: Callable[[Passage], str] = passage_content) -> None:
+        self.passages = list(read_corpus(corpus))
+        self.ids = [passage.document_id for passage in self.passages]
         self.top_k = top_k
         self.embedder = WordLlamaEmbedder()
-        self.vectors = self.embedder.embed([row["contents"] for row in rows])
+        self.vectors = self.embedder.embed([text_of(passage) for passage in self.passages])
 
     def search(self, queries: list[str]) -> list[list[int]]:
         """Return the row numbers of the best passages of each query, best first."""
@@ -43,9 +49,4 @@ class ExactSearch:
 
     def body(self, rows: list[int]) -> str:
         """What the search tool says about these passages."""
-        return format_passages([(self.titles[row], self.texts[row]) for row in rows])
-
-
-def format_passages(passages: list[tuple[str, str]]) -> str:
-    """Search-R1's format: one line per passage (title, text)."""
-    return "\n".join(f'Doc {k}(Title: "{title}") {text}' for k, (title, text) in enumerate(passages, start=1))
+        return format_passages([self.passages[row] for row in rows])

@@ -117,7 +117,7 @@ def read_countries() -> list[Country]:
     countries = []
     for profile in sorted(profiles, key=lambda item: item.alpha2):
         own = {name: kind for name, kind in places[profile.alpha2] if owners[_key(name)] == 1 and is_clean(name)}
-        hidden = (profile.capital.name, names[profile.alpha2])
+        hidden = (_capital(profile), names[profile.alpha2])
         bridges = tuple(name for name in own if parts[_key(name)] == 0 and not any(word in name for word in hidden))
         countries.append(Country(profile.alpha2, names[profile.alpha2], _facts(profile), own, bridges))
     return countries
@@ -139,9 +139,13 @@ def is_clean(name: str) -> bool:
     return 2 < len(name) <= _MAX_NAME_CHARS and name[0].isupper() and _FREE_TEXT.search(name) is None
 
 
+def _capital(profile: AtlasCountry) -> str:
+    return profile.capital.name if profile.capital else ""
+
+
 def _facts(profile: AtlasCountry) -> dict[str, str]:
     values = {
-        "capital": profile.capital.name,
+        "capital": _capital(profile),
         "currency": profile.currency.name if profile.currency else None,
         "highest peak": profile.highest_point.name if profile.highest_point else None,
         "lowest elevation": profile.lowest_point.name if profile.lowest_point else None,

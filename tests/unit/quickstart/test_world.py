@@ -4,7 +4,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from llds.retrieval.corpus import passage_content, read_corpus
+from llds.retrieval.wordllama_embedder import WordLlamaEmbedder
 
 ASSETS = Path(__file__).parents[3] / "llds" / "quickstart"
 SPLITS = ("train", "validation", "test")
@@ -26,6 +30,12 @@ def questions() -> dict[str, list[dict]]:
 
 def country_of(row: dict) -> str:
     return row["supporting_ids"][-1].split("-")[0]
+
+
+def good_query(passage_id: str, passages: dict[str, str]) -> str:
+    title = passages[passage_id].split("\n")[0].strip('"')
+    field = passage_id.split("-", 1)[1].replace("_", " ")
+    return title if field.startswith("place") else f"{field} of {title}"
 
 
 def test_the_corpus_has_unique_ids_and_passages_in_search_r1_format(passages):
@@ -85,3 +95,13 @@ def test_ids_and_questions_are_unique(questions):
 def test_a_place_name_belongs_to_one_country(passages):
     titles = [contents.split("\n")[0].lower() for key, contents in passages.items() if "-place-" in key]
     assert len(set(titles)) == len(titles)
+
+
+def test_good_queries_find_all_passages_of_nearly_every_test_question(questions, passages):
+    ids, embedder = list(passages), WordLlamaEmbedder()
+    vectors = embedder.embed([passage_content(passage) for passage in read_corpus(ASSETS / "corpus.jsonl")])
+    hops = [(row["id"], passage_id) for row in questions["test"] for passage_id in row["supporting_ids"]]
+    queries = [good_query(passage_id, passages) for _, passage_id in hops]
+    best = np.argsort(-(embedder.embed(queries) @ vectors.T), axis=1)[:, :2]
+    misses = {row for (row, gold), found in zip(hops, best, strict=True) if gold not in [ids[i] for i in found]}
+    assert 1 - len(misses) / len(questions["test"]) > 0.98
