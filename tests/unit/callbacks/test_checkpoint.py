@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from llds.errors import ConfigurationError
 from llds.losses import LLDSPenalty
 from llds.modules import Optimization
 from llds.types import Trajectory
-from tests.runs import FirstIsRight, Run, answers, by_iteration, make_run, rows, scripted
+from tests.runs import LIMITS, FirstIsRight, Run, answers, by_iteration, make_run, rows, scripted
 
 MODULE = {"llds_penalty": LLDSPenalty(anchor="lagged", anchor_lag=2)}
 
@@ -175,7 +176,9 @@ def test_old_checkpoints_go_and_none_is_left_half_written(tmp_path: Path) -> Non
 def test_validation_in_the_middle_leaves_training_as_it_is(tmp_path: Path) -> None:
     questions = DataSource("llds:quickstart/validation.jsonl", limit=3)
     # The real sampler: it keeps caches and has modes of its own.
-    settings: dict[str, Any] = {"sampler": None, "iterations": 4, "every": 4}
+    limits = replace(LIMITS, action_tokens=8)
+    rollout = {"limits": limits, "eval_limits": limits}
+    settings: dict[str, Any] = {"sampler": None, "iterations": 4, "every": 4, "rollout": rollout}
     without = fresh(tmp_path / "a", validation=questions, limit_val_batches=0, **settings).fit()
     during = fresh(tmp_path / "b", validation=questions, val_check_interval=2, **settings).fit()
     assert_equal_runs(during, without)

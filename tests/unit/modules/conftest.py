@@ -1,4 +1,4 @@
-"""A real module on the shipped policy, with a trainer around it that never runs."""
+"""A real module on a tiny policy, with a trainer around it that never runs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,7 @@ import torch
 from llds.data import PromptDataModule
 from llds.losses import GRPOLoss, KLPenalty, LLDSPenalty
 from llds.modules import Optimization, SearchAgentModule
-
-POLICY = "llds:quickstart/policy"
+from tests.runs import tiny_policy
 
 
 class _Connected(SearchAgentModule):
@@ -35,7 +34,7 @@ class _Connected(SearchAgentModule):
 def make_module() -> Callable[..., _Connected]:
     def make(**changes: Any) -> _Connected:
         settings: dict[str, Any] = {
-            "policy": POLICY,
+            "policy": tiny_policy(),
             "policy_loss": GRPOLoss(),
             "kl_penalty": KLPenalty(),
             "llds_penalty": LLDSPenalty(),
