@@ -31,7 +31,7 @@ def test_prompt_actions_and_observations_in_order_are_the_token_ids() -> None:
 
 
 def test_the_views_of_random_trajectories_agree() -> None:
-    rng = random.Random(0)  # noqa: S311
+    rng = random.Random(0)
     for _ in range(500):
         trajectory = random_trajectory(rng)
         ids, index, log_probs = trajectory.token_ids, trajectory.action_index, trajectory.behavior_log_probs
@@ -43,7 +43,7 @@ def test_the_views_of_random_trajectories_agree() -> None:
 
 
 def test_the_views_do_not_change_the_turns_they_read() -> None:
-    trajectory = random_trajectory(random.Random(3))  # noqa: S311
+    trajectory = random_trajectory(random.Random(3))
     before = [list(turn.action_ids) for turn in trajectory.turns]
     trajectory.token_ids.append(1)
     assert trajectory.token_ids == trajectory.token_ids
@@ -81,5 +81,5 @@ def test_trajectories_do_not_share_their_turns() -> None:
 
 
 def test_a_description_is_json() -> None:
-    description = random_trajectory(random.Random(1)).describe()  # noqa: S311
+    description = random_trajectory(random.Random(1)).describe()
     assert json.loads(json.dumps(description)) == description

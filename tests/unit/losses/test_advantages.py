@@ -2,12 +2,12 @@
 
 import math
 
-import oracles
 import pytest
 import torch
 
 from llds.errors import ConfigurationError
 from llds.losses import group_advantages
+from tests import oracles
 
 
 def test_one_right_of_four_by_hand(hand):

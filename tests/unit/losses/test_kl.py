@@ -3,12 +3,12 @@
 import dataclasses
 import math
 
-import oracles
 import pytest
 import torch
 
 from llds.errors import ConfigurationError
 from llds.losses import KLPenalty, kl_penalty
+from tests import oracles
 
 ESTIMATORS = ["k1", "k2", "k3"]
 

@@ -2,12 +2,12 @@
 
 import itertools
 
-import oracles
 import pytest
 import torch
 
 from llds.errors import ConfigurationError
 from llds.losses import AnswerMasking, LLDSPenalty, grpo_loss, llds_penalty
+from tests import oracles
 
 GATES = ["token", "response", "action"]
 

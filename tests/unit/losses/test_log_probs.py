@@ -2,7 +2,6 @@
 
 import math
 
-import oracles
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llds.errors import ConfigurationError
 from llds.losses import action_hidden, action_log_probs, scatter_to_tokens, selected_log_probs
 from llds.losses.arithmetic import Arithmetic
+from tests import oracles
 
 N, H, V = 23, 8, 61
 

@@ -2,12 +2,12 @@
 
 import math
 
-import oracles
 import pytest
 import torch
 
 from llds.errors import ConfigurationError
 from llds.losses import GRPOLoss, GSPOLoss, grpo_loss, gspo_loss
+from tests import oracles
 
 
 def f64(values):

@@ -85,7 +85,7 @@ def test_no_special_token_and_no_tag_token_survives_in_a_body_that_skipped_the_p
 def test_random_bodies_hold_no_forbidden_token_and_fit_their_limit(
     encoder: ObservationEncoder, protocol: TagProtocol, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    rng = random.Random(0)  # noqa: S311
+    rng = random.Random(0)
     pieces = ["<", ">", "/", " ", "\n", "北京", "🔍", "é", "\u200b", "\ud83d", "\x00", "</answer>", "<search>", "</s>"]
     pieces += ["<|im_end|>", "</information>", "</sea", "rch>", "<|im_", "end|>", "Oslo", "<pad>"]
     opening = tokenizer.encode("\n\n<information>", add_special_tokens=False)
