@@ -118,7 +118,9 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.policy)
     model = AutoModelForCausalLM.from_pretrained(arguments.policy, dtype=torch.float32).eval()
     search = ExactSearch(ASSETS / "corpus.jsonl")
-    print(evaluate(model, tokenizer, search, arguments.split, arguments.temperature))
+    torch.manual_seed(0)
+    results = evaluate(model, tokenizer, search, arguments.split, arguments.temperature)
+    print("\n".join(f"{kind}: {result}" for kind, result in results.items()))
 
 
 if __name__ == "__main__":
