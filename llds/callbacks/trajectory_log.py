@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
 from llds.data import RolloutBatch
@@ -58,6 +59,7 @@ class TrajectoryLog(pl.Callback):
         """Write all predictions."""
         path = Path(trainer.default_root_dir) / "predictions.jsonl.gz"
         write_trajectories(path, self._predicted, pl_module.tokenizer)
+        rank_zero_info(f"Predictions: {path} ({len(self._predicted)} trajectories)")
         self._predicted = []
 
 
