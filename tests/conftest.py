@@ -1,4 +1,7 @@
-"""Tolerances, written once."""
+"""Tolerances, written once, and what every test starts from."""
+
+import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -28,3 +31,11 @@ def hand() -> float:
 def single() -> float:
     """Tolerance of float32 against float64 on numbers of order one."""
     return SINGLE
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the suite runs in the background or Lightning switched it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
