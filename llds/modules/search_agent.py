@@ -38,7 +38,7 @@ from llds.modules.start_up import check_checkpoint, check_training
 from llds.modules.tokenizer import check_vocabulary, load_tokenizer
 from llds.modules.update_steps import UpdateSteps, scored
 from llds.rollout import TagProtocol
-from llds.strategies import ZeRO3Strategy, gather, sum_over_ranks, together
+from llds.strategies import ZeRO3Strategy, gather, load_training_state, sum_over_ranks, together
 
 
 class SearchAgentModule(EvaluationSteps, UpdateSteps):
@@ -358,6 +358,22 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
         self.iteration, self.metrics = state["iteration"], state["metrics"]
         self._is_resumed = self.trainer.state.fn == "fit"
         self.nonfinite.load_state_dict(state["nonfinite"])
+        if self.anchor is not None and state["anchor"] is not None:
+            self.anchor.load_state_dict(state["anchor"])
+
+    def roll_back(self, path: str | Path) -> None:
+        """Go back to the weights of a checkpoint in mid-run, and go on from them; every rank must call.
+
+        Weights, optimizer, learning rate with its schedule, and the lagged anchor are the checkpoint's. The iterations,
+        the optimizer steps and the position in the prompts count on: what comes is new, and sampled by new seeds.
+
+        Args:
+            path: A checkpoint of this run; call between two iterations, such as in a callback's ``on_train_batch_end``.
+
+        Raises:
+            ConfigurationError: If it was written with another strategy or another number of ranks.
+        """
+        state = load_training_state(self.trainer, Path(path))["search_agent"]
         if self.anchor is not None and state["anchor"] is not None:
             self.anchor.load_state_dict(state["anchor"])
 

@@ -2,6 +2,7 @@
 
 from llds.strategies.partitioned import assign_parts, gathered, is_partitioned, local_part, reads, whole_shape
 from llds.strategies.ranks import gather, is_lost_rank, rank, sum_over_ranks, together, world_size
+from llds.strategies.rollback import load_training_state
 from llds.strategies.zero3 import ZeRO3Strategy
 from llds.strategies.zero3_checkpoint import ranks_of_checkpoint, trained_weights
 
@@ -12,6 +13,7 @@ __all__ = [
     "gathered",
     "is_lost_rank",
     "is_partitioned",
+    "load_training_state",
     "local_part",
     "rank",
     "ranks_of_checkpoint",

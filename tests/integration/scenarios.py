@@ -56,12 +56,63 @@ class PoisonedAgent(AdamWAgent):
         return output
 
 
+class GoesBack(pl.Callback):
+    """After the third iteration, goes back to the checkpoint of the second and makes the third's updates again.
+
+    Attributes:
+        gaps: Largest differences of weights: the checkpoint's to those then, the second third's to the first's.
+        steps: Optimizer steps and learning rate of the schedule, before and after.
+    """
+
+    def __init__(self) -> None:
+        self.gaps: list[float] = []
+        self.steps: list[tuple[int, float]] = []
+        self._kept: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the weights; in the end, compare."""
+        self._keep(pl_module)
+        if pl_module.iteration != 3:
+            return
+        self.steps.append(_scheduled(trainer))
+        for _ in range(2):  # the second time from a state that was itself gone back to
+            pl_module.roll_back(next((Path(trainer.default_root_dir) / "checkpoints").glob("*2.ckpt")))
+            self.steps.append(_scheduled(trainer))
+            self._keep(pl_module)
+            pl_module.iteration -= 1
+            pl_module._update(batch.policy_batch, answer_weight=1.0)
+            pl_module.iteration += 1
+            self._keep(pl_module)
+            _, second, third, restored, again = self._kept
+            self.gaps += [_gap(second, restored), _gap(third, again)]
+            del self._kept[3:]
+
+    def _keep(self, pl_module: SearchAgentModule) -> None:
+        self._kept.append({name: value.clone() for name, value in pl_module.policy.weights()})
+
+
+def _scheduled(trainer: pl.Trainer) -> tuple[int, float]:
+    scheduler = trainer.lr_scheduler_configs[0].scheduler
+    return int(scheduler.last_epoch), float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _gap(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
+
+
 def script(iteration: int, trajectory: int, turn: int) -> str | Exception:
     """Search and answer; in the second iteration a trajectory fails; some answers are long."""
     if (iteration, trajectory) == (1, 5):
         return SamplerError("engine down")
     text = answers(iteration, trajectory, turn)
     return text.replace("demonym", "demonym " * (trajectory % 3 + 1))
+
+
+def falling() -> Optimization:
+    """Settings of the optimizer with a learning rate that another step would show in."""
+    return Optimization(learning_rate=1e-3, schedule="linear", mini_batch_size=1, micro_batch_size=1)
 
 
 def scenario(folder: Path, agent: type[SearchAgentModule], *callbacks: pl.Callback, **changes: Any) -> Run:

@@ -182,6 +182,14 @@ def test_a_rank_keeps_as_many_bytes_as_the_estimate_says(found: dict[str, Any]) 
     assert found["zero3 adamw"]["bytes"] == pytest.approx(estimate, rel=0.03)
 
 
+@pytest.mark.parametrize("run", ["zero3 rolled back", "zero3 offload bf16 rolled back", "ddp rolled back"])
+def test_a_run_that_goes_back_to_a_checkpoint_repeats_its_updates_to_the_bit(found: dict[str, Any], run: str) -> None:
+    assert found[run]["gaps"] == [[0.0] * 4] * 2
+    # three optimizer steps per iteration, four iterations: the rate falls linearly from 1e-3 at 0 to 0 at 12
+    assert found[run]["steps"] == [(9, pytest.approx(2.5e-4)), (6, pytest.approx(5e-4)), (6, pytest.approx(5e-4))]
+    assert found[run]["iterations"] == ["1.0", "2.0", "3.0", "4.0"]
+
+
 def test_an_error_of_one_rank_is_known_to_all(found: dict[str, Any]) -> None:
     ours, theirs = found["failing alone"]
     assert ours == theirs

@@ -23,7 +23,16 @@ from llds.rollout import TransformersSampler
 from llds.strategies import ZeRO3Strategy, gather, is_partitioned, local_part, rank, together, whole_shape, world_size
 from llds.strategies.zero3_checkpoint import trained_weights
 from tests.integration.resident import Peak
-from tests.integration.scenarios import AdamWAgent, PoisonedAgent, SGDAgent, evaluate, logged, scenario
+from tests.integration.scenarios import (
+    AdamWAgent,
+    GoesBack,
+    PoisonedAgent,
+    SGDAgent,
+    evaluate,
+    falling,
+    logged,
+    scenario,
+)
 from tests.runs import Run, answers, scripted
 
 FOLDER = Path(sys.argv[1])
@@ -109,6 +118,22 @@ def refused() -> Any:
     return messages
 
 
+def rolled_back(name: str, strategy: Callable[[], Strategy], **changes: Any) -> Callable[[], Any]:
+    """Back to a checkpoint in mid-run; with a lagged anchor and a learning rate that falls."""
+
+    def check() -> Any:
+        callback = GoesBack()
+        module: dict[str, Any] = {"llds_penalty": LLDSPenalty(anchor="lagged", anchor_lag=1)}
+        module["optimization"] = falling()
+        run = scenario(
+            FOLDER / name, AdamWAgent, callback, devices=2, strategy=strategy(), iterations=4, every=2, module=module,
+            **changes,
+        ).fit()  # fmt: skip
+        return {"gaps": gather(callback.gaps), "steps": callback.steps, "iterations": list(logged(run))}
+
+    return check
+
+
 def sampled() -> Any:
     """The transformers sampler on a whole copy of a policy in parts."""
     sampler = TransformersSampler(max_wait_s=10.0)
@@ -180,6 +205,9 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "zero3 bf16": trained("zero3-bf16", zero3, AdamWAgent, iterations=1, precision="bf16-mixed"),
     "ddp adamw": trained("ddp-adamw", ddp, AdamWAgent),
     "ddp sgd": trained("ddp-sgd", ddp, SGDAgent),
+    "zero3 rolled back": rolled_back("zero3-back", zero3),
+    "zero3 offload bf16 rolled back": rolled_back("zero3-offload-back", offloading, precision="bf16-mixed"),
+    "ddp rolled back": rolled_back("ddp-back", ddp),
     "resumed": resumed,
     "evaluated": evaluated,
     "refused": refused,
