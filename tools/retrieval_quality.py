@@ -28,6 +28,7 @@ from llds.retrieval import (
     Passage,
     Retriever,
 )
+from llds.retrieval.corpus import check_corpus
 from llds.retrieval.server import retrieval_app, serving
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "questions"
@@ -35,17 +36,15 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "questions"
 
 @dataclass(frozen=True)
 class GoldSet:
-    """Questions with the titles that answer them, and the corpus as a file of ours.
+    """Questions with the titles that answer them.
 
     Attributes:
         queries: The questions.
         titles: Gold titles of each.
-        corpus: Path of the corpus.
     """
 
     queries: list[str]
     titles: list[set[str]]
-    corpus: str
 
     def recalls(self, results: list[list[Passage]]) -> list[float]:
         """Share of the gold titles that was found, of each question."""
@@ -55,19 +54,14 @@ class GoldSet:
         ]
 
 
-def read_gold_set(questions: Path, corpus: Path, folder: Path) -> GoldSet:
-    """Read HippoRAG's files; writes the corpus into the folder as Search-R1 has it."""
+def read_gold_set(questions: Path, corpus: Path) -> GoldSet:
+    """Read HotpotQA's questions, each with the titles of its supporting facts, all of which are in the corpus."""
     rows = json.loads(questions.read_text(encoding="utf-8"))
-    pages = json.loads(corpus.read_text(encoding="utf-8"))
-    path = folder / "corpus.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        for number, (title, sentences) in enumerate(pages.items()):
-            file.write(json.dumps({"id": str(number), "contents": f'"{title}"\n{"".join(sentences)}'}) + "\n")
     titles = [{title for title, _ in row["supporting_facts"]} for row in rows]
-    missing = sorted(set().union(*titles) - pages.keys())
+    missing = sorted(set().union(*titles) - {passage.title for passage in check_corpus(corpus)})
     if missing:
         raise SystemExit(f"Expected every gold title in the corpus, got none for {missing[:3]}.")
-    return GoldSet([row["question"] for row in rows], titles, str(path))
+    return GoldSet([row["question"] for row in rows], titles)
 
 
 def retriever_makers(corpus: str, folder: Path) -> dict[str, Callable[[], Retriever]]:
@@ -101,8 +95,8 @@ def main() -> None:
     parser.add_argument("--retrievers", nargs="+", default=None)
     settings = parser.parse_args()
     settings.folder.mkdir(parents=True, exist_ok=True)
-    gold = read_gold_set(settings.questions, settings.corpus, settings.folder)
-    makers = retriever_makers(gold.corpus, settings.folder)
+    gold = read_gold_set(settings.questions, settings.corpus)
+    makers = retriever_makers(str(settings.corpus), settings.folder)
     if unknown := set(settings.retrievers or ()) - makers.keys():
         raise SystemExit(f"Expected retrievers among {', '.join(makers)}, got {', '.join(sorted(unknown))}.")
     print(f"| retriever | recall@{settings.top_k} of gold titles | 95% interval | over HTTP | n |")

@@ -51,7 +51,7 @@ class CalculatorTool(AgentTool):
 
     description = "Computes arithmetic. " + _USAGE
 
-    def __init__(self, name: str = "calculate"):
+    def __init__(self, name: str = "calculate") -> None:
         self.name = checked_tool_name(name, "name")
 
     async def run(self, argument: str) -> ToolResult:

@@ -58,7 +58,7 @@ class SearchTool(AgentTool):
 
     description = "Finds passages. Write a short question or keywords between the tags."
 
-    def __init__(self, top_k: int = 3, name: str = "search", max_query_chars: int = 1000):
+    def __init__(self, top_k: int = 3, name: str = "search", max_query_chars: int = 1000) -> None:
         if top_k < 1:
             raise ConfigurationError(f"Expected `top_k` of the search tool >= 1, got {top_k}. Raise it.")
         if max_query_chars < 1:

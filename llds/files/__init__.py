@@ -1,9 +1,20 @@
-"""Files as rows: the one reader of questions and of corpora, and files that are written whole or not at all."""
+"""Files: the one reader of questions and of corpora, files written whole or not at all, folders of models."""
 
 from llds.files.atomic import write_atomically
 from llds.files.checksum import file_hash
 from llds.files.formats import FileFormat
+from llds.files.model_folder import FROM_FOLDER, errors_of_folder
 from llds.files.reader import read_rows
 from llds.files.rows import BadRows, OnBadRow, Row
 
-__all__ = ["BadRows", "FileFormat", "OnBadRow", "Row", "file_hash", "read_rows", "write_atomically"]
+__all__ = [
+    "FROM_FOLDER",
+    "BadRows",
+    "FileFormat",
+    "OnBadRow",
+    "Row",
+    "errors_of_folder",
+    "file_hash",
+    "read_rows",
+    "write_atomically",
+]

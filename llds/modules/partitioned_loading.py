@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.initialization import no_init_weights
 
 from llds.errors import ConfigurationError
+from llds.files import FROM_FOLDER, errors_of_folder
 from llds.strategies import gathered, rank, whole_shape
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -39,17 +40,13 @@ class WeightFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
+        expected = "Expected `model.policy` to be a folder with a transformers model (config.json and safetensors), got"
+        with errors_of_folder(expected, folder, "Give the path of a downloaded model."):
             if (folder / _INDEX).is_file():
                 self._file_of: dict[str, str] = json.loads((folder / _INDEX).read_text())["weight_map"]
             else:
                 with safe_open(folder / _SINGLE, "pt") as file:
                     self._file_of = dict.fromkeys(file.keys(), _SINGLE)
-        except Exception as error:  # a damaged folder fails in as many ways as there are file formats
-            raise ConfigurationError(
-                f"Expected `model.policy` to be a folder with a transformers model (config.json and safetensors), got "
-                f"{folder}, which does not load: {error}. Give the path of a downloaded model."
-            ) from error
         self.names = self._file_of.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -78,7 +75,7 @@ def load_partitioned(
         ConfigurationError: If the folder lacks a weight, or has it under another name or in another shape.
     """
     files = WeightFiles(folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, **FROM_FOLDER)
     with partition():
         model = bare_model(config, dtype, attention)
     _check_files(files, model)

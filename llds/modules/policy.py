@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from llds.data.policy_batch import PolicyBatch
 from llds.data.prefix_tree import PrefixTree
 from llds.errors import ConfigurationError
+from llds.files import FROM_FOLDER, errors_of_folder
 from llds.losses.log_probs import before_actions
 from llds.modules.adapters import LoRA, merged_weights, with_adapters
 from llds.modules.fused_head import FusedHead
@@ -184,16 +185,14 @@ def _load(path: str, dtype: str, attention: str) -> PreTrainedModel:
     advice = "Give the path of a downloaded model, or `llds:quickstart/policy` for the one in the package."
     if not (folder / "config.json").is_file():
         raise ConfigurationError(f"{expected} {folder}. {advice}")
-    try:
+    with errors_of_folder(expected, folder, advice):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
-            local_files_only=True,
             output_loading_info=True,
+            **FROM_FOLDER,
         )
-    except Exception as error:  # a damaged folder fails in as many ways as there are file formats
-        raise ConfigurationError(f"{expected} {folder}, which does not load: {error}. {advice}") from error
     model, report = loaded
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])

@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llds.errors import ConfigurationError
+from llds.files import FROM_FOLDER, errors_of_folder
 from llds.paths import resolve_path
 from llds.strategies import whole_shape
 
@@ -24,10 +25,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     expected = "Expected `model.policy` to be a folder with a transformers model and its tokenizer, got"
     if not folder.is_dir():
         raise ConfigurationError(f"{expected} {folder}, which does not exist. {advice}")
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # a damaged folder fails in as many ways as there are file formats
-        raise ConfigurationError(f"{expected} {folder}, whose tokenizer does not load: {error}. {advice}") from error
+    with errors_of_folder(expected, folder, advice):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **FROM_FOLDER)
     if tokenizer.eos_token_id is None:
         raise ConfigurationError(
             f"Expected the tokenizer in {folder} to have an end-of-sequence token, got none. "

@@ -40,10 +40,15 @@ class ChromaCollection:
         max_batch_size: Most rows that Chroma takes at once.
     """
 
-    def __init__(self, collection: "Collection", place: "_Place", max_batch_size: int):
+    def __init__(self, collection: "Collection", place: "_Place", max_batch_size: int) -> None:
         self._collection = collection
         self._place = place
         self.max_batch_size = max_batch_size
+
+    @property
+    def name(self) -> str:
+        """Its name in the database."""
+        return self._collection.name
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -124,7 +129,7 @@ class ChromaDatabase:
         place: What messages call it, with what to do about it.
     """
 
-    def __init__(self, client: "Client", place: "_Place"):
+    def __init__(self, client: "Client", place: "_Place") -> None:
         self._client = client
         self._place = place
         with place.errors():

@@ -76,7 +76,7 @@ class ChromaRetriever(Retriever):
         max_neighbors: int = 16,
         ef_construction: int = 200,
         ef_search: int = 400,
-    ):
+    ) -> None:
         for name, value, least in (
             ("exact_up_to", exact_up_to, 0),
             ("max_neighbors", max_neighbors, 2),

@@ -34,14 +34,15 @@ class ChromaServer:
             port = parts.port
         except ValueError:
             port = -1
-        if parts.scheme not in _PORTS or not parts.hostname or port == -1 or parts.path.strip("/") or parts.query:
+        if parts.username or parts.password or parts.query:
+            raise ConfigurationError(  # which does not repeat it: it may hold a secret
+                "Expected `retriever.server.url` without a password and without anything behind the port, as it is "
+                "saved with the run and shown in messages. Use `token_file` for a secret."
+            )
+        if parts.scheme not in _PORTS or not parts.hostname or port == -1 or parts.path.strip("/"):
             raise ConfigurationError(
                 f"Expected `retriever.server.url` like http://127.0.0.1:8000, got {self.url!r}. Give scheme, host and "
                 "port, and nothing behind them."
-            )
-        if parts.username or parts.password:
-            raise ConfigurationError(
-                "Expected `retriever.server.url` without a password, as it is saved with the run. Use `token_file`."
             )
         if self.timeout_s <= 0:
             raise ConfigurationError(f"Expected `retriever.server.timeout_s` > 0, got {self.timeout_s}. Raise it.")

@@ -1,8 +1,9 @@
 r"""A corpus in the file format of Search-R1: read through once to check it, then as often as it is needed.
 
 Rows are ``{"id": "0", "contents": "\"title\"\ntext"}`` or have the columns ``id``, ``title`` (may be missing) and
-``text``; files are those of `llds.files` (jsonl, also in gzip, parquet, ...). Comes before everything else of
-retrieval: what is wrong with a corpus is said here, with its file and row, before anything is built from it.
+``text``; files are those of `llds.files` (jsonl, also in gzip, parquet, ...). A JSON object from titles to lists of
+sentences, as HippoRAG has it, is a corpus too: the titles are the ids. Comes before everything else of retrieval: what
+is wrong with a corpus is said here, with its file and row, before anything is built from it.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from llds.errors import DataError
 from llds.files import Row, file_hash, read_rows
 from llds.retrieval.base import Passage
 
+_COLUMNS = {"id", "contents", "title", "text"}
 _KEY_BYTES = 8
 
 
@@ -132,12 +134,14 @@ class _PassagesDigest:
         self.text_bytes = 0
 
     def add(self, passage: Passage) -> None:
+        """Take the next passage."""
         parts = [part.encode() for part in (passage.document_id, passage.title, passage.text)]
         sizes = [len(part) for part in parts]
         self.text_bytes += sum(sizes)
         self._sha.update(b"".join([repr(sizes).encode(), *parts]))  # with the sizes no two corpora run together alike
 
     def hexdigest(self) -> str:
+        """The hash of all that came."""
         return self._sha.hexdigest()
 
 
@@ -175,7 +179,23 @@ def _repetitions(path: Path, keys: "array[int]") -> frozenset[int]:
 
 def _passages(path: Path) -> Iterator[tuple[Row, Passage]]:
     for row in read_rows(path):
-        yield row, passage_from_row(row)
+        for item in _pages(row) if _is_pages(row) else [row]:
+            yield item, passage_from_row(item)
+
+
+def _is_pages(row: Row) -> bool:
+    """Whether a row is a whole corpus: an object from titles to lists of sentences."""
+    return row.number == 1 and not _COLUMNS & row.values.keys() and all(map(_is_text_list, row.values.values()))
+
+
+def _is_text_list(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _pages(row: Row) -> Iterator[Row]:
+    for number, (title, sentences) in enumerate(row.values.items(), start=1):
+        values = {"id": title, "title": title, "text": "".join(sentences)}
+        yield Row(f"{row.origin} ({title!r})", number, values)
 
 
 def _text(row: Row, name: str, types: tuple[type, ...] = (str,)) -> str:

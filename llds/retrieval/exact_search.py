@@ -43,7 +43,7 @@ class ExactSearch:
         vectors: Their unit vectors ``[n, d]``.
     """
 
-    def __init__(self, document_ids: list[str], vectors: Vectors):
+    def __init__(self, document_ids: list[str], vectors: Vectors) -> None:
         self._document_ids = document_ids
         self._vectors = np.ascontiguousarray(vectors, dtype=np.float32)
 

@@ -81,7 +81,7 @@ class HTTPRetriever(Retriever):
         backoff_s: float = 0.2,
         max_queries: int = 256,
         token_file: str | None = None,
-    ):
+    ) -> None:
         if timeout_s <= 0 or max_retries < 0 or backoff_s < 0 or max_queries < 1:
             raise ConfigurationError(
                 "Expected an HTTP retriever with timeout_s > 0, max_retries >= 0, backoff_s >= 0 and max_queries >= 1, "
@@ -237,6 +237,11 @@ def _checked_url(url: str) -> str:
         is_address = False
     if not is_address:
         raise ConfigurationError(f"Expected {_KEY} to be like http://127.0.0.1:8000, got {url!r}. Correct it.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError(  # which does not repeat it: it may hold a secret
+            f"Expected {_KEY} without a password and without anything behind the path, as it is saved with the run and "
+            "shown in messages. Use `token_file` for a secret."
+        )
     return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/retrieve"
 
 

@@ -32,7 +32,7 @@ class IndexFolder(IndexPlace):
         path: The folder; made when the index is built.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.name = f"the index {self.path}"
         self.way_out = f"Delete {self.path} to build the index anew, or set another `path`."
@@ -128,15 +128,17 @@ class IndexFolder(IndexPlace):
             raise RetrievalError(f"Expected to write {self.path}, got {error}. {self._advice()}") from error
 
     def remove(self) -> None:
-        """Delete the folder and what killed builds left, if they hold a Chroma database or nothing.
+        """Delete the folder and what killed builds left, if they hold an index of llds or nothing.
 
         Raises:
-            RetrievalError: The folder holds something else.
+            RetrievalError: The folder holds something else, such as a Chroma database of another program.
         """
+        if self.path.exists() and any(self.path.iterdir()) and not (self.path / MANIFEST_NAME).is_file():
+            raise RetrievalError(
+                f"Expected an index in {self.path}, got another folder (without {MANIFEST_NAME}). Nothing was deleted."
+            )
         for folder in (self.path, self._workplace):
             if folder.exists():
-                if any(folder.iterdir()) and not (folder / "chroma.sqlite3").is_file():
-                    raise RetrievalError(f"Expected an index in {folder}, got another folder. Nothing was deleted.")
                 shutil.rmtree(folder)
 
     def _advice(self) -> str:

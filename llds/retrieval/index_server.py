@@ -39,7 +39,7 @@ class IndexOnServer(IndexPlace):
         collection: Name of the collection.
     """
 
-    def __init__(self, server: ChromaServer, collection: str):
+    def __init__(self, server: ChromaServer, collection: str) -> None:
         self.server = server
         self.collection = collection
         self.name = f"the collection {collection} of {server.name}"
@@ -96,11 +96,19 @@ class IndexOnServer(IndexPlace):
                 fill(database)
 
     def remove(self) -> None:
-        """Delete the collection, finished or half-built."""
+        """Delete the collection, finished or half-built.
+
+        Raises:
+            RetrievalError: It was made by something else, or the server does not answer.
+        """
         with self.connect() as database:
-            for name in (self.collection, building_name(self.collection)):
-                if database.find(name) is not None:
-                    database.delete(name)
+            found = [database.find(name) for name in (self.collection, building_name(self.collection))]
+            if found[0] is not None and MANIFEST_KEY not in found[0].metadata:
+                raise RetrievalError(
+                    f"Expected {self.name} to be an index of llds, got one of another program. Nothing was deleted."
+                )
+            for collection in filter(None, found):
+                database.delete(collection.name)
 
     def _wait_for_others(self, database: ChromaDatabase) -> None:
         """Return when no other machine makes progress with this collection.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from llds.errors import ConfigurationError
+from llds.files import FROM_FOLDER, errors_of_folder
 from llds.paths import resolve_path
 from llds.retrieval.embedders import Embedder, Vectors, unit_rows
 
@@ -136,15 +137,12 @@ class TransformerEmbedder(Embedder):
                 f"Expected `embedder.model` to be a folder with an encoder (config.json, weights, tokenizer), got "
                 f"{self.model}. Download one and give its folder."
             )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model, local_files_only=True)
+        expected = f"Expected `embedder.model` to be an encoder that runs on {self.device}, got"
+        with errors_of_folder(expected, self.model, "Download one that transformers knows, and give its folder."):
+            tokenizer = AutoTokenizer.from_pretrained(self.model, **FROM_FOLDER)
             dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
-            model = AutoModel.from_pretrained(self.model, local_files_only=True, dtype=dtype)
+            model = AutoModel.from_pretrained(self.model, dtype=dtype, **FROM_FOLDER)
             return _Encoder(model.to(self.device).eval().requires_grad_(False), tokenizer)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigurationError(
-                f"Expected an encoder in {self.model} that runs on {self.device}, got: {error}"
-            ) from error
 
 
 class MiniLMEmbedder(TransformerEmbedder):

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from llds.errors import ConfigurationError, SamplerError
+from llds.files import FROM_FOLDER
 from llds.rollout.sampler import SampledPolicy
 from llds.rollout.server_client import ServerClient, ServerLost
 from llds.rollout.weight_update import SharedBuffer
@@ -70,7 +71,7 @@ async def check_server(server: ServerClient, policy: SampledPolicy, dtype: str, 
 
 
 def _check_description(server: ServerClient, policy: SampledPolicy, dtype: str, found: Mapping[str, Any]) -> None:
-    theirs, ours = found["hf_config"], AutoConfig.from_pretrained(policy.folder, local_files_only=True).to_dict()
+    theirs, ours = found["hf_config"], AutoConfig.from_pretrained(policy.folder, **FROM_FOLDER).to_dict()
     for name in _STRUCTURE:
         if theirs.get(name) != ours.get(name):
             raise ConfigurationError(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from llds.errors import ConfigurationError
+from llds.files import FROM_FOLDER
 from llds.rollout.fingerprint import fingerprint
 from llds.rollout.weight_update import read_chunk
 
@@ -263,7 +264,7 @@ def make_source(folder: Path, dtype: str) -> Any:
     from vllm.distributed.weight_transfer import ParamMeta, WeightSource
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **FROM_FOLDER))
     described = [ParamMeta(name, getattr(torch, dtype), tuple(p.shape)) for name, p in model.named_parameters()]
 
     class Stream(WeightSource):

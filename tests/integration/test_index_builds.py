@@ -229,9 +229,10 @@ def test_the_script_refuses_in_one_line_and_makes_nothing(
     assert {path.name for path in tmp_path.iterdir()} - before <= {".index.lock"}
 
 
-def test_a_folder_that_is_no_index_is_not_deleted(tmp_path: Path, corpus: Path) -> None:
+@pytest.mark.parametrize("name", ["thesis.txt", "chroma.sqlite3"])
+def test_a_folder_that_is_no_index_is_not_deleted(name: str, tmp_path: Path, corpus: Path) -> None:
     (tmp_path / "index").mkdir()
-    (tmp_path / "index/thesis.txt").write_text("mine")
-    with pytest.raises(RetrievalError, match=r"got another folder\. Nothing was deleted"):
+    (tmp_path / "index" / name).write_text("mine")
+    with pytest.raises(RetrievalError, match=r"got another folder .*\. Nothing was deleted"):
         make_retriever(str(tmp_path / "index"), corpus).remove()
-    assert (tmp_path / "index/thesis.txt").read_text() == "mine"
+    assert (tmp_path / "index" / name).read_text() == "mine"

@@ -9,6 +9,7 @@ from llds.retrieval import ChromaRetriever, MiniLMEmbedder, Retriever
 from tests.unit.retrieval.test_transformer_embedder import needs_minilm
 from tools.retrieval_quality import DATA, GoldSet, read_gold_set, retriever_makers
 
+CORPUS = DATA / "hipporag_hotpotqa_train_corpus.json"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data/questions"),
@@ -21,8 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gold(folder: Path) -> GoldSet:
-    return read_gold_set(DATA / "hipporag_hotpotqa_train.json", DATA / "hipporag_hotpotqa_train_corpus.json", folder)
+def gold() -> GoldSet:
+    return read_gold_set(DATA / "hipporag_hotpotqa_train.json", CORPUS)
 
 
 def recall(retriever: Retriever, gold: GoldSet) -> float:
@@ -35,17 +36,17 @@ def recall(retriever: Retriever, gold: GoldSet) -> float:
 # The floors are figures of a prototype on 200 such questions among 2,870 passages.
 @pytest.mark.parametrize(("name", "floor"), [("bm25", 0.66), ("wordllama", 0.585)])
 def test_gold_passages_are_found(gold: GoldSet, folder: Path, name: str, floor: float) -> None:
-    assert recall(retriever_makers(gold.corpus, folder)[name](), gold) >= floor
+    assert recall(retriever_makers(str(CORPUS), folder)[name](), gold) >= floor
 
 
 @needs_minilm
 def test_minilm_finds_gold_passages_among_a_hundred(gold: GoldSet, folder: Path) -> None:
     titles = gold.titles[:20]  # all 994 passages take it a minute or two
     wanted = set().union(*titles)
-    lines = Path(gold.corpus).read_text(encoding="utf-8").splitlines()
-    kept = [line for n, line in enumerate(lines) if json.loads(line)["contents"].split('"')[1] in wanted or n % 16 == 0]
-    corpus = folder / "small.jsonl"
-    corpus.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    pages = json.loads(CORPUS.read_text(encoding="utf-8"))
+    kept = {title: text for n, (title, text) in enumerate(pages.items()) if title in wanted or n % 16 == 0}
+    corpus = folder / "small.json"
+    corpus.write_text(json.dumps(kept), encoding="utf-8")
     retriever = ChromaRetriever(str(folder / "small-minilm"), str(corpus), embedder=MiniLMEmbedder())
     assert len(kept) > 90
-    assert recall(retriever, GoldSet(gold.queries[:20], titles, str(corpus))) >= 0.8
+    assert recall(retriever, GoldSet(gold.queries[:20], titles)) >= 0.8

@@ -217,8 +217,10 @@ def test_an_address_that_is_none_is_refused(url):
 
 
 def test_a_password_in_the_address_and_a_time_limit_of_zero_are_refused():
-    with pytest.raises(ConfigurationError, match="without a password"):
-        ChromaServer("http://user:word@host:8000")
+    for url in ("http://user:hunter2@host:8000", "http://host:8000?key=hunter2"):
+        with pytest.raises(ConfigurationError, match="without a password") as refusal:
+            ChromaServer(url)
+        assert "hunter2" not in str(refusal.value)
     with pytest.raises(ConfigurationError, match=r"server\.timeout_s` > 0, got 0"):
         ChromaServer("http://a", timeout_s=0)
 
@@ -245,6 +247,17 @@ def test_a_changed_corpus_and_another_graph_are_refused(on_server, write_corpus)
     retriever.remove()
     with retriever:
         assert retriever.describe()["rows"] == 1
+
+
+def test_a_collection_of_somebody_else_is_neither_used_nor_deleted(on_server, chroma):
+    retriever = on_server()
+    with client_of(chroma) as client:
+        client.create_collection(retriever.collection, embedding_function=None).add(ids=["a"], embeddings=[[1.0, 0.0]])
+        with pytest.raises(RetrievalError, match="Nothing was changed"):
+            retriever.open()
+        with pytest.raises(RetrievalError, match="Nothing was deleted"):
+            retriever.remove()
+        assert client.get_collection(retriever.collection, embedding_function=None).count() == 1
 
 
 def test_missing_rows_and_exchanged_vectors_are_refused(on_server, chroma):

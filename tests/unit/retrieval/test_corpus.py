@@ -56,6 +56,28 @@ def test_columns_for_title_and_text_give_the_same_passages_in_jsonl_and_parquet(
     assert check_corpus(lines).passages_hash == check_corpus(tmp_path / "c.parquet").passages_hash
 
 
+def test_an_object_from_titles_to_sentences_is_a_corpus(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"Paris": ["Capital", " of France."], "Yen": ["A currency."]}))
+    expected = [Passage("Paris", "Paris", "Capital of France."), Passage("Yen", "Yen", "A currency.")]
+    assert list(read_corpus(path)) == expected
+    path.write_text(json.dumps({"Paris": ["Capital."], "Yen": []}))
+    with pytest.raises(DataError, match=r"c\.json:1 \('Yen'\): Expected `text` to be a text that is not empty"):
+        check_corpus(path)
+
+
+def test_columns_that_hold_lists_are_no_titles(tmp_path):
+    path = write(tmp_path / "c.jsonl", {"id": ["7"], "contents": ["Paris"]})
+    with pytest.raises(DataError, match="Expected `id` to be a text"):
+        check_corpus(path)
+
+
+@pytest.mark.skipif(not SHARED_CORPUS.exists(), reason="the shared research data is not on this machine")
+def test_the_corpus_of_hipporag_loads():
+    corpus = check_corpus(SHARED_CORPUS.parents[1] / "questions" / "hipporag_hotpotqa_train_corpus.json")
+    assert corpus.rows == 994
+
+
 def test_a_row_that_repeats_id_and_text_is_merged_and_counted(tmp_path):
     path = write(tmp_path / "c.jsonl", GOOD, {**GOOD, "id": "1"}, GOOD, {**GOOD, "id": "2"}, {**GOOD, "id": "1"})
     corpus = check_corpus(path)

@@ -11,7 +11,7 @@ import pytest
 from starlette.responses import Response, StreamingResponse
 
 from llds.errors import ConfigurationError, RetrievalError
-from llds.retrieval import HTTPRetriever, Passage
+from llds.retrieval import HTTPRetriever, Passage, http
 from llds.retrieval.http import _MAX_CONNECTIONS
 from tests.servers import PARIS, answered_by, answering, paris, serving
 
@@ -257,6 +257,61 @@ def test_the_path_is_added_where_there_is_none(url: str, asked: str) -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"`retrieval\.retriever\.init_args\.url`"):
         HTTPRetriever(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:hunter2@host:1", "http://hunter2@host", "http://host/retrieve?key=hunter2", "http://host/#hunter2"],
+)
+def test_an_address_with_a_secret_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="Use `token_file`") as refusal:
+        HTTPRetriever(url)
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_server_that_sends_elsewhere_is_not_followed(status: int) -> None:
+    asked: list[Any] = []
+
+    def elsewhere(request: dict[str, Any]) -> Any:
+        asked.append(request)
+        return paris(request)
+
+    with serving(answering(elsewhere)) as other:
+        sends = Response(status_code=status, headers={"Location": f"{other}/retrieve"})
+        with answered_by(answering(lambda request: sends)) as url, pytest.raises(RetrievalError, match=f"{status}"):
+            retriever_of(url).open()
+    assert asked == []
+
+
+def test_the_token_goes_to_the_server_and_into_no_message(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def refuse(request: dict[str, Any]) -> Response:
+        seen.append(request["headers"]["authorization"])
+        return Response(b"no", 401)
+
+    (tmp_path / "token").write_text("hunter2\n")
+    with (
+        answered_by(answering(refuse)) as url,
+        pytest.raises(RetrievalError, match="token") as refusal,
+    ):
+        retriever_of(url, token_file=str(tmp_path / "token")).open()
+    assert seen == ["Bearer hunter2"]
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_an_answer_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_MAX_REPLY_BYTES", 1_000_000)
+
+    def endless(request: dict[str, Any]) -> StreamingResponse:
+        return StreamingResponse(b" " * 65536 for _ in iter(int, 1))
+
+    with (
+        answered_by(answering(endless)) as url,
+        pytest.raises(RetrievalError, match="at most 1,000,000 bytes, got more"),
+    ):
+        retriever_of(url, max_retries=0).open()
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_folder_that_holds_no_encoder_is_refused(make: Callable[..., Transform
     with pytest.raises(ConfigurationError, match=r"`embedder\.model`"):
         make(model=str(tmp_path / "nowhere")).embed(["a"])
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigurationError, match="Expected an encoder in"):
+    with pytest.raises(ConfigurationError, match="to be an encoder that runs on cpu, got"):
         make(model=str(tmp_path)).embed(["a"])
 
 
