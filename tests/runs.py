@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llds.agent_tools import AgentTool
-from llds.callbacks import IterationCheckpoint, RolloutCallback, list_checkpoints
+from llds.callbacks import IterationCheckpoint, IterationSignals, RolloutCallback, list_checkpoints
 from llds.data import DataSource, PromptDataModule
 from llds.data.template import PromptTemplate
 from llds.losses import KLPenalty, LLDSPenalty
@@ -130,7 +130,12 @@ def make_run(
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=CSVLogger(folder, name="csv", flush_logs_every_n_steps=1),
-            callbacks=[*callbacks, RolloutCallback(**(roll | (rollout or {}))), IterationCheckpoint(every)],
+            callbacks=[
+                IterationSignals(),
+                *callbacks,
+                RolloutCallback(**(roll | (rollout or {}))),
+                IterationCheckpoint(every),
+            ],
             **({"num_sanity_val_steps": 0} | trainer),
         ),
         agent(**(settings | (module or {}))),

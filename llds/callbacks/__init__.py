@@ -8,6 +8,7 @@ from llds.callbacks.progress import RolloutProgressBar
 from llds.callbacks.report import RunReport
 from llds.callbacks.retrieval import RetrievalCallback
 from llds.callbacks.rollout import RolloutCallback
+from llds.callbacks.signals import IterationSignals
 from llds.callbacks.trajectory_log import TrajectoryLog
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "EvaluationTable",
     "ExportPolicy",
     "IterationCheckpoint",
+    "IterationSignals",
     "RetrievalCallback",
     "RolloutCallback",
     "RolloutProgressBar",

@@ -193,7 +193,7 @@ class RolloutCallback(pl.Callback):
         with timed(batch, "rollout"):
             collection = Collection(self.group_size, self.sampling, self.limits, seed, (rank(), world_size()))
             batch.trajectories = self._collect(pl_module, batch.prompts, collection)
-        batch.metrics |= rollout_metrics(batch.trajectories) | self._sync.metrics
+        batch.metrics |= rollout_metrics(batch.trajectories, pl_module.iteration) | self._sync.metrics
         self._check_failures(batch.trajectories)
         kept = self._without_failures(batch.trajectories)
         batch.metrics["rollout/dropped"] = 1 - len(kept) / len(batch.trajectories)

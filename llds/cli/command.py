@@ -1,7 +1,8 @@
 """LightningCLI for a search agent, and running one command with it.
 
-``rollout``, ``retrieval`` and ``collapse`` configure the three callbacks that every run has under names of their own,
-so that an overlay or the command line can change one value of theirs; other callbacks go to ``trainer.callbacks``.
+``rollout``, ``retrieval``, ``signals`` and ``collapse`` configure the four callbacks that every run has under names of
+their own, so that an overlay or the command line can change one value of theirs; other callbacks go to
+``trainer.callbacks``.
 """
 
 import os
@@ -17,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from llds import __version__
-from llds.callbacks import CollapseMonitor, RetrievalCallback, RolloutCallback, list_checkpoints
+from llds.callbacks import CollapseMonitor, IterationSignals, RetrievalCallback, RolloutCallback, list_checkpoints
 from llds.cli.ask import QUESTION_HELP, answer_question, prepare_for_question
 from llds.cli.checkpoint_path import check_checkpoint, errors_of_damage
 from llds.cli.console import quiet
@@ -52,6 +53,7 @@ class SearchAgentCLI(LightningCLI):
         )
         parser.add_lightning_class_args(RolloutCallback, "rollout")
         parser.add_lightning_class_args(RetrievalCallback, "retrieval")
+        parser.add_lightning_class_args(IterationSignals, "signals")
         parser.add_lightning_class_args(CollapseMonitor, "collapse")
 
     @staticmethod

@@ -4,6 +4,7 @@ from llds.data.batch import RolloutBatch
 from llds.data.loader import PromptLoader
 from llds.data.policy_batch import PolicyBatch
 from llds.data.prompt_data_module import PromptDataModule
+from llds.data.seen_prompts import SeenPrompts
 from llds.data.source import DataSource
 from llds.data.source_reader import SourceQuestions, read_prompts, read_source
 from llds.data.template import PromptTemplate
@@ -15,6 +16,7 @@ __all__ = [
     "PromptLoader",
     "PromptTemplate",
     "RolloutBatch",
+    "SeenPrompts",
     "SourceQuestions",
     "read_prompts",
     "read_source",

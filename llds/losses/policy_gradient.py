@@ -62,7 +62,8 @@ def grpo_loss(
         denominator: Global count (trajectories with action tokens, or action tokens); None: of these tensors.
 
     Returns:
-        The loss and ``policy/ratio_max``, ``policy/clip_share`` (share of tokens whose surrogate is clipped) and
+        The loss and ``policy/ratio_max``, ``policy/clip_share`` (share of tokens whose surrogate is clipped), the same
+        of tokens with a positive or negative advantage (``policy/clip_share_{positive,negative}``, NaN without any) and
         ``policy/likelihood_displacement`` (mean of ``log_probs - old_log_probs``, in nats).
 
     Note:
@@ -80,7 +81,7 @@ def grpo_loss(
         surrogate = surrogate * masked(weights.detach(), mask)
     if denominator is None:
         denominator = count(mask, aggregation)
-    metrics = _ratio_metrics(log_ratio, is_clipped, mask)
+    metrics = _ratio_metrics(log_ratio, is_clipped, mask, advantage)
     return LossOutput(-average(masked(surrogate, mask), mask, aggregation, denominator), metrics)
 
 
@@ -115,7 +116,8 @@ def gspo_loss(
         denominator: Global number of trajectories with action tokens; None: of these tensors.
 
     Returns:
-        The loss and ``policy/ratio_max`` (of a trajectory), ``policy/clip_share`` (of trajectories) and
+        The loss and ``policy/ratio_max`` (of a trajectory), ``policy/clip_share`` (of trajectories),
+        ``policy/clip_share_{positive,negative}`` (of those with such an advantage, NaN without any) and
         ``policy/likelihood_displacement`` (mean over trajectories of their mean log-ratio, in nats).
     """
     _check_clip(clip_low, clip_high, None)
@@ -131,7 +133,7 @@ def gspo_loss(
     if denominator is None:
         denominator = count(mask, "trajectory")
     loss = -divide(surrogate.sum(), denominator)
-    return LossOutput(loss, _ratio_metrics(mean_log_ratio, is_clipped, has_action))
+    return LossOutput(loss, _ratio_metrics(mean_log_ratio, is_clipped, has_action, advantage))
 
 
 def _surrogate(
@@ -150,13 +152,18 @@ def _surrogate(
     return torch.where(is_clipped, bound * advantage, free), is_clipped
 
 
-def _ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Detached scalars about the ratios on a mask."""
+def _ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor, advantage: Tensor) -> dict[str, Tensor]:
+    """Detached scalars about the ratios on a mask; NaN where no advantage has the sign."""
+    clipped = {
+        f"policy/clip_share_{name}": (is_clipped & mask & sign).sum() / (mask & sign).sum()
+        for name, sign in (("positive", advantage > 0), ("negative", advantage < 0))
+    }
     lowest = torch.full_like(log_ratio.detach(), -torch.inf)
     largest = torch.where(mask, log_ratio.detach(), lowest).amax() if mask.numel() else log_ratio.detach().sum()
     return {
         "policy/ratio_max": largest.exp(),
         "policy/clip_share": masked_mean(is_clipped.to(log_ratio.dtype), mask),
+        **clipped,
         "policy/likelihood_displacement": masked_mean(log_ratio, mask),
     }
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llds.metrics import Scalars
 from llds.modules.policy import PolicyOutput
 
 
@@ -37,7 +38,7 @@ class UpdateRecord:
 
     log_probs: Tensor
     entropy: Tensor
-    steps: list[dict[str, float]] = field(default_factory=list)
+    steps: list[Scalars] = field(default_factory=list)
 
     def keep(self, rows: Tensor, output: PolicyOutput) -> None:
         """Keep what the policy said of some rows, ``[rows, at most T]``; a row too many is left out."""

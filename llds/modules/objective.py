@@ -65,7 +65,7 @@ class Objective:
     @torch.no_grad()
     def signals(
         self, log_probs: Tensor, batch: PolicyBatch, denominators: Mapping[str, Tensor], answer_weight: float = 1.0
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         """What the terms say about a whole mini-batch, by metric path; the same whatever its micro-batches were.
 
         Args:
@@ -75,9 +75,9 @@ class Objective:
             answer_weight: Weight beta of the final answer's tokens in the LLDS penalty.
         """
         outputs = self._evaluate(log_probs, batch, denominators, answer_weight)
-        total = sum(term.coefficient * float(outputs[name].loss) for name, term in self._terms())
-        signals = {key: float(value) for output in outputs.values() for key, value in output.metrics.items()}
-        losses = {f"train/{name}_loss": float(output.loss) for name, output in outputs.items()}
+        total = torch.stack([term.coefficient * outputs[name].loss for name, term in self._terms()]).sum()
+        signals = {key: value for output in outputs.values() for key, value in output.metrics.items()}
+        losses = {f"train/{name}_loss": output.loss for name, output in outputs.items()}
         return signals | losses | {"train/loss": total}
 
     def _evaluate(

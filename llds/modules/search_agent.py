@@ -24,7 +24,7 @@ from llds.agent_tools import AgentTool
 from llds.data import PolicyBatch, RolloutBatch
 from llds.errors import ConfigurationError
 from llds.losses import GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, group_advantages
-from llds.metrics import mean_metrics, policy_metrics
+from llds.metrics import as_floats, has_answer, mean_metrics, policy_metrics
 from llds.modules.adapters import LoRA
 from llds.modules.anchor import LaggedAnchor
 from llds.modules.checkpoint_fit import check_fit
@@ -282,7 +282,8 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
         if batch.policy_batch is not None:
             record = self._update(batch.policy_batch, answer_weight=self._answer_weight(batch))
             batch.updated_log_probs = record.log_probs
-            batch.metrics |= mean_metrics(record.steps) | self._policy_metrics(batch.policy_batch, record)
+            batch.metrics |= mean_metrics(record.steps) | as_floats(self._update_norm(record))
+            batch.metrics |= self._policy_metrics(batch.policy_batch, has_answer(batch.trained), record)
         batch.timings["update"] = time.perf_counter() - started
         self.iteration += 1
         self.is_updating = False
@@ -296,13 +297,14 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
 
     # Logging
 
-    def _policy_metrics(self, batch: PolicyBatch, record: UpdateRecord) -> dict[str, float]:
+    def _policy_metrics(self, batch: PolicyBatch, answered: Tensor, record: UpdateRecord) -> dict[str, float]:
         return policy_metrics(
             old_log_probs=scored(batch),
             new_log_probs=record.log_probs,
             behavior_log_probs=batch.behavior_log_probs,
             entropy=record.entropy,
             action_index=batch.action_index,
+            answered=answered,
             rewards=batch.rewards,
             ref_log_probs=batch.ref_log_probs,
         )

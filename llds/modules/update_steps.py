@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from llds.data import PolicyBatch, PromptDataModule
+from llds.metrics import squared_adam_update
 from llds.modules.clipping import clip_gradients
 from llds.modules.mini_batches import UpdateRecord, mini_batches
 from llds.modules.nonfinite import NonFiniteGuard
@@ -83,10 +84,9 @@ class UpdateSteps(pl.LightningModule):
             seen.keep(micro_rows, output)
         seen = UpdateRecord(sum_over_ranks(seen.log_probs), sum_over_ranks(seen.entropy))
         record.keep(rows, PolicyOutput(seen.log_probs, seen.entropy))
-        step_metrics = self._apply_gradients(optimizer, sum_over_ranks(total))
-        if step_metrics is not None:
-            step_metrics |= self.objective.signals(seen.log_probs, batch, denominators, answer_weight)
-        record.steps.append({"train/nonfinite_step": float(step_metrics is None)} | (step_metrics or {}))
+        taken = self._apply_gradients(optimizer, sum_over_ranks(total))
+        signals = {} if taken is None else self.objective.signals(seen.log_probs, batch, denominators, answer_weight)
+        record.steps.append({"train/nonfinite_step": float(taken is None), **(taken or {}), **signals})
 
     @contextmanager
     def _micro_step(self, is_last: bool) -> Iterator[Callable[[PolicyBatch], PolicyOutput]]:
@@ -126,6 +126,20 @@ class UpdateSteps(pl.LightningModule):
         self.nonfinite.taken()
         norm = strategy.gradient_norm if isinstance(strategy, ZeRO3Strategy) else norm
         return {"train/grad_norm": float(norm), "train/learning_rate": rate}
+
+    def _update_norm(self, record: UpdateRecord) -> dict[str, Tensor]:
+        """Norm of the last step that was taken; nothing where the optimizer is not Adam."""
+        strategy = self.trainer.strategy
+        optimizer = cast(LightningOptimizer, self.optimizers()).optimizer
+        if isinstance(strategy, ZeRO3Strategy):
+            optimizer = strategy.own_optimizer
+        rates = [step["train/learning_rate"] for step in record.steps if "train/learning_rate" in step]
+        if not rates or not isinstance(optimizer, torch.optim.Adam):
+            return {}
+        square = squared_adam_update(optimizer, float(rates[-1]))
+        if isinstance(strategy, ZeRO3Strategy):
+            square = sum_over_ranks(square)  # of the ranks' parts
+        return {"train/update_norm": square.sqrt()}
 
     def _micro_batches(self, policy: Policy, batch: PolicyBatch) -> list[tuple[Tensor, PolicyBatch]]:
         """This rank's."""

@@ -35,6 +35,7 @@ ALL_CORRECT = "reward/all_correct_groups"
 ENTROPY = "policy/entropy"
 RATIO_MAX = "policy/ratio_max"
 RATIO_P99 = "policy/ratio_p99"
+RATIO_MIN = "policy/ratio_min"
 CLIP_SHARE = "policy/clip_share"
 KL_REF = "policy/kl_ref"
 GAP_MEAN = "policy/behavior_gap_mean"
@@ -48,6 +49,7 @@ DISPLACEMENT_INCORRECT = "llds/displacement_incorrect"
 LLD_RATE = "llds/lld_rate"
 LLD_MAGNITUDE = "llds/lld_magnitude"
 GRAD_NORM = "train/grad_norm"
+UPDATE_NORM = "train/update_norm"
 LEARNING_RATE = "train/learning_rate"
 NONFINITE = "train/nonfinite_step"
 FAILED = "rollout/failed"
@@ -62,6 +64,17 @@ HIT_RATE = "retrieval/hit_rate"
 WEIGHT_LAG = "rollout/weight_lag"
 REPEATED_PROMPTS = "data/repeated_prompts"
 
+_KINDS = {"first": "of first actions", "later": "of later actions", "answer": "of the action that answers"}
+"""Every action token belongs to one kind; an answer that is the only action is no first action."""
+
+
+def _split(
+    name: str, parts: dict[str, str], healthy: str, worse: Direction = "none", unit: str = "nats"
+) -> tuple[Signal, ...]:
+    """The parts of the signal above them."""
+    return tuple(Signal(f"{name}_{part}", f"The same, {words}", unit, healthy, worse) for part, words in parts.items())
+
+
 SIGNALS = (
     Signal(REWARD, "Mean reward of the iteration's trajectories", "reward", "rises, then holds", "down"),
     Signal(
@@ -69,10 +82,35 @@ SIGNALS = (
     ),
     Signal(ALL_CORRECT, "Groups in which every answer is right", "share", "rises slowly; near 1 the task is used up"),
     Signal(ENTROPY, "Mean entropy of the policy at action tokens", "nats", "falls slowly or holds", "up"),
+    *_split(
+        ENTROPY,
+        {
+            "correct": "in correct responses",
+            "incorrect": "in incorrect responses",
+            "first": "in first actions",
+            "later": "in later actions",
+            "answer": "in the action that answers",
+        },
+        "falls slowly or holds",
+        "up",
+    ),
     Signal(RATIO_MAX, "Largest likelihood ratio new / old of a token", "ratio", "calm; single spikes are common", "up"),
     Signal(RATIO_P99, "99th percentile of the likelihood ratio", "ratio", "below about 1.5", "up"),
+    Signal(RATIO_MIN, "Smallest likelihood ratio new / old of a token", "ratio", "far above 0", "down"),
     Signal(CLIP_SHARE, "Action tokens whose ratio is clipped", "share", "calm", "up"),
-    Signal("policy/likelihood_displacement", "Mean change of log-likelihood, all trajectories", "nats", "near 0"),
+    *_split(
+        CLIP_SHARE,
+        {"positive": "of those with a positive advantage", "negative": "of those with a negative advantage"},
+        "calm",
+        "up",
+        unit="share",
+    ),
+    Signal(
+        "policy/likelihood_displacement",
+        "Mean change of log-likelihood as the updates see it, before the step with the trajectory itself",
+        "nats",
+        "near 0",
+    ),
     Signal("policy/kl", "KL penalty's estimate to the reference, during updates", "nats", "grows slowly", "up"),
     Signal(KL_REF, "k3 estimate of the old policy's KL to the reference", "nats", "grows slowly", "up"),
     Signal(
@@ -92,23 +130,43 @@ SIGNALS = (
     ),
     Signal(BEHAVIOR_KL, "KL of the sampler to the trainer", "nats", "< 1e-3, constant", "up"),
     Signal(LIKELIHOOD_CORRECT, "Mean log-likelihood of correct responses", "nats", "rises or holds", "down"),
+    *_split(LIKELIHOOD_CORRECT, _KINDS, "rises or holds", "down"),
     Signal(LIKELIHOOD_INCORRECT, "The same of incorrect responses", "nats", "below that of correct ones"),
-    Signal(
-        "policy/log_likelihood_first_action", "The same of correct responses' first actions", "nats", "holds", "down"
+    *_split(LIKELIHOOD_INCORRECT, _KINDS, "below that of correct ones"),
+    *(
+        Signal(
+            f"policy/nll_round_{rounds}",
+            f"Mean negative log-likelihood of the action after {words}",
+            "nats",
+            "about equal over the rounds",
+            "up",
+        )
+        for rounds, words in {
+            "0": "no tool call",
+            "1": "one tool call",
+            "2": "two tool calls",
+            "3_up": "three and more tool calls",
+        }.items()
     ),
-    Signal("policy/log_likelihood_later_actions", "The same of their later actions", "nats", "holds", "down"),
     Signal(
-        PROBE_LIKELIHOOD, "Mean log-likelihood of a fixed set of early correct trajectories", "nats", "holds", "down"
+        PROBE_LIKELIHOOD,
+        "Mean log-likelihood, after the updates, of a fixed set of early correct trajectories",
+        "nats",
+        "holds",
+        "down",
     ),
     Signal(
         DISPLACEMENT_CORRECT,
-        "Change of correct responses' likelihood over the iteration's updates",
+        "Change of correct responses' likelihood from before to after the iteration's updates (a sample)",
         "nats",
         "> 0",
         "down",
     ),
+    *_split(DISPLACEMENT_CORRECT, _KINDS, "> 0", "down"),
     Signal(DISPLACEMENT_INCORRECT, "The same of incorrect responses", "nats", "< that of correct ones"),
-    Signal(LLD_RATE, "Actions of correct responses whose likelihood fell", "share", "below 0.5", "up"),
+    *_split(DISPLACEMENT_INCORRECT, _KINDS, "< that of correct ones"),
+    Signal(LLD_RATE, "Actions of correct responses whose likelihood so fell (a sample)", "share", "below 0.5", "up"),
+    *_split(LLD_RATE, _KINDS, "below 0.5", "up", unit="share"),
     Signal(LLD_MAGNITUDE, "Mean fall per token of those actions", "nats", "small and calm", "up"),
     Signal("llds/open_share", "Preserved tokens inside an open LLDS gate", "share", "below 0.5"),
     Signal("llds/fallen_share", "Preserved tokens whose likelihood fell", "share", "below 0.5"),
@@ -116,9 +174,13 @@ SIGNALS = (
     Signal("llds/open_gates", "Number of open gates of a mini-batch", "count", "-"),
     Signal("llds/preserved", "Number of preserved trajectories of a mini-batch", "count", "-"),
     Signal(GRAD_NORM, "Gradient norm before clipping, mean over the steps", "norm", "calm", "up"),
+    Signal(UPDATE_NORM, "Norm of the change of the weights in the last step (Adam)", "norm", "as scheduled", "up"),
     Signal(LEARNING_RATE, "Learning rate of the last step", "1", "as scheduled"),
     Signal(NONFINITE, "Steps skipped because loss or gradient was not finite", "share", "0", "up"),
     Signal("train/loss", "Loss, all terms", "1", "says little in GRPO"),
+    Signal("train/policy_loss", "Policy loss", "1", "says little in GRPO"),
+    Signal("train/kl_loss", "KL penalty, before its coefficient", "nats", "grows slowly", "up"),
+    Signal("train/llds_loss", "LLDS penalty, before its coefficient", "nats", "small and calm", "up"),
     Signal(FAILED, "Trajectories lost to infrastructure (retriever, sampler)", "share", "0", "up"),
     Signal(TOOL_FAILURES, "Tool calls that failed", "share", "0", "up"),
     Signal(ANSWERED, "Trajectories that end with an answer", "share", "near 1", "down"),
@@ -127,6 +189,8 @@ SIGNALS = (
     Signal("rollout/turns", "Turns per trajectory", "count", "holds"),
     Signal(ACTION_TOKENS, "Tokens per trajectory that the policy sampled", "tokens", "holds"),
     Signal("rollout/total_tokens", "Tokens per trajectory, observations included", "tokens", "holds"),
+    Signal("rollout/repeated_ngrams", "4-grams of a trajectory's actions that it had before", "share", "low", "up"),
+    Signal("rollout/distinct_queries", "Tool calls of a group that differ from each other", "share", "holds", "down"),
     Signal(ACTION_CUT, "Actions that hit the length limit", "share", "near 0", "up"),
     Signal("rollout/observation_cut", "Observations that were shortened", "share", "low"),
     Signal("rollout/dropped", "Trajectories left out of the loss", "share", "0", "up"),
@@ -155,7 +219,8 @@ def as_markdown() -> str:
         "# Signals",
         "",
         "What llds logs of every iteration; `llds diagnose` translates other frameworks' logs into these names.",
-        "Share: 0-1. Nats: natural-log units per token. Correct: a reward above 0. Most come from llds/metrics.py.",
+        "Share: 0-1. Nats: natural-log units per token. Correct: a reward above 0. Most come from llds/metrics/.",
+        "Of a sample: measured on a tenth of the trajectories at most (`signals.rescored_share`), after the updates.",
         "Written by `python tools/write_signals.py`.",
         "",
         "| signal | meaning | unit | healthy | trouble when it |",

@@ -155,6 +155,11 @@ class ZeRO3Strategy(DeepSpeedStrategy):
         return not self.engine.optimizer.has_overflow(partition_gradients=True)
 
     @property
+    def own_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer that steps on this rank's parts of the weights, in fp32."""
+        return cast(torch.optim.Optimizer, self.engine.optimizer.optimizer)
+
+    @property
     def gradient_norm(self) -> Tensor:
         """Norm of the whole gradient of the last step, before it was clipped."""
         return torch.as_tensor(self.engine.get_global_grad_norm())

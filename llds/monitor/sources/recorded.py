@@ -25,7 +25,7 @@ VOCABULARY = Vocabulary(
         "ntok": s.ACTION_TOKENS,
         "logp_correct_tok": s.LIKELIHOOD_CORRECT,
         "logp_incorrect_tok": s.LIKELIHOOD_INCORRECT,
-        "logp_correct_first_tok": "policy/log_likelihood_first_action",
+        "logp_correct_first_tok": "policy/log_likelihood_correct_first",
         "lld_rate_correct": s.LLD_RATE,
         "lld_mag_correct": s.LLD_MAGNITUDE,
         "probe_logp_tok": s.PROBE_LIKELIHOOD,

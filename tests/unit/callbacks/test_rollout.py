@@ -24,7 +24,7 @@ SIGNALS = """
 iteration step reward/mean reward/informative_groups rollout/searches rollout/failed rollout/dropped
 rollout/valid_action_rate rollout/first_action_match policy/entropy policy/ratio_max policy/behavior_gap_max
 policy/behavior_gap_mean policy/log_likelihood_correct policy/log_likelihood_incorrect policy/kl_ref
-policy/log_likelihood_first_action policy/log_likelihood_later_actions policy/clip_share llds/lld_rate
+policy/log_likelihood_correct_first policy/log_likelihood_correct_answer policy/clip_share llds/lld_rate
 llds/lld_magnitude llds/displacement_correct llds/open_share train/loss train/policy_loss train/kl_loss
 train/llds_loss train/grad_norm train/learning_rate train/nonfinite_step
 """

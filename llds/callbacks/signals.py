@@ -1,0 +1,108 @@
+"""The signals of an iteration that need another look at the policy, or a memory of the iterations before.
+
+After the updates a few trajectories are scored once more: some of the iteration's own, whose likelihood the updates
+changed (definition 4.1 of arXiv 2512.04220 v2: what the updates themselves see of a trajectory is from before the step
+that trains on it), and a fixed set of early correct ones, whose likelihood tells what the policy forgets.
+
+Left out on purpose: all that follows from trajectories and tensors of the iteration alone (`llds.metrics`).
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from llds.callbacks.early_correct import EarlyCorrect
+from llds.data import PolicyBatch, PromptLoader, RolloutBatch, SeenPrompts
+from llds.errors import ConfigurationError
+from llds.metrics import displacement_metrics, has_answer
+from llds.modules import SearchAgentModule
+from llds.strategies import gather
+from llds.types import Trajectory
+
+_AT_LEAST = 8
+"""Trajectories that are scored once more, however few an iteration has."""
+
+
+class IterationSignals(pl.Callback):
+    """Adds ``llds/displacement_*``, ``llds/lld_*``, ``policy/probe_log_likelihood`` and ``data/repeated_prompts``.
+
+    Args:
+        rescored_share: Share of an iteration's trajectories, 0-1, of which so many are scored once more after its
+            updates: half of them its own, correct and incorrect ones alike, the other half the fixed set. A tenth costs
+            less than 1% of an iteration; 0 leaves these signals out.
+
+    Attributes:
+        early: The fixed set.
+
+    Raises:
+        ConfigurationError: If the share is out of its range.
+    """
+
+    def __init__(self, rescored_share: float = 0.1) -> None:
+        if not 0 <= rescored_share <= 1:
+            raise ConfigurationError(
+                f"Expected `signals.rescored_share` to be a share in [0, 1], got {rescored_share}."
+            )
+        self.rescored_share = rescored_share
+        self.early = EarlyCorrect()
+        self._seen = SeenPrompts()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Measure, and add to the iteration's metrics."""
+        started = time.perf_counter()
+        values: dict[str, float] = {}
+        if self.rescored_share > 0:
+            size = max(_AT_LEAST, round(self.rescored_share * len(batch.trajectories))) // 2
+            if batch.policy_batch is not None:
+                values |= _displacement(pl_module, batch.policy_batch, batch.trained, size)
+            self.early.collect(batch.trained, size)
+            values |= self._probe_likelihood(pl_module)
+        loader = trainer.train_dataloader
+        if isinstance(loader, PromptLoader) and loader.mixture.weights is None:  # weights repeat prompts on purpose
+            values["data/repeated_prompts"] = self._seen.add(batch.prompts, len(loader.prompts))
+        # All ranks take rank 0's, to the bit, so that whatever is decided on them is decided alike.
+        batch.metrics |= gather(values)[0] | {"time/signals_s": time.perf_counter() - started}
+
+    def _probe_likelihood(self, pl_module: SearchAgentModule) -> dict[str, float]:
+        if self.early.batch is None:
+            return {}
+        batch = self.early.batch.to(pl_module.device)
+        return {"policy/probe_log_likelihood": self.early.likelihood(pl_module.score(pl_module.policy, batch))}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fixed set, and the prompts of the present pass."""
+        return {"early": self.early.state_dict(), "seen": self._seen.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the run was."""
+        self.early.load_state_dict(state_dict["early"])
+        self._seen.load_state_dict(state_dict["seen"])
+
+
+def _displacement(
+    pl_module: SearchAgentModule, batch: PolicyBatch, trained: Sequence[Trajectory], size: int
+) -> dict[str, float]:
+    """What the updates did to so many of the trajectories, half of them correct."""
+    rows = torch.cat([_spread(batch.rewards > 0, size // 2), _spread(batch.rewards <= 0, size // 2)]).sort().values
+    sample = batch.rows(rows)
+    assert sample.old_log_probs is not None  # noqa: S101 (it was trained on)
+    return displacement_metrics(
+        before=sample.old_log_probs,
+        after=pl_module.score(pl_module.policy, sample),
+        action_index=sample.action_index,
+        answered=has_answer([trained[row] for row in rows.tolist()]),
+        rewards=sample.rewards,
+    )
+
+
+def _spread(wanted: Tensor, count: int) -> Tensor:
+    """At most so many of the wanted rows, evenly spread over them and so over the groups."""
+    rows = wanted.nonzero()[:, 0]
+    picks = torch.linspace(0, max(len(rows) - 1, 0), min(count, len(rows)), device=rows.device)
+    return rows[picks.round().long()]

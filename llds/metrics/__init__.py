@@ -1,0 +1,28 @@
+"""The signals of an iteration, as pure functions of trajectories and tensors that training already has.
+
+Keys are paths with fixed roots (``reward/ rollout/ policy/ llds/ train/ data/``), described in `llds.monitor.signals`.
+Log-probabilities are in nats. "Correct" means a reward above 0. A signal that is undefined in an iteration (no correct
+trajectory, say) is left out, never NaN.
+"""
+
+from llds.metrics.actions import ActionKinds, has_answer
+from llds.metrics.averages import Scalars, as_floats, mean_metrics
+from llds.metrics.displacement import displacement_metrics
+from llds.metrics.policy import policy_metrics
+from llds.metrics.rollout import by_group, first_action_match, rollout_metrics, served_calls
+from llds.metrics.update_norm import squared_adam_update
+
+__all__ = [
+    "ActionKinds",
+    "Scalars",
+    "as_floats",
+    "by_group",
+    "displacement_metrics",
+    "first_action_match",
+    "has_answer",
+    "mean_metrics",
+    "policy_metrics",
+    "rollout_metrics",
+    "served_calls",
+    "squared_adam_update",
+]

@@ -1,0 +1,124 @@
+"""Signals of what the agent did: rewards, searches, and the form of its actions."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from llds.types import Trajectory
+
+NGRAM = 4
+"""Tokens of a repeated n-gram."""
+
+
+def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[str, float]:
+    """Signals of what the agent did. Failed trajectories only count in those of failures and of the sampler's weights.
+
+    Args:
+        trajectories: All of the iteration.
+        iteration: Iterations that were trained before, which is the version of the trainer's weights.
+
+    Returns:
+        Means over trajectories: ``reward/mean`` (0-1), ``rollout/answered``, ``rollout/failed`` (shares),
+        ``rollout/searches`` (tool calls served), ``rollout/turns``, ``rollout/action_tokens``,
+        ``rollout/total_tokens``, ``rollout/repeated_ngrams`` (share of the n-grams of a trajectory's actions that
+        occurred in it before), ``rollout/weight_lag`` (iterations by which the sampler's weights were behind); means
+        over actions: ``rollout/valid_action_rate``, ``rollout/action_cut`` (share that hit the limit),
+        ``rollout/observation_cut``, ``rollout/tool_failures`` (share of the tool calls); over groups:
+        ``reward/informative_groups``, ``reward/all_correct_groups``, ``rollout/first_action_match``,
+        ``rollout/distinct_queries`` (share of a group's tool calls whose argument is the first of its kind).
+    """
+    alive = [trajectory for trajectory in trajectories if trajectory.status != "failed"]
+    turns = [turn for trajectory in alive for turn in trajectory.turns]
+    observed = [turn for turn in turns if turn.observation_ids]
+    groups = by_group(alive)
+    rewards = [[trajectory.reward for trajectory in group] for group in groups.values()]
+    values = {
+        "reward/mean": _mean(trajectory.reward for trajectory in alive),
+        "reward/informative_groups": _mean(max(group) > min(group) for group in rewards),
+        "reward/all_correct_groups": _mean(min(group) > 0 for group in rewards),
+        "rollout/failed": _mean(trajectory.status == "failed" for trajectory in trajectories),
+        "rollout/answered": _mean(trajectory.status == "answered" for trajectory in alive),
+        "rollout/searches": _mean(served_calls(trajectory) for trajectory in alive),
+        "rollout/turns": _mean(len(trajectory.turns) for trajectory in alive),
+        "rollout/action_tokens": _mean(sum(len(turn.action_ids) for turn in t.turns) for t in alive),
+        "rollout/total_tokens": _mean(len(trajectory.token_ids) for trajectory in alive),
+        "rollout/valid_action_rate": _mean(turn.action.kind != "invalid" for turn in turns),
+        "rollout/action_cut": _mean(turn.stop_reason == "length" for turn in turns),
+        "rollout/observation_cut": _mean(turn.observation_is_cut for turn in observed),
+        "rollout/first_action_match": first_action_match(groups.values()),
+        "rollout/distinct_queries": _mean_of(_distinct_queries(group) for group in groups.values()),
+        "rollout/repeated_ngrams": _mean_of(_repeated_ngrams(trajectory) for trajectory in alive),
+        "rollout/tool_failures": _failed_calls(trajectories),
+        "rollout/weight_lag": _mean(iteration - trajectory.policy_version for trajectory in trajectories),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def served_calls(trajectory: Trajectory) -> int:
+    """Tool calls of a trajectory that got a result (valid searches)."""
+    return sum(turn.action.kind == "tool" and bool(turn.observation_ids) for turn in trajectory.turns)
+
+
+def by_group(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
+    """Trajectories by their group, in order."""
+    groups: dict[str, list[Trajectory]] = defaultdict(list)
+    for trajectory in trajectories:
+        groups[trajectory.group_id].append(trajectory)
+    return dict(groups)
+
+
+def first_action_match(groups: Iterable[Sequence[Trajectory]]) -> float | None:
+    """Share of wrong trajectories whose first search returned the same documents as a right one's first search.
+
+    Over groups with both; arXiv 2512.04220 v2, fig. 5. Searches that returned none are passed over. None without such
+    groups.
+    """
+    matches = []
+    for group in groups:
+        right = {_first_documents(t) for t in group if t.reward > 0} - {frozenset()}
+        if right:
+            matches += [_first_documents(t) in right for t in group if t.reward <= 0]
+    return _mean(matches)
+
+
+def _first_documents(trajectory: Trajectory) -> frozenset[str]:
+    return next((frozenset(turn.document_ids) for turn in trajectory.turns if turn.document_ids), frozenset())
+
+
+def _distinct_queries(group: Sequence[Trajectory]) -> float | None:
+    calls = [turn.action for trajectory in group for turn in trajectory.turns if turn.action.kind == "tool"]
+    distinct = {(call.name, " ".join(call.content.lower().split())) for call in calls}
+    return len(distinct) / len(calls) if calls else None
+
+
+def _repeated_ngrams(trajectory: Trajectory) -> float | None:
+    """An action's n-grams do not reach into the next one, but may repeat those of an earlier one."""
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(np.array(turn.action_ids, dtype=np.uint64), NGRAM)
+        for turn in trajectory.turns
+        if len(turn.action_ids) >= NGRAM
+    ]
+    if not windows:
+        return None
+    # A polynomial of the ids modulo 2^64 stands for each n-gram: sorting numbers is far quicker than sorting rows.
+    multipliers = np.uint64(0x9E3779B97F4A7C15) ** np.arange(NGRAM, dtype=np.uint64)
+    hashes = (np.concatenate(windows) * multipliers).sum(axis=1)
+    return 1 - len(np.unique(hashes)) / len(hashes)
+
+
+def _failed_calls(trajectories: Sequence[Trajectory]) -> float | None:
+    """Share of the tool calls that failed, after their retries; one that fails ends its trajectory."""
+    failed = sum(trajectory.failed_by == "tool" for trajectory in trajectories)
+    calls = failed + sum(served_calls(trajectory) for trajectory in trajectories)
+    return failed / calls if calls else None
+
+
+def _mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are defined."""
+    return _mean(value for value in values if value is not None)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    listed = [float(value) for value in values]
+    return sum(listed) / len(listed) if listed else None

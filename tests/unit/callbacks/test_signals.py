@@ -1,0 +1,183 @@
+"""The signals that need another look at the policy, on real trainings, and that the vocabulary knows all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from llds.agent_tools import SearchTool
+from llds.callbacks import CollapseMonitor, IterationSignals, RetrievalCallback
+from llds.callbacks.early_correct import EarlyCorrect
+from llds.data import PromptLoader, RolloutBatch, SeenPrompts
+from llds.errors import ConfigurationError
+from llds.metrics import displacement_metrics, has_answer
+from llds.modules import SearchAgentModule
+from llds.monitor.signals import BY_NAME
+from llds.retrieval import Passage, Retriever
+from llds.rollout import EpisodeLimits
+from llds.types import Prompt
+from tests.runs import LIMITS, answers, by_iteration, make_run, rows, scripted
+from tests.trajectories import random_trajectories, random_trajectory
+
+NOT_SIGNALS = ("time/", "collapse/", "iteration", "step")
+
+
+class Exact(pl.Callback):
+    """Scores all trajectories again, as the policy is after the updates."""
+
+    def __init__(self) -> None:
+        self.displacement: list[dict[str, float]] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Score."""
+        tensors = batch.policy_batch
+        assert tensors is not None
+        assert tensors.old_log_probs is not None
+        self.displacement.append(
+            displacement_metrics(
+                before=tensors.old_log_probs,
+                after=pl_module.score(pl_module.policy, tensors),
+                action_index=tensors.action_index,
+                answered=has_answer(batch.trained),
+                rewards=tensors.rewards,
+            )
+        )
+
+
+def test_the_change_is_from_before_to_after_all_updates(tmp_path: Path) -> None:
+    exact = Exact()
+    make_run(tmp_path, exact, sampler=scripted(answers)).fit()
+    for row, expected in zip(by_iteration(tmp_path).values(), exact.displacement, strict=True):
+        # All 2 correct of 8 trajectories, and 2 of the 6 others
+        names = [name for name in expected if "_incorrect" not in name]
+        assert len(names) >= 6
+        assert {name: float(row[name]) for name in names} == pytest.approx(
+            {name: expected[name] for name in names}, abs=1e-6
+        )
+        assert expected["llds/displacement_correct"] != 0
+
+
+def test_the_fixed_set_is_scored_by_the_policy_that_the_updates_made(tmp_path: Path) -> None:
+    run = make_run(tmp_path, iterations=3, sampler=scripted(answers)).fit()
+    [signals] = [one for one in run.trainer.callbacks if isinstance(one, IterationSignals)]  # type: ignore[attr-defined]
+    assert signals.early.batch is not None
+    assert len(signals.early.batch) == 4  # 2 of each of the first two iterations
+    likelihoods = [float(row["policy/probe_log_likelihood"]) for row in rows(tmp_path)[1:]]
+    now = signals.early.likelihood(run.module.score(run.module.policy, signals.early.batch))
+    assert likelihoods[-1] == pytest.approx(now, abs=1e-6)
+    assert likelihoods[0] != likelihoods[1]
+    assert "policy/probe_log_likelihood" not in rows(tmp_path)[0]  # the set was not complete
+
+
+def test_without_a_share_nothing_is_scored(tmp_path: Path) -> None:
+    run = make_run(tmp_path, iterations=1, sampler=scripted(answers))
+    run.trainer.callbacks[0] = IterationSignals(0.0)  # type: ignore[attr-defined]
+    run.fit()
+    [row] = rows(tmp_path)
+    assert not {name for name in row if name.startswith(("llds/displacement", "llds/lld", "policy/probe"))}
+    assert row["data/repeated_prompts"] == "0.0"
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"signals\.rescored_share.*got"):
+        IterationSignals(share)
+
+
+class LosesItsPlace(pl.Callback):
+    """After the second iteration the loader begins again."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: SearchAgentModule, *_: object) -> None:
+        """Forget the position."""
+        loader = trainer.train_dataloader
+        assert isinstance(loader, PromptLoader)
+        if pl_module.iteration == 2:
+            loader.position = 0
+
+
+def test_prompts_that_come_back_are_counted(tmp_path: Path) -> None:
+    make_run(tmp_path, LosesItsPlace(), iterations=4, sampler=scripted(answers)).fit()
+    assert [float(row["data/repeated_prompts"]) for row in rows(tmp_path)] == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_a_pass_over_all_prompts_repeats_none(tmp_path: Path) -> None:
+    prompts = [Prompt(str(number), "?", ("x",)) for number in range(3)]
+    seen = SeenPrompts()
+    assert [seen.add([prompts[number]], 3) for number in (0, 1, 2, 2, 0, 1)] == [0.0] * 6
+    assert seen.add([prompts[0], prompts[0]], 3) == 0.5
+    again = SeenPrompts()
+    again.load_state_dict(seen.state_dict())
+    assert again.add([prompts[0]], 3) == seen.add([prompts[0]], 3) == 1.0
+
+
+def test_the_fixed_set_takes_one_of_each_question_first() -> None:
+    early = EarlyCorrect()
+    trajectories = [random_trajectory(seed, seed // 2, 1.0) for seed in range(4)]  # two of each of two questions
+    early.collect(trajectories, 3)
+    assert early.batch is not None
+    expected = [trajectories[0], trajectories[2], trajectories[1]]
+    assert [
+        row[mask > 0].tolist() for row, mask in zip(early.batch.input_ids, early.batch.attention_mask, strict=True)
+    ] == [one.token_ids for one in expected]
+    before = early.batch
+    early.collect(random_trajectories(seed=5), 3)
+    assert early.batch is before
+
+
+def test_the_fixed_set_waits_for_correct_trajectories_but_not_for_ever() -> None:
+    early = EarlyCorrect()
+    for iteration in range(9):
+        early.collect(random_trajectories(groups=1, seed=iteration), 8)  # all wrong
+        assert early.batch is None
+    for iteration in range(5):
+        assert early.batch is None
+        early.collect(random_trajectories(groups=2, seed=iteration), 8)  # one is right
+        copy = EarlyCorrect()
+        copy.load_state_dict(early.state_dict())
+        early = copy
+    assert early.batch is not None
+    assert len(early.batch) == 5
+    assert early.likelihood(torch.full(early.batch.input_ids.shape, -2.0)) == -2.0
+
+
+class OnePassage(Retriever):
+    """Finds the same for every query."""
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def describe(self) -> dict[str, Any]:
+        """Its name."""
+        return {"class": "OnePassage"}
+
+    def retrieve(self, queries: list[str], top_k: int) -> list[list[Passage]]:
+        """Return it."""
+        return [[Passage("GH", "Ghana", "The demonym of Ghana is Ghanaian.")] for _ in queries]
+
+
+def test_the_vocabulary_has_every_key_that_a_run_logs_and_no_other(tmp_path: Path) -> None:
+    def script(iteration: int, trajectory: int, turn: int) -> str:
+        """Up to three searches, so that every kind of action and every number of rounds is there."""
+        if turn < trajectory % 4 or (trajectory == 0 and turn < 3):
+            return f"<search> the demonym of Ghana {turn} </search>"
+        return "<answer> Accra </answer>"
+
+    make_run(
+        tmp_path,
+        RetrievalCallback(OnePassage()),
+        CollapseMonitor(),
+        iterations=3,
+        sampler=scripted(script),
+        tools=[SearchTool(top_k=1)],
+        rollout={"limits": EpisodeLimits(**{**vars(LIMITS), "turns": 3})},
+    ).fit()
+    logged = {name for row in rows(tmp_path) for name in row if not name.startswith(NOT_SIGNALS)}
+    assert logged - set(BY_NAME) == set()
+    assert set(BY_NAME) - logged == set()
