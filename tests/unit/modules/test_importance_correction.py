@@ -7,6 +7,7 @@ import torch
 
 from llds.data import PolicyBatch
 from llds.losses import GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, grpo_loss, importance_weights
+from llds.metrics import as_floats
 from llds.modules.objective import Objective
 
 
@@ -37,7 +38,7 @@ def test_the_policy_loss_is_weighed_and_the_penalties_are_not(level: str) -> Non
     plain = Objective(GRPOLoss(), KLPenalty(0.1), LLDSPenalty(0.3))
     corrected = replace(plain, importance=correction)
     denominators = plain.denominators(data)
-    before, after = (one.signals(log_probs, data, denominators) for one in (plain, corrected))
+    before, after = (as_floats(one.signals(log_probs, data, denominators)) for one in (plain, corrected))
     weights = importance_weights(
         data.old_log_probs, data.behavior_log_probs, data.action_index, level=correction.level, cap=1.5
     )

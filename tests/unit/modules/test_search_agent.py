@@ -13,6 +13,7 @@ from llds.data import PolicyBatch
 from llds.data.policy_batch import collate
 from llds.errors import ConfigurationError, TooManyFailuresError
 from llds.losses import KLPenalty, LLDSPenalty
+from llds.metrics import as_floats
 from llds.modules import LoRA, Optimization, SearchAgentModule
 from llds.modules.mini_batches import UpdateRecord
 from tests.trajectories import random_trajectories
@@ -175,7 +176,7 @@ def test_signals_of_a_step_do_not_depend_on_micro_batches(make_module: MakeModul
         module._apply_gradients = lambda optimizer, loss: {}
         record = UpdateRecord(torch.zeros_like(batch.old_log_probs), torch.zeros_like(batch.old_log_probs))
         module._step(batch, torch.arange(len(batch)), 1.0, record)
-        seen.append(record.steps[0])
+        seen.append(as_floats(record.steps[0]))
     assert seen[0]["llds/open_gates"] > 0
     assert seen[0] == pytest.approx(seen[1], rel=1e-9)
     assert seen[0] == pytest.approx(seen[2], rel=1e-9)
