@@ -6,12 +6,13 @@ a context that begins with the same ones. Whoever changes the weights drops them
 Only models whose every layer keeps every token (no sliding windows, no state-space layers) have such keys and values.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 _ROOM = 32
@@ -83,6 +84,29 @@ class BatchContext:
             if cache and n:
                 merged[row, :, width - n :] = cache.layers[layer][part][:, :n]
         return merged
+
+    def compute(self, model: PreTrainedModel) -> list[KeyValues]:
+        """Let the new tokens through the model, without its head, and return the keys and values of each row.
+
+        Args:
+            model: Keeps every token; in evaluation mode, without gradients.
+        """
+        cached, mask = max(self._cached), self.attention_mask.to(model.device)
+        cache = self.past_key_values(model.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, cached:]
+        decoder = model.base_model
+        takes_positions = "position_ids" in inspect.signature(decoder.forward).parameters
+        decoder(
+            input_ids=self.input_ids[:, cached:].to(model.device),
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **({"position_ids": positions} if takes_positions else {}),
+        )
+        return [
+            self.take(cache, row, ids[keep].tolist())
+            for row, (ids, keep) in enumerate(zip(self.input_ids, self.attention_mask.bool(), strict=True))
+        ]
 
     def take(self, cache: Cache, row: int, token_ids: list[int]) -> KeyValues:
         """Cut a row out of the cache of the batch.

@@ -6,11 +6,15 @@ tag of the protocol, survives in the body of an observation.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
 from llds.errors import ConfigurationError
 from llds.rollout.protocol import ObservationText, TagProtocol
+
+_FIXED_TEXTS = 64
+"""Openings and closings whose tokens are remembered: a protocol has a few; each call of a tokenizer costs 0.1 ms."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class ObservationEncoder:
         added = tokenizer.added_tokens_decoder.items()  # holds special tokens that `all_special_ids` leaves out
         self.forbidden_ids = set(tokenizer.all_special_ids)
         self.forbidden_ids |= {number for number, token in added if token.special or token.content in tags}
+        self._fixed = lru_cache(maxsize=_FIXED_TEXTS)(self._encode_fixed)
 
     def check_limit(self, limit_tokens: int) -> None:
         """Raise a `ConfigurationError` unless every kind of observation fits, at least with an empty body."""
@@ -58,8 +63,7 @@ class ObservationEncoder:
         Raises:
             ConfigurationError: If not even opening and closing fit.
         """
-        opening = self.tokenizer.encode(text.opening, add_special_tokens=False)
-        closing = self.tokenizer.encode(text.closing, add_special_tokens=False)
+        opening, closing = self._fixed(text.opening), self._fixed(text.closing)
         room = limit_tokens - len(opening) - len(closing)
         if room < 0:
             raise ConfigurationError(
@@ -69,4 +73,7 @@ class ObservationEncoder:
         valid = text.body.encode("utf-8", "replace").decode()  # half a surrogate pair would make the tokenizer raise
         encoded = self.tokenizer.encode(valid, add_special_tokens=False, split_special_tokens=True)
         body = [token for token in encoded if token not in self.forbidden_ids]
-        return EncodedObservation(opening + body[:room] + closing, is_cut=len(body) > room)
+        return EncodedObservation([*opening, *body[:room], *closing], is_cut=len(body) > room)
+
+    def _encode_fixed(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))

@@ -1,7 +1,8 @@
 """The default sampler: `generate` of the policy that is being trained, in the same process.
 
 Requests that wait at the same moment run as one batch (`request_queue`); each trajectory's keys and values are kept
-between its turns (`kept_cache`), so that a turn only computes its new tokens; tokens are drawn from seeded numbers
+between its turns (`kept_cache`), so that a turn only computes its new tokens; what contexts of a batch begin with in
+common, such as the prompt of a group, is computed once (`shared_prefixes`); tokens are drawn from seeded numbers
 (`decoding`).
 
 A batch runs in stretches: when half of its rows have ended, their completions are handed out and the others go on as a
@@ -13,6 +14,7 @@ Left out on purpose: a decode loop of our own (`generate` is within 10% of one);
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from llds.rollout.decoding import EndOfAction, OpenAction, SeededSampling
 from llds.rollout.kept_cache import BatchContext, KeyValues, keeps_every_token
 from llds.rollout.request_queue import RequestQueue, Ticket
 from llds.rollout.sampler import Sampler, SampleRequest
+from llds.rollout.shared_prefixes import shared_prefixes
 from llds.types import Completion, StopReason
 
 
@@ -40,6 +43,7 @@ class TransformersSampler(Sampler):
         max_wait_s: Longest time that a batch waits for trajectories that are still at their tools, in seconds. Above
             the tools' latency every batch, and so every run, is reproducible to the bit; 0 never waits.
         keep_cache: Whether to keep keys and values between the turns of a trajectory.
+        share_prefixes: Whether to compute once what contexts of a batch begin with in common.
 
     Attributes:
         forward_tokens: Tokens that went through the model so far, padding and rows that had ended left out.
@@ -48,7 +52,13 @@ class TransformersSampler(Sampler):
         ConfigurationError: If a value is out of its range; or, from `sample`, no model is attached.
     """
 
-    def __init__(self, max_batch_size: int = 256, max_wait_s: float = 0.5, keep_cache: bool = True) -> None:
+    def __init__(
+        self,
+        max_batch_size: int = 256,
+        max_wait_s: float = 0.5,
+        keep_cache: bool = True,
+        share_prefixes: bool = True,
+    ) -> None:
         if max_batch_size < 1 or max_wait_s < 0:
             raise ConfigurationError(
                 "Expected `rollout.sampler` to have max_batch_size >= 1 and max_wait_s >= 0, "
@@ -57,6 +67,7 @@ class TransformersSampler(Sampler):
         self.max_batch_size = max_batch_size
         self.max_wait_s = max_wait_s
         self.keep_cache = keep_cache
+        self.share_prefixes = share_prefixes
         self.forward_tokens = 0
         self._model: PreTrainedModel | None = None
         self._cache: dict[int, KeyValues] = {}
@@ -116,21 +127,47 @@ class TransformersSampler(Sampler):
 
     def _generate(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Completion]]:
         """Sample the batch in stretches: when half of the rows have ended, the others go on as a smaller batch."""
+        model: Any = self._model
         actions = [OpenAction(ticket, self._cache.get(ticket.request.trajectory)) for ticket in tickets]
+        if self.share_prefixes and keeps_every_token(model.config):
+            with self._generating(model):
+                self._compute_shared_prefixes(model, actions)
         while actions and not all(action.ticket.is_abandoned for action in actions):
-            model: Any = self._model
-            # Left before completions are handed out: the trainer may go on at once with the last of them.
-            with self._is_generating, torch.no_grad(), _evaluating(model), self._forward_context():
+            with self._generating(model):
                 reasons = self._generate_stretch(model, actions)
             for action, reason in zip(actions, reasons, strict=True):
                 if reason is not None:
                     yield action.ticket, Completion(action.token_ids, action.log_probs, reason)
             actions = [action for action, reason in zip(actions, reasons, strict=True) if reason is None]
 
+    @contextmanager
+    def _generating(self, model: PreTrainedModel) -> Iterator[None]:
+        """Around forwards. Left before completions are handed out: the trainer may go on at once with the last."""
+        with self._is_generating, torch.no_grad(), _evaluating(model), self._forward_context():
+            yield
+
+    def _compute_shared_prefixes(self, model: PreTrainedModel, actions: Sequence[OpenAction]) -> None:
+        """Give actions without keys and values those of what they have in common; prefixes of one depth are a batch."""
+        contexts = {row: action.context for row, action in enumerate(actions) if action.cache is None}
+        for _, level in groupby(shared_prefixes(contexts), key=lambda prefix: prefix.depth):
+            prefixes = list(level)
+            tokens = [contexts[prefix.rows[0]][: prefix.length] for prefix in prefixes]
+            batch = BatchContext(tokens, [actions[prefix.rows[0]].cache for prefix in prefixes], self._pad_id)
+            computed = batch.compute(model)
+            self.forward_tokens += batch.new_tokens
+            for prefix, key_values in zip(prefixes, computed, strict=True):
+                for row in prefix.rows:
+                    actions[row].cache = key_values
+
+    @property
+    def _pad_id(self) -> int:
+        return self._tokenizer.pad_token_id or 0
+
     def _generate_stretch(self, model: Any, actions: Sequence[OpenAction]) -> list[StopReason | None]:
         """Extend the actions; returns why each ended, None for those that go on."""
-        device, pad_id = model.device, self._tokenizer.pad_token_id or 0
-        context = BatchContext([action.context for action in actions], [action.cache for action in actions], pad_id)
+        device = model.device
+        contexts, caches = [action.context for action in actions], [action.cache for action in actions]
+        context = BatchContext(contexts, caches, self._pad_id)
         cache = context.past_key_values(device) if keeps_every_token(model.config) else None
         law = SeededSampling(actions, device)
         end = EndOfAction(
@@ -148,7 +185,7 @@ class TransformersSampler(Sampler):
             max_new_tokens=max(action.tokens_left for action in actions),
             do_sample=False,  # the law leaves one token to choose
             use_cache=True,
-            pad_token_id=pad_id,
+            pad_token_id=self._pad_id,
             logits_processor=LogitsProcessorList([law]),
             stopping_criteria=StoppingCriteriaList([end]),
             return_dict_in_generate=True,
