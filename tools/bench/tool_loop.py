@@ -6,10 +6,13 @@ Run from the repository root (about a minute)::
     python tools/bench/tool_loop.py --trajectories 256 --delays-ms 20 100 --repeats 5
 
 Ideal is one delay for each turn with a tool call: everybody waits at the same time. One after another would be that
-times the number of trajectories. The table has the median ratio of measured to ideal time:
+times the number of trajectories. The table has the median ratio of measured to ideal time, the processor time of a
+rollout (tokenising, parsing, the event loop: what keeps short delays from the ideal on one core), and how many calls
+were under way at once:
 
 * async: the tool awaits; the sampler is scripted and costs nothing, so all that is measured is the loop.
 * thread: the tool blocks in a thread (``asyncio.to_thread``), as a tool with a blocking client does.
+* outlier: async, and one call takes ten delays; ideal is that trajectory alone.
 * policy: the tool awaits; the policy that ships with llds samples greedily, in one thread. Tool part is the time of the
   rollout less that of the same rollout with a tool that takes no time. Below 1 the tools of some ran while others were
   still generated; noise of the generation is in it too.
@@ -20,10 +23,12 @@ import asyncio
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from llds.agent_tools import AgentTool
 from llds.files import read_rows
@@ -43,6 +48,7 @@ from llds.types import Completion, Prompt, SamplingParams, ToolResult
 
 POLICY = "llds:quickstart/policy"
 QUESTIONS = "llds:quickstart/train.jsonl"
+_OUTLIER = 10
 PASSAGE = 'Doc 1(Title: "Norway") The capital of Norway is Oslo.'
 
 
@@ -52,22 +58,55 @@ class DelayedTool(AgentTool):
     Args:
         delay_s: Time of a call, in seconds.
         in_thread: Whether it blocks in a thread instead of awaiting.
+        first_takes: Delays that the first call of a rollout takes.
+
+    Attributes:
+        most_at_once: Most calls that were under way at the same time.
     """
 
     name = "search"
     description = "Finds passages."
 
-    def __init__(self, delay_s: float, in_thread: bool) -> None:
+    def __init__(self, delay_s: float, in_thread: bool, first_takes: int = 1) -> None:
         self.delay_s = delay_s
         self.in_thread = in_thread
+        self.first_takes = first_takes
+        self.most_at_once = 0
+        self._at_once = 0
+        self._is_first = True
+
+    def begin_iteration(self) -> None:
+        """Let the next call be the first."""
+        self._is_first = True
 
     async def run(self, argument: str) -> ToolResult:
         """Wait, then answer."""
+        delay_s, self._is_first = self.delay_s * (self.first_takes if self._is_first else 1), False
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
         if self.in_thread:
-            await asyncio.to_thread(time.sleep, self.delay_s)
+            await asyncio.to_thread(time.sleep, delay_s)
         elif self.delay_s > 0:
-            await asyncio.sleep(self.delay_s)
+            await asyncio.sleep(delay_s)
+        self._at_once -= 1
         return ToolResult(PASSAGE)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A rollout.
+
+    Attributes:
+        seconds: Median wall time.
+        cpu_s: Median processor time of the process.
+        calls: Most tool calls of one of its trajectories.
+        at_once: Most calls that were under way at the same time.
+    """
+
+    seconds: float
+    cpu_s: float
+    calls: int
+    at_once: int
 
 
 class SearchingSampler(Sampler):
@@ -108,54 +147,59 @@ class Bench:
             for n, text in enumerate(texts)
         ]
 
-    def rollout_s(self, sampler: Sampler, delay_s: float, in_thread: bool) -> tuple[float, int]:
-        """Median seconds of a rollout, and the most tool calls of one of its trajectories."""
+    def rollout(self, sampler: Sampler, tool: DelayedTool) -> Measured:
+        """Measure rollouts."""
         limits = EpisodeLimits(action_tokens=32, observation_tokens=128, total_tokens=1024, turns=self.turns)
         collection = Collection(1, SamplingParams(temperature=0.0), limits, (0, 0))
-        tool = DelayedTool(delay_s, in_thread)
         collector = RolloutCollector(sampler, self.tokenizer, TagProtocol(), [tool], ToolCallPolicy())
         collector.collect(self.prompts, collection)  # warm-up
-        seconds = []
+        seconds, cpu_s = [], []
         for _ in range(self.repeats):
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             trajectories = collector.collect(self.prompts, collection)
             seconds.append(time.perf_counter() - started)
+            cpu_s.append(time.process_time() - cpu_started)
         collector.close()
-        calls = max(sum(turn.tool_s > delay_s / 2 for turn in trajectory.turns) for trajectory in trajectories)
-        return statistics.median(seconds), calls
+        calls = max(sum(turn.tool_s > tool.delay_s / 2 for turn in trajectory.turns) for trajectory in trajectories)
+        return Measured(statistics.median(seconds), statistics.median(cpu_s), calls, tool.most_at_once)
 
-    def ratios(self, delay_s: float) -> list[float]:
-        """Measured over ideal: scripted and awaiting, scripted and in threads, with the shipped policy."""
-        scripted = [self.rollout_s(SearchingSampler(self.tokenizer), delay_s, in_thread) for in_thread in (False, True)]
-        return [seconds / (calls * delay_s) for seconds, calls in scripted] + [self.policy_ratio(delay_s)]
+    def row(self, delay_s: float) -> str:
+        """The ratios of measured to ideal, processor time, calls at once."""
+        scripted = SearchingSampler(self.tokenizer)
+        plain = self.rollout(scripted, DelayedTool(delay_s, in_thread=False))
+        threads = self.rollout(scripted, DelayedTool(delay_s, in_thread=True))
+        outlier = self.rollout(scripted, DelayedTool(delay_s, in_thread=False, first_takes=_OUTLIER))
+        ratios = [one.seconds / (one.calls * delay_s) for one in (plain, threads)]
+        ratios += [outlier.seconds / ((outlier.calls - 1 + _OUTLIER) * delay_s), self.policy_ratio(delay_s)]
+        return " ".join(f"{ratio:7.2f}" for ratio in ratios) + f" {1000 * plain.cpu_s:6.1f} {plain.at_once:8d}"
 
     def policy_ratio(self, delay_s: float) -> float:
         """Measured over ideal with the shipped policy."""
         sampler = TransformersSampler(max_wait_s=60.0)
         model = AutoModelForCausalLM.from_pretrained(resolve_path(POLICY), dtype=torch.float32)
         sampler.attach(model, self.tokenizer)
-        without, _ = self.rollout_s(sampler, 0.0, in_thread=False)
-        seconds, calls = self.rollout_s(sampler, delay_s, in_thread=False)
+        without = self.rollout(sampler, DelayedTool(0.0, in_thread=False))
+        measured = self.rollout(sampler, DelayedTool(delay_s, in_thread=False))
         sampler.close()
-        return (seconds - without) / (calls * delay_s)
+        return (measured.seconds - without.seconds) / (measured.calls * delay_s)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trajectories", type=int, nargs="+", default=[8, 16, 64])
-    parser.add_argument("--delays-ms", type=float, nargs="+", default=[10, 100, 200])
+    parser.add_argument("--delays-ms", type=float, nargs="+", default=[10, 50, 100, 200])
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     settings = parser.parse_args()
     torch.set_num_threads(1)
+    disable_progress_bar()
     print("measured / ideal time of the tool part (1.00 is ideal)")
-    print(f"{'trajectories':>12} {'delay':>8} {'async':>7} {'thread':>7} {'policy':>7}")
+    print(f"{'':21} {'async':>7} {'thread':>7} {'outlier':>7} {'policy':>7} {'cpu ms':>6} {'at once':>8}")
     for trajectories in settings.trajectories:
         bench = Bench(trajectories, settings.turns, settings.repeats)
         for delay in settings.delays_ms:
-            ratios = bench.ratios(delay / 1000)
-            print(f"{trajectories:12d} {delay:5.0f} ms " + " ".join(f"{ratio:7.2f}" for ratio in ratios), flush=True)
+            print(f"{trajectories:12d} {delay:5.0f} ms {bench.row(delay / 1000)}", flush=True)
 
 
 if __name__ == "__main__":
