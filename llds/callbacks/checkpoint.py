@@ -13,10 +13,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from llds.callbacks.healthy_checkpoints import HealthyCheckpoints
 from llds.data import PromptLoader
 from llds.errors import ConfigurationError, RankError, TooManyFailuresError
 from llds.modules import SearchAgentModule
-from llds.strategies import together, world_size
+from llds.strategies import gather, together, world_size
 
 _FOLDER = "checkpoints"
 _PATTERN = "iteration-*.ckpt"
@@ -26,33 +27,46 @@ _PARTIAL = ".partial.ckpt"
 class IterationCheckpoint(Checkpoint):
     """Saves every few iterations, at the end, and when the run stops between two updates.
 
+    Beside the last ones it keeps the last healthy ones, to go back to when a run collapses: those of iterations at
+    which `CollapseMonitor` said nothing, and after which it said nothing for some iterations more.
+
     Args:
         every_n_iterations: Iterations between two checkpoints.
         keep_last: Number of checkpoints that are kept.
+        keep_healthy: Number of healthy ones that are kept besides; one more is, while it is not known to be healthy.
+        healthy_after: Quiet iterations that must follow one until it counts as healthy.
 
     Attributes:
         last_path: The checkpoint written last; empty before the first.
+        healthy: Which are healthy.
 
     Raises:
-        ConfigurationError: If a number is below 1.
+        ConfigurationError: If a number is too small.
     """
 
-    def __init__(self, every_n_iterations: int = 10, keep_last: int = 2) -> None:
-        if every_n_iterations < 1 or keep_last < 1:
-            raise ConfigurationError(
-                "Expected `IterationCheckpoint` to have every_n_iterations >= 1 and keep_last >= 1, "
-                f"got {every_n_iterations} and {keep_last}."
-            )
+    def __init__(
+        self, every_n_iterations: int = 10, keep_last: int = 2, keep_healthy: int = 1, healthy_after: int = 5
+    ) -> None:
+        numbers = {"every_n_iterations": every_n_iterations, "keep_last": keep_last, "healthy_after": healthy_after}
+        for name, value in numbers.items():
+            if value < 1:
+                raise ConfigurationError(f"Expected `IterationCheckpoint` to have {name} >= 1, got {value}.")
+        if keep_healthy < 0:
+            raise ConfigurationError(f"Expected `IterationCheckpoint` to have keep_healthy >= 0, got {keep_healthy}.")
         self.every_n_iterations = every_n_iterations
         self.keep_last = keep_last
         self.last_path = ""
+        self.healthy = HealthyCheckpoints(healthy_after, keep_healthy)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if a checkpoint is due."""
+        is_quiet = pl_module.metrics.get("collapse/level") == 0  # without a monitor none is known to be healthy
+        self.healthy.note(pl_module.iteration, is_quiet=is_quiet)
         is_last = batch_idx + 1 == trainer.num_training_batches or trainer.should_stop
         if pl_module.iteration % self.every_n_iterations == 0 or is_last:
+            self.healthy.saved(pl_module.iteration, is_quiet=is_quiet)
             self._save(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -87,9 +101,23 @@ class IterationCheckpoint(Checkpoint):
             if progress["current"]["ready"] < _planned_iterations(trainer):
                 progress["is_last_batch"] = False
 
+    def take_healthy(self, trainer: pl.Trainer) -> Path | None:
+        """The checkpoint to go back to (`HealthyCheckpoints.take`), None while there is none; every rank must call."""
+        present = gather({path.name for path in list_checkpoints(trainer.default_root_dir)})[0]
+        found = self.healthy.take({one for one in self.healthy.healthy if _name(one) in present})
+        return None if found is None else Path(trainer.default_root_dir) / _FOLDER / _name(found)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which checkpoints are healthy."""
+        return self.healthy.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the run was."""
+        self.healthy.load_state_dict(state_dict)
+
     def _save(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
         folder = Path(trainer.default_root_dir) / _FOLDER
-        path = folder / f"iteration-{pl_module.iteration:06d}.ckpt"
+        path = folder / _name(pl_module.iteration)
         if trainer.is_global_zero:
             _remove(folder / _PARTIAL)
         together(lambda: None)  # no rank writes its part of a checkpoint into a folder that rank 0 is clearing
@@ -102,9 +130,15 @@ class IterationCheckpoint(Checkpoint):
                 _remove(path)
             os.replace(folder / _PARTIAL, path)
             _flush(folder)
+            needed = {_name(iteration) for iteration in self.healthy.needed}
             for old in list_checkpoints(trainer.default_root_dir)[: -self.keep_last]:
-                _remove(old)
+                if old.name not in needed:
+                    _remove(old)
         self.last_path = str(path)
+
+
+def _name(iteration: int) -> str:
+    return f"iteration-{iteration:06d}.ckpt"
 
 
 def list_checkpoints(root: str | Path) -> list[Path]:

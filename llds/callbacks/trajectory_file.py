@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from llds.data import RolloutBatch
 from llds.types import Trajectory, Turn
 
 
@@ -67,6 +68,19 @@ class TrajectoryFile:
         path = self.path.with_name(name or self.path.name)
         os.replace(self._partial, path)
         return path
+
+
+def trajectory_updates(batch: RolloutBatch) -> dict[int, TrajectoryUpdate]:
+    """What the updates did to the trajectories that were trained on, by their identity."""
+    tensors, after = batch.policy_batch, batch.updated_log_probs
+    if tensors is None or tensors.old_log_probs is None or after is None:
+        return {}
+    changes = (after - tensors.old_log_probs).cpu()
+    masks, advantages = tensors.action_mask.cpu(), tensors.advantages.tolist()
+    return {
+        id(trajectory): TrajectoryUpdate(advantages[row], changes[row][masks[row]].tolist())
+        for row, trajectory in enumerate(batch.trained)
+    }
 
 
 def trajectory_record(

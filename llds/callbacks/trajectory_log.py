@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from llds.callbacks.evaluation_card import make_card, policy_label
-from llds.callbacks.trajectory_file import TrajectoryFile, TrajectoryUpdate
+from llds.callbacks.trajectory_file import TrajectoryFile, trajectory_updates
 from llds.data import RolloutBatch
 from llds.errors import ConfigurationError
 from llds.evaluation import new_record_folder
@@ -51,7 +51,7 @@ class TrajectoryLog(pl.Callback):
         if trainer.is_global_zero and pl_module.iteration % self.every_n_iterations == 0:
             path = Path(trainer.default_root_dir) / "trajectories" / f"iteration-{pl_module.iteration:06d}.jsonl.gz"
             file = TrajectoryFile(path, pl_module.tokenizer)
-            file.write(batch.trajectories[: self.max_trajectories], _updates(batch, self.max_trajectories))
+            file.write(batch.trajectories[: self.max_trajectories], trajectory_updates(batch))
             file.close()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
@@ -83,16 +83,3 @@ class TrajectoryLog(pl.Callback):
             path = self._predictions.close(_INTERRUPTED)
             rank_zero_info(f"The predictions so far: {path} ({self._predictions.count} trajectories)")
             self._predictions = None
-
-
-def _updates(batch: RolloutBatch, most: int | None) -> dict[int, TrajectoryUpdate]:
-    """What the updates did to the first trajectories that were trained on."""
-    tensors, after = batch.policy_batch, batch.updated_log_probs
-    if tensors is None or tensors.old_log_probs is None or after is None:
-        return {}
-    changes = (after - tensors.old_log_probs).cpu()
-    masks, advantages = tensors.action_mask.cpu(), tensors.advantages.tolist()
-    return {
-        id(trajectory): TrajectoryUpdate(advantages[row], changes[row][masks[row]].tolist())
-        for row, trajectory in enumerate(batch.trained[:most])
-    }

@@ -37,6 +37,8 @@ _SUBCOMMANDS = {
     "test": "Measure a policy on the test questions.",
     "predict": "Answer questions and write the trajectories.",
 }
+STOPPED_BY_LADDER = 3
+"""Exit status of a training that the collapse ladder has stopped."""
 _KEYS_OF_CLASSES = (
     "Keys below a class: llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on. "
     "conf/base.yaml lists all of them with their values."
@@ -74,6 +76,12 @@ class SearchAgentCLI(LightningCLI):
         if self.parser._subcommands_action is not None:
             for choice in self.parser._subcommands_action._choices_actions:
                 choice.help = _SUBCOMMANDS[choice.dest]
+
+    def after_fit(self) -> None:
+        """End with a status of its own where the collapse ladder has stopped the run, which is no error."""
+        if any(isinstance(one, CollapseMonitor) and one.has_stopped for one in self.trainer.callbacks):  # type: ignore[attr-defined]
+            rank_zero_info("llds: the run was stopped by `collapse.ladder`; --ckpt_path last goes on with it.")
+            sys.exit(STOPPED_BY_LADDER)
 
     def validate(self, **kwargs: Any) -> None:
         """Validate without Lightning's table, which repeats ours."""

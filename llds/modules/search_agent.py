@@ -7,9 +7,10 @@ Left out on purpose: sampling (callbacks/rollout.py), retrieval (callbacks/retri
 (update_steps.py), the steps of an evaluation (evaluation_steps.py).
 """
 
+import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -34,7 +35,7 @@ from llds.modules.nonfinite import NonFiniteGuard
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
 from llds.modules.policy import Policy, PolicyOutput
-from llds.modules.start_up import check_checkpoint, check_training
+from llds.modules.start_up import check_checkpoint, check_training, has_one_step
 from llds.modules.tokenizer import check_vocabulary, load_tokenizer
 from llds.modules.update_steps import UpdateSteps, scored
 from llds.rollout import TagProtocol
@@ -76,6 +77,7 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
         iteration: Rollout iterations done.
         metrics: Of the last iteration; callbacks may add to them in their ``on_train_batch_end``.
         nonfinite: Counts optimizer steps that were skipped.
+        raised_lambda: The LLDS coefficient where it is no longer the configured one.
         is_updating: Whether the weights are in the middle of an iteration's updates.
 
     Raises:
@@ -127,6 +129,7 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
         self.anchor = LaggedAnchor(penalty.anchor_lag) if penalty and penalty.anchor == "lagged" else None
         self.reference: Policy | None = None
         self.is_loaded = False
+        self.raised_lambda: float | None = None
         self.temperature = 1.0
         self.iteration = 0
         self.metrics: dict[str, float] = {}
@@ -223,6 +226,24 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
             num_training_steps=steps,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def set_lambda(self, coefficient: float) -> None:
+        """Change the weight of the LLDS penalty from the next iteration on, or switch it on where the run has none.
+
+        What else is configured for it stays; but an anchor that could never act, because the run makes one optimizer
+        step per iteration, becomes a lagged one.
+
+        Args:
+            coefficient: Above 0.
+        """
+        penalty = copy.copy(self.objective.llds_penalty or LLDSPenalty())
+        penalty.coefficient = coefficient
+        if has_one_step(self._prompts_per_iteration, self.optimization):
+            penalty.anchor = "lagged"
+        if penalty.anchor == "lagged" and self.anchor is None:
+            self.anchor = LaggedAnchor(penalty.anchor_lag)
+        self.objective = replace(self.objective, llds_penalty=penalty)
+        self.raised_lambda = coefficient
 
     # Scoring
 
@@ -342,6 +363,7 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
             "metrics": self.metrics,  # saved before the loggers get them: a run that is killed in between loses them
             "nonfinite": self.nonfinite.state_dict(),
             "anchor": self.anchor.state_dict() if self.anchor else None,
+            "raised_lambda": self.raised_lambda,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -360,10 +382,12 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
         self.iteration, self.metrics = state["iteration"], state["metrics"]
         self._is_resumed = self.trainer.state.fn == "fit"
         self.nonfinite.load_state_dict(state["nonfinite"])
+        if self._is_resumed and state.get("raised_lambda") is not None:
+            self.set_lambda(state["raised_lambda"])
         if self.anchor is not None and state["anchor"] is not None:
             self.anchor.load_state_dict(state["anchor"])
 
-    def roll_back(self, path: str | Path) -> None:
+    def roll_back(self, path: str | Path) -> dict[str, Any]:
         """Go back to the weights of a checkpoint in mid-run, and go on from them; every rank must call.
 
         Weights, optimizer, learning rate with its schedule, and the lagged anchor are the checkpoint's. The iterations,
@@ -372,12 +396,21 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
         Args:
             path: A checkpoint of this run; call between two iterations, such as in a callback's ``on_train_batch_end``.
 
+        Returns:
+            What else the checkpoint holds, to restore more from.
+
         Raises:
             ConfigurationError: If it was written with another strategy or another number of ranks.
         """
-        state = load_training_state(self.trainer, Path(path))["search_agent"]
-        if self.anchor is not None and state["anchor"] is not None:
-            self.anchor.load_state_dict(state["anchor"])
+        checkpoint = load_training_state(self.trainer, Path(path))
+        state = checkpoint["search_agent"]
+        self.nonfinite.taken()
+        if self.anchor is not None:
+            self.anchor = LaggedAnchor(self.anchor.lag)
+            if state["anchor"] is not None:
+                self.anchor.load_state_dict(state["anchor"])
+                self.anchor.taken_at += self.iteration - state["iteration"]  # as old as it was
+        return checkpoint
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write policy and tokenizer as a folder that plain transformers loads."""

@@ -14,36 +14,37 @@ def watch(monitor: CollapseMonitor, rewards: list[float], start: int = 0) -> tup
         warnings.simplefilter("always")
         for iteration, reward in enumerate(rewards, start=start):
             module: Any = SimpleNamespace(iteration=iteration)
+            trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir="unused")
             scatter = 0.01 * (iteration % 3)
             batch: Any = SimpleNamespace(metrics={"reward/mean": reward + scatter, "policy/entropy": 1.0 + scatter})
-            monitor.on_train_batch_end(SimpleNamespace(), module, None, batch, iteration)  # type: ignore[arg-type]
+            monitor.on_train_batch_end(trainer, module, None, batch, iteration)
             logged.append(batch.metrics)
     return [str(one.message) for one in caught], logged
 
 
 def test_it_is_quiet_when_healthy() -> None:
-    said, logged = watch(CollapseMonitor(), [0.5 + 0.01 * step for step in range(40)])
+    said, logged = watch(CollapseMonitor(max_incidents=0), [0.5 + 0.01 * step for step in range(40)])
     assert said == []
     assert {row["collapse/level"] for row in logged} == {0.0}
 
 
 def test_it_says_one_line_per_fall_with_what_to_do() -> None:
-    said, logged = watch(CollapseMonitor(), [1.0] * 15 + [0.1] * 10)
+    said, logged = watch(CollapseMonitor(max_incidents=0), [1.0] * 15 + [0.1] * 10)
     [line] = said
     assert line.startswith("Iteration 1")
     assert "alarm since iteration" in line
     assert "under its peak" in line
     assert (logged[14]["collapse/level"], logged[-1]["collapse/level"]) == (0.0, 2.0)
     assert (logged[14]["collapse/phase"], logged[-1]["collapse/phase"]) == (0.0, 4.0)
-    said, _ = watch(CollapseMonitor(), [1.0] * 15 + [0.1] * 10 + [1.0] * 30 + [0.1] * 10)
+    said, _ = watch(CollapseMonitor(max_incidents=0), [1.0] * 15 + [0.1] * 10 + [1.0] * 30 + [0.1] * 10)
     assert len(said) == 2
 
 
 def test_a_resumed_monitor_remembers_the_peak() -> None:
-    first, second = CollapseMonitor(), CollapseMonitor()
+    first, second = CollapseMonitor(max_incidents=0), CollapseMonitor(max_incidents=0)
     watch(first, [1.0] * 12)
     second.load_state_dict(first.state_dict())
     said, logged = watch(second, [0.1] * 8, start=12)
     assert len(said) == 1
     assert logged[-1]["collapse/level"] == 2.0
-    assert watch(CollapseMonitor(), [0.1] * 8)[0] == []
+    assert watch(CollapseMonitor(max_incidents=0), [0.1] * 8)[0] == []

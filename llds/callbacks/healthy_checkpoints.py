@@ -1,0 +1,66 @@
+"""Which checkpoints of a run are healthy: made when the monitor said nothing, and followed by more such iterations.
+
+Pure bookkeeping by iteration numbers. A policy that is about to collapse looks healthy for a while: hence the wait.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class HealthyCheckpoints:
+    """Keeps the newest healthy ones.
+
+    Args:
+        quiet: Quiet iterations that must follow.
+        keep: Number that is kept.
+
+    Attributes:
+        healthy: Iterations of the healthy checkpoints, oldest first.
+        pending: Iteration of the one that is not followed by enough quiet iterations yet; None without. There is never
+            more than one, so that their number is bounded.
+    """
+
+    def __init__(self, quiet: int, keep: int) -> None:
+        self.quiet = quiet
+        self.keep = keep
+        self.healthy: list[int] = []
+        self.pending: int | None = None
+
+    def note(self, iteration: int, *, is_quiet: bool) -> None:
+        """Take in an iteration, before it is saved."""
+        if not is_quiet:
+            self.pending = None
+        elif self.pending is not None and iteration - self.pending >= self.quiet:
+            self.healthy = [*self.healthy, self.pending][-self.keep :]
+            self.pending = None
+
+    def saved(self, iteration: int, *, is_quiet: bool) -> None:
+        """Take in that an iteration is saved."""
+        if is_quiet and self.pending is None and self.keep > 0:
+            self.pending = iteration
+
+    @property
+    def needed(self) -> set[int]:
+        """Iterations whose checkpoints must stay."""
+        return {*self.healthy, *([] if self.pending is None else [self.pending])}
+
+    def take(self, present: set[int]) -> int | None:
+        """The one to go back to: the newest; without a newer one until then, the next time the one before.
+
+        Args:
+            present: Iterations of the checkpoints that are on disk.
+        """
+        self.healthy = [one for one in self.healthy if one in present]
+        if not self.healthy:
+            return None
+        newest = self.healthy[-1]
+        self.healthy = self.healthy[:-1] or self.healthy
+        return newest
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it knows."""
+        return {"healthy": self.healthy, "pending": self.pending}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.healthy, self.pending = list(state["healthy"]), state["pending"]

@@ -1,0 +1,37 @@
+"""Work beside the training: started, watched, never waited for while the run goes on, and never what ends it."""
+
+import threading
+from collections.abc import Callable
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+class Background:
+    """Runs tasks in threads of their own; each must end by itself within its time limit.
+
+    Args:
+        timeout_s: Time limit of a task, for `close`.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._threads: list[threading.Thread] = []
+
+    def start(self, name: str, task: Callable[[], None]) -> None:
+        """Start a task; what it raises becomes a warning."""
+
+        def run() -> None:
+            try:
+                task()
+            except Exception as error:  # whatever it is, the run matters more
+                rank_zero_warn(f"{name}: {type(error).__name__}: {error}. The run goes on.")
+
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def close(self) -> None:
+        """Give the tasks that are under way the time that they may take."""
+        for thread in self._threads:
+            thread.join(self.timeout_s)

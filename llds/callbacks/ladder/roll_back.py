@@ -1,0 +1,74 @@
+"""The rung that goes back to the last healthy checkpoint.
+
+What goes back: weights, optimizer states, the lagged anchor's snapshots, the detector. What goes on: the position in
+the prompts and the number of the iteration, of which the seeds of sampling and mini-batches are made, so that neither
+prompts nor trajectories come again; the schedule of the learning rate; what other rungs have changed; the reference.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+from lightning.pytorch.core.optimizer import LightningOptimizer
+
+from llds.callbacks.checkpoint import IterationCheckpoint
+from llds.callbacks.ladder.rung import Moment, Rung
+from llds.callbacks.ladder.when import When
+from llds.errors import ConfigurationError
+from llds.modules import SearchAgentModule
+
+
+class RollBack(Rung):
+    """Goes back to the last healthy checkpoint, and on from there with other prompts and another sampling seed.
+
+    Healthy is a checkpoint of an iteration at which the detector said nothing, and after which it said nothing for
+    some iterations more (`IterationCheckpoint`, which keeps such ones). A second roll-back without a newer healthy
+    checkpoint goes one further back, where there is one. Without any it waits.
+
+    Args:
+        when: When it acts; by default at an alarm, at most three times, with at least ten iterations between two.
+
+    Raises:
+        ConfigurationError: Before training, if the run keeps no healthy checkpoints.
+    """
+
+    def __init__(self, when: When = When(cooldown=10, max_count=3)) -> None:
+        super().__init__(when)
+
+    def check(self, trainer: pl.Trainer, module: SearchAgentModule) -> None:
+        """Refuse a run without healthy checkpoints."""
+        checkpoints = _checkpoints(trainer)
+        if checkpoints is None or checkpoints.healthy.keep < 1:
+            raise ConfigurationError(
+                "Expected `llds.callbacks.IterationCheckpoint` with keep_healthy >= 1 in `trainer.callbacks`, because "
+                "`collapse.ladder` has a rung that rolls back, got none. Add it, or leave the rung out."
+            )
+
+    def act(self, moment: Moment) -> str | None:
+        """Go back, if there is a healthy checkpoint."""
+        checkpoints = _checkpoints(moment.trainer)
+        assert checkpoints is not None  # noqa: S101 (checked before training)
+        path = checkpoints.take_healthy(moment.trainer)
+        if path is None:
+            return None
+        moment.restored = _restore(moment.trainer, moment.module, path)
+        return f"went back to the weights and optimizer of iteration {moment.restored['search_agent']['iteration']}"
+
+
+def _checkpoints(trainer: pl.Trainer) -> IterationCheckpoint | None:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next((one for one in callbacks if isinstance(one, IterationCheckpoint)), None)
+
+
+def _restore(trainer: pl.Trainer, module: SearchAgentModule, path: Path) -> dict[str, Any]:
+    groups = cast(LightningOptimizer, module.optimizers()).param_groups
+    rates = [(group["lr"], group.get("initial_lr")) for group in groups]
+    checkpoint = trainer.strategy.load_checkpoint(path, weights_only=False)  # of ZeRO-3: weights and optimizer as well
+    module.roll_back(checkpoint)
+    trainer.strategy.load_model_state_dict(checkpoint, strict=False)  # the frozen reference is not among them
+    if trainer.strategy.lightning_restore_optimizer:
+        trainer.strategy.load_optimizer_state_dict(checkpoint)
+    groups = cast(LightningOptimizer, module.optimizers()).param_groups
+    for group, (rate, initial) in zip(groups, rates, strict=True):
+        group["lr"], group["initial_lr"] = rate, initial
+    return checkpoint

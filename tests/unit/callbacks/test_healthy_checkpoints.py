@@ -1,0 +1,57 @@
+"""Healthy: said nothing when it was made, and nothing for some iterations after; the newest stay, in bounded number."""
+
+import pytest
+
+from llds.callbacks.healthy_checkpoints import HealthyCheckpoints
+
+
+def watch(levels: str, quiet: int = 2, keep: int = 2, every: int = 1) -> HealthyCheckpoints:
+    """Iterations from 1 on, "." quiet and "x" not, each `every`-th saved."""
+    healthy = HealthyCheckpoints(quiet, keep)
+    for iteration, letter in enumerate(levels, 1):
+        healthy.note(iteration, is_quiet=letter == ".")
+        if iteration % every == 0:
+            healthy.saved(iteration, is_quiet=letter == ".")
+        assert len(healthy.needed) <= keep + 1
+    return healthy
+
+
+@pytest.mark.parametrize(
+    ("levels", "healthy", "pending"),
+    [
+        (".", [], 1),
+        ("..", [], 1),
+        ("...", [1], 3),  # iterations 2 and 3 were quiet
+        (".x..", [], 3),  # 1 was followed by trouble
+        ("x..", [], 2),
+        (".....x", [1, 3], None),
+        (".......", [3, 5], 7),  # the oldest goes
+    ],
+)
+def test_which_are_healthy(levels: str, healthy: list[int], pending: int | None) -> None:
+    found = watch(levels)
+    assert (found.healthy, found.pending) == (healthy, pending)
+    assert found.needed == {*healthy, *([pending] if pending else [])}
+
+
+def test_between_two_checkpoints_health_is_found_at_the_iteration_it_is_due() -> None:
+    assert watch(".......", quiet=2, every=5).healthy == [5]
+    assert watch("......", quiet=2, every=5).healthy == []
+
+
+def test_the_newest_is_taken_and_next_time_the_one_before() -> None:
+    found = watch(".....x")
+    assert [found.take({1, 3}) for _ in range(3)] == [3, 1, 1]
+    assert watch(".....x").take({1}) == 1  # 3 is no longer on disk
+    assert watch(".....x").take(set()) is None
+    assert watch("xx").take({1, 2}) is None
+
+
+def test_none_is_kept_where_none_is_wanted() -> None:
+    assert watch("......", keep=0).needed == set()
+
+
+def test_what_it_knows_survives() -> None:
+    found, again = watch("......"), HealthyCheckpoints(2, 2)
+    again.load_state_dict(found.state_dict())
+    assert (again.healthy, again.pending) == (found.healthy, found.pending)
