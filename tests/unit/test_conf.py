@@ -200,6 +200,24 @@ def test_a_callback_is_added_to_the_list_and_the_list_stays(tmp_path: Path) -> N
     assert len(after.config.trainer.callbacks) == len(before.config.trainer.callbacks) + 1
 
 
+GUARDS = sorted((ROOT / "conf" / "collapse").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", GUARDS, ids=lambda path: path.stem)
+def test_every_overlay_of_the_monitor_fits_every_recipe_and_changes_the_monitor_alone(
+    recipe: tuple[Path, dict[str, Any]], overlay: Path
+) -> None:
+    after = resolved(build("-c", recipe[0], "-c", overlay, *OVERRIDE))
+    changed = difference(recipe[1], after)
+    assert {key for key in changed if not key.startswith("collapse.ladder")} == set()
+    if recipe[0] == BASE:  # which spells the default out
+        assert bool(changed) == (overlay.stem != "warn")
+
+
+def test_there_is_an_overlay_that_only_warns_and_one_with_the_whole_ladder() -> None:
+    assert {path.stem for path in GUARDS} == {"warn", "protect"}
+
+
 TRAINERS = sorted((ROOT / "conf" / "trainer").glob("*.yaml"))
 ON_THIS_MACHINE = ("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1")
 
