@@ -10,7 +10,7 @@ Left out on purpose: sampling (callbacks/rollout.py), retrieval (callbacks/retri
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial

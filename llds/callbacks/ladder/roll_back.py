@@ -5,11 +5,12 @@ the prompts and the number of the iteration, of which the seeds of sampling and 
 prompts nor trajectories come again; the schedule of the learning rate; what other rungs have changed; the reference.
 """
 
-from pathlib import Path
-from typing import Any, cast
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from llds.callbacks.checkpoint import IterationCheckpoint
 from llds.callbacks.ladder.rung import Moment, Rung
@@ -51,7 +52,8 @@ class RollBack(Rung):
         path = checkpoints.take_healthy(moment.trainer)
         if path is None:
             return None
-        moment.restored = _restore(moment.trainer, moment.module, path)
+        with _same_schedule(moment.trainer):
+            moment.restored = moment.module.roll_back(path)
         return f"went back to the weights and optimizer of iteration {moment.restored['search_agent']['iteration']}"
 
 
@@ -60,15 +62,17 @@ def _checkpoints(trainer: pl.Trainer) -> IterationCheckpoint | None:
     return next((one for one in callbacks if isinstance(one, IterationCheckpoint)), None)
 
 
-def _restore(trainer: pl.Trainer, module: SearchAgentModule, path: Path) -> dict[str, Any]:
-    groups = cast(LightningOptimizer, module.optimizers()).param_groups
-    rates = [(group["lr"], group.get("initial_lr")) for group in groups]
-    checkpoint = trainer.strategy.load_checkpoint(path, weights_only=False)  # of ZeRO-3: weights and optimizer as well
-    module.roll_back(checkpoint)
-    trainer.strategy.load_model_state_dict(checkpoint, strict=False)  # the frozen reference is not among them
-    if trainer.strategy.lightning_restore_optimizer:
-        trainer.strategy.load_optimizer_state_dict(checkpoint)
-    groups = cast(LightningOptimizer, module.optimizers()).param_groups
-    for group, (rate, initial) in zip(groups, rates, strict=True):
+@contextmanager
+def _same_schedule(trainer: pl.Trainer) -> Iterator[None]:
+    """The learning rate stays what it is: its schedule is about the place in the run, which does not go back."""
+    schedules = [copy.deepcopy(one.scheduler.state_dict()) for one in trainer.lr_scheduler_configs]
+    rates = [(group["lr"], group["initial_lr"]) for group in _groups(trainer)]
+    yield
+    for one, state in zip(trainer.lr_scheduler_configs, schedules, strict=True):
+        one.scheduler.load_state_dict(state)
+    for group, (rate, initial) in zip(_groups(trainer), rates, strict=True):
         group["lr"], group["initial_lr"] = rate, initial
-    return checkpoint
+
+
+def _groups(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
