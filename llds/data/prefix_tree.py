@@ -17,19 +17,6 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A run of the packed row that one trajectory added.
-
-    Attributes:
-        tokens: Where it lies in the packed row.
-        path: Where its ancestors lie, in the order of their positions, adjacent runs merged.
-    """
-
-    tokens: slice
-    path: tuple[slice, ...]
-
-
-@dataclass(frozen=True)
 class PrefixTree:
     """Sequences packed as a prefix tree of U distinct tokens.
 
@@ -37,13 +24,18 @@ class PrefixTree:
         token_ids: The packed row, ``[U]`` long.
         positions: Position of each packed token in its sequences, ``[U]`` long.
         nodes: Place in the packed row of token ``t`` of sequence ``b``, 0 on padding, ``[B, T]`` long.
-        segments: In the order of the packed row, which they partition.
+        segment_lengths: Tokens of each segment, in the order of the packed row, which they partition.
+        keys: What the segments attend to, one segment after the other: places in the packed row of all tokens from the
+            first of the sequence to the last of the segment, ``[K]`` long.
+        key_lengths: How many of `keys` are each segment's.
     """
 
     token_ids: Tensor
     positions: Tensor
     nodes: Tensor
-    segments: tuple[Segment, ...]
+    segment_lengths: tuple[int, ...]
+    keys: Tensor
+    key_lengths: tuple[int, ...]
 
     def __len__(self) -> int:
         """Number of distinct tokens, U."""
@@ -59,7 +51,7 @@ class PrefixTree:
         """
         sequences = [row[:length] for row, length in zip(input_ids.cpu().numpy(), lengths.tolist(), strict=True)]
         nodes = np.zeros(input_ids.shape, dtype=np.int64)
-        packed, positions, segments, end = [], [], [], 0
+        packed, positions, keys, end = [], [], [], 0
         previous = -1
         for row in lexicographic_order(sequences):
             # In this order, no sequence shares a longer prefix with any earlier one than with the last one.
@@ -70,7 +62,7 @@ class PrefixTree:
             if added:
                 packed.append(sequences[row][shared:])
                 positions.append(np.arange(shared, shared + added))
-                segments.append(Segment(slice(end, end + added), _runs(nodes[row, :shared])))
+                keys.append(nodes[row, : shared + added])
             end += added
             previous = row
         device = input_ids.device
@@ -78,7 +70,9 @@ class PrefixTree:
             torch.from_numpy(np.concatenate(packed)).to(device),
             torch.from_numpy(np.concatenate(positions)).to(device),
             torch.from_numpy(nodes).to(device),
-            tuple(segments),
+            tuple(len(tokens) for tokens in packed),
+            torch.from_numpy(np.concatenate(keys)).to(device),
+            tuple(len(places) for places in keys),
         )
 
 
@@ -93,12 +87,3 @@ def common_prefix(one: np.ndarray, other: np.ndarray) -> int:
     width = min(len(one), len(other))
     differs = one[:width] != other[:width]
     return int(differs.argmax()) if differs.any() else width
-
-
-def _runs(indices: np.ndarray) -> tuple[slice, ...]:
-    """Runs of consecutive numbers."""
-    if not len(indices):
-        return ()
-    starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 2) != 1)
-    stops = [*starts[1:], len(indices)]
-    return tuple(slice(int(indices[a]), int(indices[b - 1]) + 1) for a, b in zip(starts, stops, strict=True))

@@ -134,16 +134,20 @@ def action_log_probs(
     token_ids: Tensor,
     action_index: Tensor,
     *,
+    copy_of: Tensor | None = None,
     bias: Tensor | None = None,
     temperature: float = 1.0,
 ) -> TokenScores:
     """Log-probs and entropies of all action tokens of a batch.
 
     Args:
-        hidden: Hidden state before each action token, as `before_actions` gives them, ``[N, H]``.
+        hidden: Hidden state before each action token, as `before_actions` gives them, ``[N, H]``; or, with `copy_of`,
+            one for each distinct prediction, ``[D, H]``.
         weight: The head, ``[V, H]``.
         token_ids: The sequences, ``[B, T]`` long; anything off the actions.
         action_index: Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
+        copy_of: Which of the D predictions each action token is, ``[N]`` long: sequences that begin alike predict the
+            same tokens from the same states, and those meet the vocabulary once. None: all differ.
         bias: The head's bias, ``[V]``.
         temperature: Divides the logits; that of the sampling law.
 
@@ -151,5 +155,9 @@ def action_log_probs(
         Log-probs and entropies, both ``[B, T]``, 0 off the actions; entry ``[b, t]`` is about token ``t``.
     """
     targets = token_ids[action_mask(action_index)]
+    if copy_of is not None:
+        targets = targets.new_empty(len(hidden)).scatter_(0, copy_of, targets)
     scores = selected_log_probs(hidden, weight, targets, bias=bias, temperature=temperature)
+    if copy_of is not None:
+        scores = TokenScores(*(values[copy_of] for values in scores))
     return TokenScores(*(scatter_to_tokens(values, action_index) for values in scores))

@@ -22,17 +22,22 @@ class FusedHead(nn.Module):
         self._head = [head]  # in a list, torch does not take it for a part of this module
         reads(self, head.weight, head.bias)
 
-    def forward(self, hidden: Tensor, input_ids: Tensor, action_index: Tensor, temperature: float) -> TokenScores:
+    def forward(
+        self, hidden: Tensor, input_ids: Tensor, action_index: Tensor, copy_of: Tensor | None, temperature: float
+    ) -> TokenScores:
         """Score the action tokens.
 
         Args:
-            hidden: Hidden state before each of them, ``[N, H]``.
+            hidden: Hidden state before each distinct one of them, ``[D, H]``.
             input_ids: ``[B, T]`` long.
             action_index: Turn number on action tokens, -1 elsewhere, ``[B, T]`` long.
+            copy_of: Which of the D each action token is, ``[N]`` long; None where D = N.
             temperature: Divides the logits.
 
         Returns:
             Log-probabilities and entropies, ``[B, T]``.
         """
         [head] = self._head
-        return action_log_probs(hidden, head.weight, input_ids, action_index, bias=head.bias, temperature=temperature)
+        return action_log_probs(
+            hidden, head.weight, input_ids, action_index, copy_of=copy_of, bias=head.bias, temperature=temperature
+        )

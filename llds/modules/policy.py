@@ -1,7 +1,7 @@
 """The policy: a causal language model that reports log-probabilities and entropy at action positions only.
 
 The model's body runs on whole trajectories, what they share once (`llds.data.prefix_tree`); its head runs on action
-tokens alone, in chunks. Models that cannot share get trajectories padded on the right: causal attention never looks
+tokens alone, equal ones after equal beginnings once, in chunks. Models that cannot share get trajectories padded on the right: causal attention never looks
 right, so no attention mask is needed and padding cannot reach an action.
 
 Left out on purpose: sampling (`llds.rollout`), and which batches are scored or trained on (`search_agent`).
@@ -106,17 +106,23 @@ class Policy(nn.Module):
             batch: Trajectories, padded on the right.
             temperature: Divides the logits, as it did when the actions were sampled.
         """
-        hidden = self._hidden_before_actions(batch)
-        return PolicyOutput(*self.head(hidden, batch.input_ids, batch.action_index, temperature))
+        hidden, copy_of = self._hidden_before_actions(batch)
+        return PolicyOutput(*self.head(hidden, batch.input_ids, batch.action_index, copy_of, temperature))
 
-    def _hidden_before_actions(self, batch: PolicyBatch) -> Tensor:
-        """The last hidden states that predict the action tokens, ``[N, H]``."""
+    def _hidden_before_actions(self, batch: PolicyBatch) -> tuple[Tensor, Tensor | None]:
+        """The last hidden states that predict the action tokens, ``[D, H]``, and which of them predicts each, ``[N]``.
+
+        None, with one state for each, where nothing is shared.
+        """
         decoder: Any = self.base_model.get_decoder()
         if not self.shares_prefixes:
             hidden = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, H]
-            return before_actions(hidden, batch.action_index)
+            return before_actions(hidden, batch.action_index), None
         tree = PrefixTree.build(batch.input_ids, batch.lengths)
-        return tree_hidden_states(decoder, tree)[before_actions(tree.nodes, batch.action_index)]
+        predicted, copy_of = tree.nodes[batch.action_mask].unique(return_inverse=True)
+        predictors = before_actions(tree.nodes, batch.action_index)  # [N]; those of one node are equal
+        predictors = torch.empty_like(predicted).scatter_(0, copy_of, predictors)
+        return tree_hidden_states(decoder, tree)[predictors], copy_of
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -40,10 +40,10 @@ def test_holds_each_distinct_prefix_once(sequences: list[list[int]]) -> None:
 def test_a_token_sees_its_own_prefix_and_nothing_else(sequences: list[list[int]]) -> None:
     tree = PrefixTree.build(*padded(sequences))
     seen: dict[int, list[int]] = {}
-    for segment in tree.segments:
-        path = [node for span in segment.path for node in range(span.start, span.stop)]
-        for node in range(segment.tokens.start, segment.tokens.stop):
-            seen[node] = [*path, *range(segment.tokens.start, node + 1)]
+    for length, keys in zip(tree.segment_lengths, tree.keys.split(tree.key_lengths), strict=True):
+        path = len(keys) - length  # the queries are the last of the keys, and see what comes before them
+        for place in range(path, len(keys)):
+            seen[len(seen)] = keys[: place + 1].tolist()
     assert sorted(seen) == list(range(len(tree)))
     for row, sequence in enumerate(sequences):
         nodes = tree.nodes[row, : len(sequence)].tolist()

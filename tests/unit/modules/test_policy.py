@@ -1,5 +1,6 @@
 """The policy's log-probabilities are those of a plain forward, and its folder loads in plain transformers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,35 @@ def test_log_probs_equal_those_of_full_logits_on_each_row_alone(temperature: flo
         mask = torch.tensor(trajectory.action_index) >= 0
         assert (output.log_probs[row, : len(ids)] - torch.where(mask, expected, 0)).abs().max() <= 1e-10
         assert output.log_probs[row, len(ids) :].eq(0).all()
+
+
+def test_equal_actions_after_equal_beginnings_meet_the_vocabulary_once() -> None:
+    trajectories = random_trajectories(2, 2)
+    trajectories += trajectories[:1]  # one was sampled twice,
+    trajectories.append(replace(trajectories[2], turns=[trajectories[2].turns[0], trajectories[0].turns[1]]))
+    batch = collate(trajectories)  # and two begin alike
+    weights = torch.randn(batch.input_ids.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    distinct = {
+        tuple(trajectory.token_ids[: place + 1])
+        for trajectory in trajectories
+        for place, turn in enumerate(trajectory.action_index)
+        if turn >= 0
+    }
+    found = []
+    for shares in (True, False):
+        policy = Policy(POLICY, "float64", share_prefixes=shares)
+        states: list[int] = []
+        policy.head.register_forward_hook(lambda _, given, __, states=states: states.append(len(given[0])))
+        output = policy(batch)
+        (output.log_probs * weights).sum().backward()
+        gradient = torch.cat([value.grad.flatten() for value in policy.parameters() if value.grad is not None])
+        found.append((output, gradient))
+        assert states == [len(distinct) if shares else int(batch.action_mask.sum())]
+    (shared, gradient), (padded, expected) = found
+    assert len(distinct) < int(batch.action_mask.sum())
+    for one, other in zip(shared, padded, strict=True):
+        assert (one - other).abs().max() <= 1e-6  # the model's norms compute in fp32, whatever its weights are
+    assert float((gradient - expected).norm() / expected.norm()) <= 1e-6
 
 
 @torch.no_grad()

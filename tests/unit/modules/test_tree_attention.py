@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 
 from llds.data.prefix_tree import PrefixTree
+from llds.modules import tree_attention
 from llds.modules.tree_attention import TREE_ATTENTION, tree_hidden_states, why_not_shared
 
 SMALL: dict[str, Any] = {
@@ -74,6 +76,57 @@ def test_equals_plain_batches(name: str, dtype: torch.dtype, tolerance: float, c
     assert float((plain - shared)[mask].detach().abs().max()) < tolerance
     expected = gradients(model, plain, lengths)
     assert float((gradients(model, shared, lengths) - expected).norm() / expected.norm()) < tolerance
+
+
+def documented_varlen_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """What torch documents of its CUDA kernel, in plain torch: sequences back to back, the last query at the last key."""
+    assert window_size == (-1, 0)
+    outputs = []
+    for q0, q1, k0, k1 in zip(cu_seq_q, cu_seq_q[1:], cu_seq_k, cu_seq_k[1:], strict=False):
+        assert q1 - q0 <= max_q
+        assert k1 - k0 <= max_k
+        q, k, v = query[q0:q1], key[k0:k1], value[k0:k1]
+        if enable_gqa:
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        scores = torch.einsum("qhd,khd->hqk", q, k) * (q.shape[2] ** -0.5 if scale is None else scale)
+        ahead = torch.arange(len(k)) > torch.arange(len(k) - len(q), len(k))[:, None]
+        outputs.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(ahead, -torch.inf).softmax(-1), v))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+def test_the_layout_for_flash_attention_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel itself needs a GPU; what is laid out for it does not."""
+    model = make_model(CONFIGS[name])
+    tree = PrefixTree.build(*group())
+    expected = tree_hidden_states(model.get_decoder(), tree)
+    monkeypatch.setattr(tree_attention, "_fits_flash_attention", lambda queries, values: True)
+    monkeypatch.setattr(tree_attention, "varlen_attn", documented_varlen_attention)
+    assert torch.allclose(tree_hidden_states(model.get_decoder(), tree), expected, rtol=0, atol=1e-6)
+
+
+def test_flash_attention_takes_what_is_laid_out_for_it() -> None:
+    """The signature of torch's operator, checked with tensors that claim to be on a GPU."""
+    tree = PrefixTree.build(torch.tensor([[1, 2, 3], [1, 2, 4]]), torch.tensor([3, 3]))
+    with FakeTensorMode():
+        queries = torch.empty(4, 4, 8, device="cuda", dtype=torch.bfloat16)
+        keys = torch.empty(6, 2, 8, device="cuda", dtype=torch.bfloat16)
+        assert tree_attention._fits_flash_attention(queries, keys)
+        assert not tree_attention._fits_flash_attention(queries.float(), keys.float())
+        output = tree_attention._flash_attention(queries, keys, keys, tree, None)
+        assert (output.shape, output.dtype) == (queries.shape, torch.bfloat16)
 
 
 def test_without_a_tree_it_is_sdpa() -> None:
