@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llds.data import PolicyBatch
 from llds.metrics import Scalars
 from llds.modules.policy import PolicyOutput
 
@@ -39,6 +40,12 @@ class UpdateRecord:
     log_probs: Tensor
     entropy: Tensor
     steps: list[Scalars] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, batch: PolicyBatch, dtype: torch.dtype) -> "UpdateRecord":
+        """An empty record for the rows of a batch."""
+        shape, device = batch.input_ids.shape, batch.input_ids.device
+        return cls(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
 
     def keep(self, rows: Tensor, output: PolicyOutput) -> None:
         """Keep what the policy said of some rows, ``[rows, at most T]``; a row too many is left out."""

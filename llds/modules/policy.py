@@ -1,8 +1,8 @@
 """The policy: a causal language model that reports log-probabilities and entropy at action positions only.
 
 The model's body runs on whole trajectories, what they share once (`llds.data.prefix_tree`); its head runs on action
-tokens alone, equal ones after equal beginnings once, in chunks. Models that cannot share get trajectories padded on the right: causal attention never looks
-right, so no attention mask is needed and padding cannot reach an action.
+tokens alone, equal ones after equal beginnings once, in chunks. Models that cannot share get trajectories padded on the
+right: causal attention never looks right, so no attention mask is needed and padding cannot reach an action.
 
 Left out on purpose: sampling (`llds.rollout`), and which batches are scored or trained on (`search_agent`).
 """

@@ -254,32 +254,43 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
     def prepare(self, batch: PolicyBatch) -> PolicyBatch:
         """Add what training needs: advantages, and log-probabilities under the old, reference and anchor policies.
 
+        Policies that are one and the same are scored once. With a single optimizer step per iteration the old policy
+        is left to the update, whose own forward is that of the old policy.
+
         Args:
             batch: Trajectories with rewards and groups.
         """
         batch = replace(batch, advantages=group_advantages(batch.rewards, batch.groups, scale=self.advantage_scale)).to(
             self.device
         )
-        batch = replace(batch, old_log_probs=self.score(self.policy, batch))
+        has_own_forward = has_one_step(self._prompts_per_iteration, self.optimization)
+        old = None if has_own_forward else self.score(self.policy, batch)
+        is_initial = old is not None and self.iteration == 0  # the policy is then its own anchor, too
+        batch = replace(batch, old_log_probs=old)
         if self.objective.uses_reference:
-            with self.policy.without_adapter() if self.reference is None else nullcontext():
-                batch = replace(batch, ref_log_probs=self.score(self.reference or self.policy, batch))
+            is_reference = is_initial and self.reference_path is None
+            batch = replace(batch, ref_log_probs=old if is_reference else self._score_reference(batch))
         if self.anchor is not None:
             self.anchor.advance(self.iteration, self.policy)
-            with self.anchor.applied(self.policy):
-                batch = replace(batch, anchor_log_probs=self.score(self.policy, batch))
+            batch = replace(batch, anchor_log_probs=old if is_initial else self._score_anchor(batch, self.anchor))
         return batch
+
+    def _score_reference(self, batch: PolicyBatch) -> Tensor:
+        with self.policy.without_adapter() if self.reference is None else nullcontext():
+            return self.score(self.reference or self.policy, batch)
+
+    def _score_anchor(self, batch: PolicyBatch, anchor: LaggedAnchor) -> Tensor:
+        with anchor.applied(self.policy):
+            return self.score(self.policy, batch)
 
     @torch.no_grad()
     def score(self, policy: Policy, batch: PolicyBatch) -> Tensor:
         """Log-probabilities of the action tokens under a policy, ``[B, T]`` fp32 (fp64 for fp64 weights)."""
-        is_double = next(policy.parameters()).dtype == torch.float64
-        dtype = torch.float64 if is_double else torch.float32
-        log_probs = torch.zeros(batch.input_ids.shape, dtype=dtype, device=self.device)
+        log_probs = torch.zeros(batch.input_ids.shape, dtype=self.score_dtype, device=self.device)
         with self.forward_context(), policy.evaluating():
             for rows, micro_batch in self._micro_batches(policy, batch):
-                scored = policy(micro_batch, self.temperature).log_probs
-                log_probs[rows, : scored.shape[1]] = scored[: len(rows)].to(dtype)
+                found = policy(micro_batch, self.temperature).log_probs
+                log_probs[rows, : found.shape[1]] = found[: len(rows)].to(self.score_dtype)
         return sum_over_ranks(log_probs)
 
     def forward(self, batch: PolicyBatch) -> PolicyOutput:
@@ -302,6 +313,8 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
         started = time.perf_counter()
         if batch.policy_batch is not None:
             record = self._update(batch.policy_batch, answer_weight=self._answer_weight(batch))
+            if batch.policy_batch.old_log_probs is None:  # the one step's forward was that of the old policy
+                batch.policy_batch = replace(batch.policy_batch, old_log_probs=record.log_probs)
             batch.updated_log_probs = record.log_probs
             batch.metrics |= mean_metrics(record.steps) | as_floats(self._update_norm(record))
             batch.metrics |= self._policy_metrics(batch.policy_batch, has_answer(batch.trained), record)

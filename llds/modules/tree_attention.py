@@ -94,8 +94,10 @@ def _fits_flash_attention(queries: Tensor, values: Tensor) -> bool:
 def _flash_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: PrefixTree, scale: float | None) -> Tensor:
     """All segments in one call; ``[U, heads, d]``. A window of (-1, 0) is causal, the last query at the last key."""
     dtype = _half(queries.device.type, queries.dtype)
-    return varlen_attn(
-        *(x.to(dtype) for x in (queries, keys, values)),
+    output: Tensor = varlen_attn(
+        queries.to(dtype),
+        keys.to(dtype),
+        values.to(dtype),
         _offsets(tree.segment_lengths, queries.device),
         _offsets(tree.key_lengths, queries.device),
         max(tree.segment_lengths),
@@ -104,6 +106,7 @@ def _flash_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: Prefix
         window_size=(-1, 0),
         enable_gqa=keys.shape[1] != queries.shape[1],
     )
+    return output
 
 
 def _half(device: str, dtype: torch.dtype) -> torch.dtype:

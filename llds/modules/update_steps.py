@@ -9,6 +9,7 @@ Left out on purpose: what the trajectories are scored with before, and the metri
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import cast
 
 import lightning.pytorch as pl
@@ -56,8 +57,14 @@ class UpdateSteps(pl.LightningModule):
     def _mini_batches_per_iteration(self) -> int:
         return self._prompts_per_iteration // self.optimization.mini_batch_size
 
+    @property
+    def score_dtype(self) -> torch.dtype:
+        """Data type of log-probabilities: fp32, or fp64 for fp64 weights."""
+        is_double = next(self.policy.parameters()).dtype == torch.float64
+        return torch.float64 if is_double else torch.float32
+
     def _update(self, batch: PolicyBatch, answer_weight: float) -> UpdateRecord:
-        record = UpdateRecord(torch.zeros_like(scored(batch)), torch.zeros_like(scored(batch)))
+        record = UpdateRecord.of(batch, self.score_dtype)
         for epoch in range(self.optimization.epochs):
             seed = (self.seed, self.iteration, epoch)
             for rows in mini_batches(batch.groups, self._mini_batches_per_iteration, seed):
@@ -73,17 +80,21 @@ class UpdateSteps(pl.LightningModule):
         self._zero_grad(optimizer)
         denominators = self.objective.denominators(batch)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        seen = UpdateRecord(torch.zeros_like(scored(batch)), torch.zeros_like(scored(batch)))
+        seen = UpdateRecord.of(batch, self.score_dtype)
         micro_batches = self._micro_batches(self.policy, batch)
         for number, (micro_rows, micro_batch) in enumerate(micro_batches, start=1):
             with self._micro_step(is_last=number == len(micro_batches)) as forward:
                 output = forward(micro_batch)
+                if micro_batch.old_log_probs is None:  # the iteration's only step: this is the old policy
+                    micro_batch = replace(micro_batch, old_log_probs=output.log_probs.detach())
                 share = self.objective.loss(output.log_probs, micro_batch, denominators, answer_weight)
                 self.manual_backward(share * self.trainer.world_size)  # ranks average the gradients of their shares
             total += share.detach()
             seen.keep(micro_rows, output)
         seen = UpdateRecord(sum_over_ranks(seen.log_probs), sum_over_ranks(seen.entropy))
         record.keep(rows, PolicyOutput(seen.log_probs, seen.entropy))
+        if batch.old_log_probs is None:
+            batch = replace(batch, old_log_probs=seen.log_probs)
         taken = self._apply_gradients(optimizer, sum_over_ranks(total))
         signals = {} if taken is None else self.objective.signals(seen.log_probs, batch, denominators, answer_weight)
         record.steps.append({"train/nonfinite_step": float(taken is None), **(taken or {}), **signals})

@@ -1,6 +1,6 @@
 """Updates of the real module: invariances of the gradient, the non-finite guard, refusals at start-up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from llds.agent_tools import AgentTool, CalculatorTool
-from llds.data import PolicyBatch
+from llds.data import PolicyBatch, RolloutBatch
 from llds.data.policy_batch import collate
 from llds.errors import ConfigurationError, TooManyFailuresError
 from llds.losses import KLPenalty, LLDSPenalty
 from llds.metrics import as_floats
 from llds.modules import LoRA, Optimization, SearchAgentModule
 from llds.modules.mini_batches import UpdateRecord
+from llds.types import Trajectory
 from tests.trajectories import random_trajectories
 
 MakeModule = Callable[..., Any]
@@ -38,7 +39,7 @@ def gradient(module: Any, batch: PolicyBatch) -> Tensor:
         return {}
 
     module._apply_gradients = catch
-    record = UpdateRecord(torch.zeros_like(batch.old_log_probs), torch.zeros_like(batch.old_log_probs))
+    record = UpdateRecord.of(batch, torch.float64)
     module._step(batch, torch.arange(len(batch)), 1.0, record)
     return caught[0]
 
@@ -108,10 +109,92 @@ def test_a_lora_policy_is_its_own_reference(make_module: MakeModule) -> None:
         for name, value in module.policy.named_parameters():
             if "lora_B" in name:
                 value.fill_(0.1)
+    module.iteration = 1
     batch = module.prepare(collate(random_trajectories()))
     plain = make_module().prepare(collate(random_trajectories()))
     assert torch.equal(batch.ref_log_probs, plain.old_log_probs)
     assert not torch.equal(batch.old_log_probs, plain.old_log_probs)
+
+
+def shared_groups(groups: int = 4, members: int = 4) -> list[Trajectory]:
+    """Groups whose trajectories share their prompt and their first action."""
+    trajectories = random_trajectories(groups, members)
+    for number, trajectory in enumerate(trajectories):
+        first = trajectories[number - number % members]
+        trajectory.prompt = first.prompt
+        one, other = trajectory.turns[0], first.turns[0]
+        trajectory.turns[0] = replace(one, action_ids=other.action_ids, behavior_log_probs=other.behavior_log_probs)
+    return trajectories
+
+
+def distinct_tokens(trajectories: Sequence[Trajectory]) -> int:
+    """Beginnings of trajectories that differ: each is one token of a prefix tree."""
+    return len({tuple(t.token_ids[: end + 1]) for t in trajectories for end in range(len(t.token_ids))})
+
+
+def decoded_tokens(module: Any, counts: list[int]) -> None:
+    """Count the tokens of each forward pass, through the policy and the reference."""
+    for policy in (module.policy, module.reference):
+        if policy is not None:
+            policy.base_model.get_decoder().register_forward_hook(
+                lambda _, __, given, ___: counts.append(given["input_ids"].numel()), with_kwargs=True
+            )
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({}, (2, 3)),  # old policy, which the reference is before the first step; update
+        ({"kl_penalty": None}, (2, 2)),
+        ({"kl_penalty": KLPenalty(0.0)}, (2, 2)),
+        ({"lora": LoRA(rank=2)}, (2, 3)),
+        ({"optimization": Optimization(mini_batch_size=2, micro_batch_size=64, epochs=2)}, (3, 4)),
+        ({"optimization": Optimization(mini_batch_size=4, micro_batch_size=64), "llds_penalty": None}, (2, 2)),
+        (
+            {
+                "optimization": Optimization(mini_batch_size=4, micro_batch_size=64),
+                "llds_penalty": None,
+                "kl_penalty": None,
+            },
+            (1, 1),  # with one step per iteration its own forward is that of the old policy
+        ),
+    ],
+)
+def test_an_iteration_computes_each_distinct_token_once_for_each_policy(
+    make_module: MakeModule, changes: dict[str, Any], passes: tuple[int, int]
+) -> None:
+    module = make_module(**({"optimization": Optimization(mini_batch_size=2, micro_batch_size=64)} | changes))
+    trajectories = shared_groups()
+    distinct = distinct_tokens(trajectories)
+    assert distinct < 0.9 * sum(len(trajectory.token_ids) for trajectory in trajectories)
+    counts: list[int] = []
+    decoded_tokens(module, counts)
+    for iteration, expected in enumerate(passes):
+        counts.clear()
+        module.iteration = iteration
+        module._update(module.prepare(collate(trajectories)), 1.0)
+        assert sum(counts) == expected * distinct
+
+
+def test_the_only_step_of_an_iteration_takes_the_old_policy_from_its_own_forward(make_module: MakeModule) -> None:
+    one_step = Optimization(mini_batch_size=4, micro_batch_size=3)
+    module = make_module(optimization=one_step, llds_penalty=LLDSPenalty(anchor="lagged", coefficient=1.0))
+    with torch.no_grad():  # away from the reference and the anchor
+        module.prepare(collate(random_trajectories()))
+        for value in module.policy.parameters():
+            value.mul_(1.02)
+    module.iteration = 1
+    batch = module.prepare(collate(random_trajectories()))
+    assert batch.old_log_probs is None
+    explicit = replace(batch, old_log_probs=module.score(module.policy, batch))
+    assert relative_gap(gradient(module, batch), gradient(module, explicit)) <= 1e-12
+    filled = RolloutBatch([])
+    filled.policy_batch = batch
+    module._collect_metrics = lambda batch: None
+    module.training_step(filled, 0)
+    assert filled.policy_batch.old_log_probs is not None
+    assert float((filled.policy_batch.old_log_probs - explicit.old_log_probs).abs().max()) <= 1e-12
+    assert filled.metrics["policy/ratio_max"] == 1.0
 
 
 def test_updates_raise_what_was_right_and_are_recorded(make_module: MakeModule) -> None:
@@ -133,7 +216,7 @@ def test_a_nonfinite_step_changes_no_bit_of_weights_or_optimizer_and_a_run_of_th
     module = make_module()
     optimizer = module.optimizers()
     batch = moved_batch(module)
-    record = UpdateRecord(torch.zeros_like(batch.old_log_probs), torch.zeros_like(batch.old_log_probs))
+    record = UpdateRecord.of(batch, torch.float64)
     rows = torch.arange(len(batch))
     module._step(batch, rows, 1.0, record)
     before = [value.detach().clone() for value in module.policy.parameters()]
@@ -157,7 +240,7 @@ def test_a_nonfinite_step_changes_no_bit_of_weights_or_optimizer_and_a_run_of_th
 def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is(make_module: MakeModule) -> None:
     module = make_module(optimization=Optimization(mini_batch_size=2, max_nonfinite_steps=1))
     batch = moved_batch(module)
-    record = UpdateRecord(torch.zeros_like(batch.old_log_probs), torch.zeros_like(batch.old_log_probs))
+    record = UpdateRecord.of(batch, torch.float64)
     weight = next(module.policy.parameters())
     weight.register_hook(lambda grad: grad.index_fill(0, torch.tensor([0]), float("inf")))
     before = [value.detach().clone() for value in module.policy.parameters()]
@@ -174,7 +257,7 @@ def test_signals_of_a_step_do_not_depend_on_micro_batches(make_module: MakeModul
     for size in (1, 5, 16):
         module.optimization = Optimization(mini_batch_size=2, micro_batch_size=size)
         module._apply_gradients = lambda optimizer, loss: {}
-        record = UpdateRecord(torch.zeros_like(batch.old_log_probs), torch.zeros_like(batch.old_log_probs))
+        record = UpdateRecord.of(batch, torch.float64)
         module._step(batch, torch.arange(len(batch)), 1.0, record)
         seen.append(as_floats(record.steps[0]))
     assert seen[0]["llds/open_gates"] > 0

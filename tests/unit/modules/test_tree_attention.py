@@ -91,7 +91,7 @@ def documented_varlen_attention(
     window_size: tuple[int, int],
     enable_gqa: bool,
 ) -> torch.Tensor:
-    """What torch documents of its CUDA kernel, in plain torch: sequences back to back, the last query at the last key."""
+    """What torch documents of its CUDA kernel: sequences back to back, the last query at the last key."""
     assert window_size == (-1, 0)
     outputs = []
     for q0, q1, k0, k1 in zip(cu_seq_q, cu_seq_q[1:], cu_seq_k, cu_seq_k[1:], strict=False):
