@@ -189,7 +189,7 @@ def test_the_only_step_of_an_iteration_takes_the_old_policy_from_its_own_forward
     explicit = replace(batch, old_log_probs=module.score(module.policy, batch))
     assert relative_gap(gradient(module, batch), gradient(module, explicit)) <= 1e-12
     filled = RolloutBatch([])
-    filled.policy_batch = batch
+    filled.policy_batch, filled.trained = batch, random_trajectories()
     module._collect_metrics = lambda batch: None
     module.training_step(filled, 0)
     assert filled.policy_batch.old_log_probs is not None
