@@ -129,7 +129,7 @@ class RolloutCallback(pl.Callback):
             _check_room("eval_limits", self.eval_limits, module.max_prompt_tokens, has_opening)
             encoder.check_limit(self.eval_limits.observation_tokens)
         self._policy = sampled_policy(trainer, pl_module, max(self.limits.total_tokens, self.eval_limits.total_tokens))
-        self.sampler.prepare(self._policy)
+        together(partial(self.sampler.prepare, self._policy))
 
     def _collect(
         self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], collection: Collection

@@ -117,7 +117,8 @@ def trajectory_record(
 def _pieces(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The text of each token: what it adds to the one before, as some tokenizers drop a space at the beginning."""
     before = tokenizer.batch_decode([[token] for token in ids])
-    both = tokenizer.batch_decode([ids[at - 1 : at + 1] for at in range(1, len(ids))])
+    pairs = [ids[at - 1 : at + 1] for at in range(1, len(ids))]
+    both = tokenizer.batch_decode(pairs) if pairs else []  # of no pair, it would return one empty text
     return before[:1] + [pair.removeprefix(first) for first, pair in zip(before, both, strict=False)]
 
 

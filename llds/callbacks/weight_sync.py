@@ -35,6 +35,7 @@ def sampled_policy(trainer: pl.Trainer, pl_module: SearchAgentModule, max_tokens
         logs=Path(trainer.default_root_dir),
         rank=trainer.global_rank,
         world_size=trainer.world_size,
+        devices=tuple(trainer.device_ids) if trainer.strategy.root_device.type == "cuda" else (),
     )
 
 

@@ -19,6 +19,8 @@ def fingerprint(tensor: Tensor) -> str:
         tensor: Of any dtype and shape.
     """
     data = as_bytes(tensor)
+    if data.storage_offset() % 8:  # a piece of a buffer that others lie before, which cannot be read as wider numbers
+        data = data.clone()
     whole = data.numel() // (8 * _COLUMNS) * (8 * _COLUMNS)
     sums = torch.zeros(3, dtype=torch.int64, device=data.device)
     if whole:

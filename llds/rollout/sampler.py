@@ -53,6 +53,7 @@ class SampledPolicy:
         logs: Folder of the run, for what engines write.
         rank: Number of this process among those that train; 0 sends the weights.
         world_size: Number of processes that train.
+        devices: GPUs of this machine that train, by number; empty where none does.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class SampledPolicy:
     logs: Path
     rank: int = 0
     world_size: int = 1
+    devices: tuple[int, ...] = ()
 
 
 class Sampler(ABC):

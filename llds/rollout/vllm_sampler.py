@@ -41,6 +41,7 @@ class VLLMSampler(Sampler):
     def prepare(self, policy: SampledPolicy) -> None:
         """Check what can be checked without weights."""
         self.settings.check(policy)
+        self.settings.check_devices(policy)
         if policy.world_size > 1:
             raise ConfigurationError(
                 f"Expected `rollout.sampler` to be llds.rollout.VLLMServerSampler where {policy.world_size} processes "

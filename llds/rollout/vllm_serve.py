@@ -8,6 +8,7 @@ Whatever else is given goes to vLLM as it is.
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -16,6 +17,8 @@ import torch
 
 from llds.rollout.vllm_engine import WORKER_EXTENSION
 from llds.rollout.vllm_settings import cpu_arguments
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 Transfer = Literal["shared_memory", "nccl", "ipc"]
 
@@ -47,13 +50,17 @@ def server_command(model: str, host: str, port: int, transfer: Transfer, argumen
     return command
 
 
+_LAUNCHER = re.compile(r"(TORCHELASTIC|PET|GROUP|ROLE)_.*|MASTER_(ADDR|PORT)|(LOCAL_|NODE_)?RANK|(LOCAL_)?WORLD_SIZE")
+"""What tells a process which rank of the training it is. A server is none of them."""
+
+
 def server_environment(devices: Sequence[int] = ()) -> dict[str, str]:
-    """The environment of a server: this process's, and what vLLM reads from there.
+    """The environment of a server: this process's without its rank, and what vLLM reads from there.
 
     Args:
-        devices: The GPUs that it sees, by number; empty: all.
+        devices: The GPUs that it sees, by their numbers here; empty: all that this process sees.
     """
-    environment = os.environ | {
+    environment = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)} | {
         "VLLM_SERVER_DEV_MODE": "1",  # opens the calls that update weights
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # handles of GPU memory come pickled
@@ -67,7 +74,8 @@ def server_environment(devices: Sequence[int] = ()) -> dict[str, str]:
             "TORCHDYNAMO_DISABLE": "1",  # what vLLM compiles for eager CPU runs costs more than it saves
         }
     if devices:
-        environment |= {"CUDA_VISIBLE_DEVICES": ",".join(str(device) for device in devices)}
+        seen = [name for name in os.environ.get(_VISIBLE, "").split(",") if name]  # here, number 0 is the first of them
+        environment |= {_VISIBLE: ",".join(seen[device] if seen else str(device) for device in devices)}
     return environment
 
 

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from llds.errors import ConfigurationError, SamplerError
 from llds.rollout.event_loop import BackgroundLoop
 from llds.rollout.sampler import SampledPolicy, Sampler, SampleRequest
-from llds.rollout.server_checks import check_server
+from llds.rollout.server_checks import check_placement, check_server
 from llds.rollout.server_client import ServerClient
 from llds.rollout.server_pool import ServerPool
 from llds.rollout.server_process import OwnServers
@@ -41,7 +42,8 @@ class VLLMServerSampler(Sampler):
         engine: How they are set up; of servers at `urls` only its `dtype` is read.
         transfer: How weights reach them: through this machine's memory, by NCCL between GPUs, or by CUDA IPC to GPUs
             that they share with the trainer.
-        devices: GPUs of the servers, by number, dealt out in order; empty: all that this process sees.
+        devices: GPUs of the servers, by number, dealt out in order; empty: all that this process sees, which is for
+            servers on CPUs and a single server.
         sleep: Whether servers give their GPU memory back while the trainer updates the policy.
         deadline_s: Longest time that one action may take, in seconds, after which its server counts as lost.
         start_deadline_s: Longest time that a server may take to start, in seconds.
@@ -95,8 +97,10 @@ class VLLMServerSampler(Sampler):
         self.settings.check(policy)
         self._policy = policy
         self.engine_dtype = self.settings.dtype_for(policy)
-        if policy.rank == 0 and not self.urls:
+        if not self.urls and policy.rank == 0:
             check_available()
+            self.settings.check_devices(policy)
+            check_placement(self.devices, self.servers, self.transfer, policy)
         elif self.urls:
             try:
                 self._run(self._check())
@@ -178,15 +182,20 @@ class VLLMServerSampler(Sampler):
         """Send the weights to all servers, and compare what they say they loaded."""
         sent = SentWeights(self.engine_dtype)
         transport = self._carrier()
+        if self.sleep:  # servers take their memory back, of which the allocators of all ranks may hold some
+            torch.cuda.empty_cache()
+            gather(None)
         if rank() == 0:
             self._run(self._begin(transport.brings_its_own))
-            transport.send(sent.stream(weights))
-            self._run(self._end(sent, version))
-        elif transport.brings_its_own:
+        if rank() == 0 or transport.brings_its_own:
             transport.send(sent.stream(weights))
         else:
             for _ in weights:
                 pass
+        if self.sleep:  # the same for what was gathered on the way
+            torch.cuda.empty_cache()
+        if rank() == 0:
+            self._run(self._end(sent, version))
         self.policy_version = version
 
     async def _begin(self, brings_its_own: str) -> None:
@@ -197,8 +206,10 @@ class VLLMServerSampler(Sampler):
     async def _end(self, sent: SentWeights, version: int) -> None:
         if self.sleep:
             await self._pool.each(lambda server: server.post("wake_up?tags=kv_cache", {}, self.deadline_s))
-        for server, (receipt, is_reset) in (await self._pool.each(lambda server: server.end_update(version))).items():
-            check_receipt(server.name, sent, version, receipt)
+        answers = await self._pool.each(lambda server: server.end_update(version))
+        for server, (receipts, is_reset) in answers.items():
+            for receipt in receipts:  # of each GPU that shares the model
+                check_receipt(server.name, sent, version, receipt)
             check_cache_reset(server.name, is_reset)
 
     def _carrier(self) -> WeightTransport:

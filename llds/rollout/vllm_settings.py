@@ -54,6 +54,22 @@ class VLLMEngine:
                 f"the positions of `model.policy` {policy.folder}, got {policy.max_tokens}. Lower them."
             )
 
+    def check_devices(self, policy: SampledPolicy) -> None:
+        """Refuse a number of GPUs that no engine of this policy can run on.
+
+        Raises:
+            ConfigurationError: Naming the key.
+        """
+        size, key = self.tensor_parallel_size, "`rollout.sampler.engine.tensor_parallel_size`"
+        if size > 1 and not torch.cuda.is_available():
+            raise ConfigurationError(f"Expected {key} = 1 on a machine without GPUs, got {size}. Set it to 1.")
+        heads = json.loads((policy.folder / "config.json").read_text()).get("num_attention_heads")
+        if heads is not None and heads % size:
+            raise ConfigurationError(
+                f"Expected {key} to divide the {heads} attention heads of `model.policy` {policy.folder}, got {size}. "
+                "Take a number that does."
+            )
+
     def dtype_for(self, policy: SampledPolicy) -> Literal["float32", "bfloat16"]:
         """Data type of the engine's weights."""
         name = policy.dtype if self.dtype == "auto" else self.dtype

@@ -5,10 +5,12 @@ Either way the workers note what arrives (`llds.rollout.vllm_engine.WeightReceiv
 
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from llds.errors import SamplerError
 from llds.rollout.event_loop import BackgroundLoop
 from llds.rollout.sampler import SampledPolicy
 from llds.rollout.server_client import ServerClient
@@ -76,6 +78,7 @@ class DeviceTransport:
         self.brings_its_own = backend
         self._loop, self._pool = loop, pool
         self._arguments = (backend, policy.folder, dtype, policy.rank)
+        self._is_sender = policy.rank == 0
         self._sizes: dict[str, int] = {}
         self._transfer: DeviceTransfer | None = None
 
@@ -92,10 +95,14 @@ class DeviceTransport:
         self._sizes = {server.url: size for server, size in sizes.items()}
 
     def close(self) -> None:
-        """Leave the group of devices."""
-        if self._transfer is not None:
-            self._transfer.close()
-            self._transfer = None
+        """Leave the group of devices, and let the servers leave it: those by URL outlive the run."""
+        if self._transfer is None:
+            return
+        if self._is_sender:
+            with suppress(SamplerError):  # whoever does not answer has left
+                self._post("shutdown_weight_transfer_engine", lambda url: {})
+        self._transfer.close()
+        self._transfer = None
 
     # What vLLM's transfer engine asks of whoever speaks to the servers
 

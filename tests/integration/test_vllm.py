@@ -83,6 +83,10 @@ def test_transfers_between_gpus_are_told_what_the_stream_holds(found: dict[str, 
     assert found["described"] == {"whole": True, "adapters": True}
 
 
+def test_a_message_between_gpus_has_room_for_the_largest_tensor(found: dict[str, Any]) -> None:
+    assert found["messages"] == {"ipc": 3 * 2**29, "nccl": 3 * 2**29}
+
+
 def test_a_request_that_vllm_refuses_fails_alone(found: dict[str, Any]) -> None:
     assert "600" in found["too_long"]
 

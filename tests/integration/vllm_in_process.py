@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -26,7 +27,7 @@ from llds.paths import resolve_path
 from llds.rollout import SampledPolicy, SampleRequest, TransformersSampler, VLLMSampler
 from llds.rollout.decoding import OpenAction, SeededSampling
 from llds.rollout.engine_thread import EngineThread
-from llds.rollout.vllm_engine import LocalEngine, WeightReceiver, _Loading, make_source
+from llds.rollout.vllm_engine import DeviceTransfer, LocalEngine, WeightReceiver, _Loading, make_source
 from llds.types import Completion, SamplingParams
 
 POLICY = "llds:quickstart/policy"
@@ -45,6 +46,7 @@ class Checks:
         self.sync = WeightSync(self.sampler, self.policy, self.module, SamplingParams())
         self.context = self.module.tokenizer.encode("Question: What is the capital of Ghana?\n")
         self.generator = torch.Generator().manual_seed(0)
+        self._folder = TemporaryDirectory()
 
     def sample(self, *requests: SampleRequest) -> list[Completion]:
         """Sample actions side by side."""
@@ -169,6 +171,23 @@ class Checks:
         assert isinstance(thread, EngineThread)
         return not thread.call(lambda engine: engine.is_busy)
 
+    def messages(self) -> dict[str, int]:
+        """Bytes of a message of vLLM's transfers between GPUs, for a model with a tensor of 1.5 GiB."""
+        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory  # not before the engine has set it up
+
+        folder = Path(self._folder.name)
+        config = json.loads((self.policy.folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 3 * 2**30 // 2 // 2 // 128}))
+        seen = {}
+        for backend in ("ipc", "nccl"):
+            with patch.object(WeightTransferTrainerFactory, "trainer_init") as made:
+                DeviceTransfer(backend, folder, "bfloat16", 0, client=None, workers=1)
+            (info,), _ = made.call_args
+            assert info.backend == backend
+            assert info.packed
+            seen[backend] = info.packed_buffer_size_bytes
+        return seen
+
     def described(self) -> dict[str, bool]:
         """Whether the stream is what vLLM's transfers between GPUs are told of it beforehand: order, names, shapes."""
         metadata = [(meta.name, meta.shape) for meta in make_source(self.policy.folder, "bfloat16").metadata()]
@@ -281,7 +300,19 @@ def main() -> None:
     checks = Checks()
     try:
         checks.sync.update()
-        names = ("parity", "described", "seeds", "law", "stops", "crowd", "too_long", "updates", "cancelled", "faults")
+        names = (
+            "parity",
+            "described",
+            "messages",
+            "seeds",
+            "law",
+            "stops",
+            "crowd",
+            "too_long",
+            "updates",
+            "cancelled",
+            "faults",
+        )
         result = {name: getattr(checks, name)() for name in names}
         result["rng"] = torch.initial_seed()
         result["threads"] = torch.set_num_threads.__name__

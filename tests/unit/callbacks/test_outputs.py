@@ -13,11 +13,14 @@ from lightning.pytorch import Callback
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llds.callbacks import CollapseMonitor, EvaluationTable, ExportPolicy, RolloutProgressBar, RunReport, TrajectoryLog
+from llds.callbacks.trajectory_file import TrajectoryUpdate, trajectory_record
 from llds.data import DataSource, RolloutBatch
 from llds.errors import ConfigurationError
 from llds.evaluation import list_records, read_record
 from llds.modules import LoRA, SearchAgentModule
+from llds.modules.tokenizer import load_tokenizer
 from llds.monitor import read_metrics
+from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
 from tests.runs import POLICY, answers, by_iteration, make_run, rows, scripted, tiny_policy
 
 VALIDATION = DataSource("llds:quickstart/validation.jsonl", limit=5)
@@ -69,6 +72,19 @@ def test_trajectories_say_what_the_updates_did_to_each_token(tmp_path: Path) -> 
                 assert len(turn["action_tokens"]) == len(turn["action_ids"])
                 assert "".join(turn["action_tokens"]) == turn["action"]
     assert seen > 1
+
+
+def test_an_action_of_one_token_is_recorded_as_one() -> None:
+    tokenizer = load_tokenizer(POLICY)
+    [closing] = tokenizer.encode("</answer>", add_special_tokens=False)
+    two = tokenizer.encode("<answer> Ghana", add_special_tokens=False)
+    turns = [Turn(ids, [0.0] * len(ids), "stop", Action("invalid")) for ids in ([closing], two)]
+    trajectory = Trajectory(Prompt("p", "?", ("a",)), "g", 0, SamplingParams(), turns=turns)
+    record = trajectory_record(trajectory, tokenizer, TrajectoryUpdate(0.5, [0.1] * (1 + len(two))))
+    assert record["turns"][0]["action_tokens"] == ["</answer>"]
+    for turn in record["turns"]:
+        assert len(turn["action_tokens"]) == len(turn["log_prob_changes"]) == len(turn["action_ids"])
+        assert "".join(turn["action_tokens"]) == turn["action"]
 
 
 def test_a_report_is_there_when_a_run_ends(tmp_path: Path) -> None:

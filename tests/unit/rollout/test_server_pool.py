@@ -8,16 +8,19 @@ import pickle
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from aiohttp import web
 
-from llds.errors import ConfigurationError, SamplerError
+from llds.errors import ConfigurationError, SamplerError, WeightUpdateError
 from llds.modules.tokenizer import load_tokenizer
 from llds.paths import resolve_path
 from llds.rollout import SampledPolicy, SampleRequest, VLLMSampler, VLLMServerSampler
 from llds.rollout.event_loop import BackgroundLoop
+from llds.rollout.fingerprint import fingerprint
 from llds.rollout.server_pool import ServerPool
 from llds.rollout.weight_transport import DeviceTransport
 from llds.types import Completion, SamplingParams
@@ -212,6 +215,44 @@ def test_all_servers_of_a_group_of_devices_are_told_their_numbers(stubs: Stubs, 
         update = said[url][3][1]["update_info"]
         assert pickle.loads(base64.b64decode(update["ipc_handles_pickled"])) == {"gpu": (print, (1,))}  # noqa: S301
         assert "ipc_handles" not in update
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_the_receipt_of_every_gpu_of_a_server_counts(stubs: Stubs, broken: int) -> None:
+    """Two workers share a model; what one of them did not load is found."""
+
+    async def two_workers(path: str, body: dict[str, Any]) -> web.Response:
+        if body.get("method") == "llds_end_update":
+            whole = {"version": 0, "tensors": {"w": fingerprint(torch.ones(2))}, "unloaded": []}
+            return web.json_response({"results": [whole | ({"tensors": {}} if n == broken else {}) for n in range(2)]})
+        return web.json_response({"success": True, "results": [None, None]})
+
+    url = stubs.start(two_workers)
+    sampler = VLLMServerSampler(urls=[url])
+    sampler.join([url])
+    try:
+        with pytest.raises(WeightUpdateError, match=r"1 tensors did not arrive \(w\)"):
+            sampler.update_weights([("w", torch.ones(2))], 0)
+    finally:
+        sampler.close()
+
+
+def test_servers_that_outlive_a_run_leave_the_group_of_devices(stubs: Stubs, pool: ServerPool) -> None:
+    url = stubs.start(answer)
+    pool.join([url])
+    loop = BackgroundLoop()
+    policy = SampledPolicy(resolve_path(POLICY), load_tokenizer(POLICY), "float32", 512, Path())
+    transport = DeviceTransport(loop, pool, "nccl", policy, "bfloat16")
+    closed: list[bool] = []
+    transport._transfer = SimpleNamespace(close=lambda: closed.append(True))  # type: ignore[assignment]
+    try:
+        transport.close()
+        transport.close()
+        loop.run(pool.connections.close())
+    finally:
+        loop.close()
+    assert [path for _, path, _ in stubs.seen] == ["shutdown_weight_transfer_engine"]
+    assert closed == [True]
 
 
 def test_without_vllm_the_message_names_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:

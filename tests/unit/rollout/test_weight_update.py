@@ -28,6 +28,15 @@ def test_equal_tensors_have_equal_fingerprints_wherever_they_lie(shape: tuple[in
     assert fingerprint(value) == fingerprint(value.clone()) == fingerprint(strided)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_piece_of_a_packed_buffer_has_its_tensors_fingerprint(dtype: torch.dtype) -> None:
+    value = example((1024, 9), dtype)
+    before = torch.zeros(3 * dtype.itemsize, dtype=torch.uint8)  # not a multiple of 8 bytes
+    packed = torch.cat([before, value.view(-1).view(torch.uint8)])
+    piece = packed[len(before) :].view(dtype).view(value.shape)
+    assert fingerprint(piece) == fingerprint(value)
+
+
 @pytest.mark.parametrize("place", [0, 4097, 8191, -1])
 def test_a_flipped_bit_changes_the_fingerprint(place: int) -> None:
     value = example((1000, 33), torch.float32)
