@@ -15,7 +15,7 @@ import lightning.pytorch as pl
 
 from llds.callbacks.trained_ids import check_trained_ids
 from llds.callbacks.weight_sync import WeightSync, sampled_policy
-from llds.data import PromptDataModule, PromptTemplate, RolloutBatch
+from llds.data import PolicyBatch, PromptDataModule, PromptTemplate, RolloutBatch
 from llds.data.answer_span import answer_span
 from llds.data.policy_batch import collate
 from llds.errors import ConfigurationError, TooManyFailuresError
@@ -36,7 +36,7 @@ from llds.rollout import (
 from llds.strategies import gather, rank, together, world_size
 from llds.types import Prompt, SamplingParams, Trajectory
 
-_TRAINING, _EVALUATION = 0, 1
+_TRAINING, _EVALUATION, _OUTSIDE = 0, 1, 2
 
 _RESAMPLINGS = 2
 """How often trajectories that the sampler lost are sampled anew in one iteration, before they count as failed."""
@@ -199,10 +199,38 @@ class RolloutCallback(pl.Callback):
         batch.metrics["rollout/dropped"] = 1 - len(kept) / len(batch.trajectories)
         if kept:
             with timed(batch, "score"):
-                collated = collate(kept, self._answer_spans(pl_module, kept))
-                check_trained_ids(kept, collated)
+                batch.policy_batch = self.tensors(pl_module, kept)
                 batch.trained = kept
-                batch.policy_batch = pl_module.prepare(collated)
+
+    def sample(
+        self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], group_size: int, seed: tuple[int, ...]
+    ) -> list[Trajectory]:
+        """Roll out and reward prompts outside of a batch, by the law of training; for probes.
+
+        Args:
+            pl_module: The present weights are used.
+            prompts: With their token ids.
+            group_size: Trajectories of each prompt.
+            seed: Non-negative numbers; equal ones sample the same.
+
+        Returns:
+            Whole groups without failed trajectories, of all ranks, on every rank.
+        """
+        collection = Collection(
+            group_size, self.sampling, self.limits, (self.seed, _OUTSIDE, *seed), (rank(), world_size())
+        )
+        return self._without_failures(self._collect(pl_module, prompts, collection))
+
+    def tensors(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> PolicyBatch:
+        """What there is to train on in trajectories, scored.
+
+        Args:
+            pl_module: Scores.
+            trajectories: At least one, none of them failed.
+        """
+        collated = collate(trajectories, self._answer_spans(pl_module, trajectories))
+        check_trained_ids(trajectories, collated)
+        return pl_module.prepare(collated)
 
     def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
         seed = (self.seed, _EVALUATION, batch_idx)

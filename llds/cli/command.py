@@ -18,12 +18,20 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from llds import __version__
-from llds.callbacks import CollapseMonitor, IterationSignals, RetrievalCallback, RolloutCallback, list_checkpoints
+from llds.callbacks import (
+    CollapseMonitor,
+    IterationSignals,
+    LLDProbe,
+    RetrievalCallback,
+    RolloutCallback,
+    list_checkpoints,
+)
 from llds.cli.ask import QUESTION_HELP, answer_question, prepare_for_question
 from llds.cli.checkpoint_path import check_checkpoint, errors_of_damage
 from llds.cli.console import quiet
 from llds.cli.late_loggers import LateLoggers
 from llds.cli.parser import ConfigurationParser, errors_of_constructors
+from llds.cli.probe import ProbingTrainer, prepare_for_probe
 from llds.cli.saved_config import SaveConfig
 from llds.cli.serve_retriever import serve_retriever
 from llds.data import PromptDataModule
@@ -36,6 +44,7 @@ _SUBCOMMANDS = {
     "validate": "Measure a policy on the validation questions.",
     "test": "Measure a policy on the test questions.",
     "predict": "Answer questions and write the trajectories.",
+    "probe": "Try one update per question: which correct responses lose likelihood, and why.",
 }
 STOPPED_BY_LADDER = 3
 """Exit status of a training that the collapse ladder has stopped."""
@@ -73,6 +82,10 @@ class SearchAgentCLI(LightningCLI):
         if add_subcommands:
             predict = self._subcommand_parsers["predict"]
             predict.add_argument("--question", type=str | None, default=None, help=QUESTION_HELP)
+            probe = self._subcommand_parsers["probe"]
+            # The group of the subcommand's own arguments leaves its name to the callback.
+            (probe.groups or {}).pop("probe", None)
+            probe.add_lightning_class_args(LLDProbe, "probe")
         if self.parser._subcommands_action is not None:
             for choice in self.parser._subcommands_action._choices_actions:
                 choice.help = _SUBCOMMANDS[choice.dest]
@@ -113,6 +126,9 @@ class SearchAgentCLI(LightningCLI):
             prepare_for_question(config)
         else:
             _check_folder(Path(root))
+        if self.subcommand == "probe":
+            prepare_for_probe(config)
+            self.save_config_callback = None  # that of the run stays
         checkpoints = list_checkpoints(root)
         if config.ckpt_path == "last":
             config.ckpt_path = self._last(checkpoints, root)
@@ -212,6 +228,7 @@ def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI
             "parser_mode": "omegaconf+",
             **usage,
         },
+        trainer_class=ProbingTrainer,
         save_config_callback=SaveConfig,
         save_config_kwargs={"command": sys.argv[1:] if args is None else args},
         args=args,

@@ -6,7 +6,9 @@ from llds.modules.nonfinite import NonFiniteGuard
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
 from llds.modules.policy import Policy, PolicyOutput
+from llds.modules.question_probe import QuestionProbe
 from llds.modules.search_agent import SearchAgentModule
+from llds.modules.trial_update import Trial, TrialOptimizer, TrialUpdates
 
 __all__ = [
     "LaggedAnchor",
@@ -16,5 +18,9 @@ __all__ = [
     "Optimization",
     "Policy",
     "PolicyOutput",
+    "QuestionProbe",
     "SearchAgentModule",
+    "Trial",
+    "TrialOptimizer",
+    "TrialUpdates",
 ]

@@ -109,6 +109,15 @@ class Policy(nn.Module):
         hidden, copy_of = self._hidden_before_actions(batch)
         return PolicyOutput(*self.head(hidden, batch.input_ids, batch.action_index, copy_of, temperature))
 
+    def hidden_before_actions(self, batch: PolicyBatch) -> Tensor:
+        """The last hidden states that predict the action tokens, row by row, ``[N, H]``.
+
+        Args:
+            batch: Trajectories, padded on the right.
+        """
+        hidden, copy_of = self._hidden_before_actions(batch)
+        return hidden if copy_of is None else hidden[copy_of]
+
     def _hidden_before_actions(self, batch: PolicyBatch) -> tuple[Tensor, Tensor | None]:
         """The last hidden states that predict the action tokens, ``[D, H]``, and which of them predicts each, ``[N]``.
 

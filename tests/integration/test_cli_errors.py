@@ -176,6 +176,23 @@ def test_a_saved_configuration_repeats_the_run_in_another_folder(llds: Callable[
     assert saved.read_text() == first
 
 
+def test_a_probe_of_a_checkpoint_writes_its_own_folder_and_nothing_else(
+    llds: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert llds("fit") == ""
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    few = ("--probe.questions", "2", "--probe.rollouts", "2", "--probe.label", "few")
+    assert llds("probe", "--ckpt_path", "last", *few) == ""
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert {path: after.pop(path) for path in before} == before
+    folder = tmp_path / "run" / "probes" / "iteration-000001-few"
+    assert {path.relative_to(folder).name for path in after} == {"probe.json", "questions.csv", "actions.csv"}
+    shown = capsys.readouterr().out
+    assert "before iteration 2: 2 questions x 2" in shown
+    assert str(folder) in shown.replace("\n", "")
+
+
 @pytest.mark.parametrize(("command", "name"), [("validate", "val"), ("test", "test")])
 def test_an_evaluation_shows_one_table_and_not_the_one_of_lightning_too(
     command: str, name: str, llds: Callable[..., str], capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ SOURCES = sorted((ROOT / "llds").rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"types", "errors", "paths"},
     {"losses", "rewards", "metrics", "monitor", "files"},
-    {"retrieval", "evaluation", "report", "strategies"},
+    {"retrieval", "evaluation", "report", "strategies", "probes"},
     {"agent_tools"},
     {"rollout", "data"},
     {"modules"},

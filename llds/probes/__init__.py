@@ -1,0 +1,19 @@
+"""Probes: what one update on one question does to the likelihood of its correct responses, and why."""
+
+from llds.probes.files import probe_folder, write_probe
+from llds.probes.influence import HeadTokens, head_influence
+from llds.probes.record import PHASE_III, PLACES, ActionPlace, Probe, ProbedAction, ProbedQuestion, ProbedTrajectory
+
+__all__ = [
+    "PHASE_III",
+    "PLACES",
+    "ActionPlace",
+    "HeadTokens",
+    "Probe",
+    "ProbedAction",
+    "ProbedQuestion",
+    "ProbedTrajectory",
+    "head_influence",
+    "probe_folder",
+    "write_probe",
+]
