@@ -48,6 +48,8 @@ DISPLACEMENT_CORRECT = "llds/displacement_correct"
 DISPLACEMENT_INCORRECT = "llds/displacement_incorrect"
 LLD_RATE = "llds/lld_rate"
 LLD_MAGNITUDE = "llds/lld_magnitude"
+PROBE_SHARE_NEGATIVE = "probe/share_negative"
+PROBE_MEAN_CHANGE = "probe/mean_change"
 GRAD_NORM = "train/grad_norm"
 UPDATE_NORM = "train/update_norm"
 LEARNING_RATE = "train/learning_rate"
@@ -173,6 +175,14 @@ SIGNALS = (
     Signal("llds/mean_fall", "Mean fall per token inside open gates", "nats", "small and calm"),
     Signal("llds/open_gates", "Number of open gates of a mini-batch", "count", "-"),
     Signal("llds/preserved", "Number of preserved trajectories of a mini-batch", "count", "-"),
+    Signal(
+        PROBE_SHARE_NEGATIVE,
+        "Probed questions whose update lowers the likelihood of their correct responses (LLDProbe)",
+        "share",
+        "below 0.5; above: the paper's phase III",
+        "up",
+    ),
+    Signal(PROBE_MEAN_CHANGE, "Mean change of those responses' likelihood", "nats", "> 0", "down"),
     Signal(GRAD_NORM, "Gradient norm before clipping, mean over the steps", "norm", "calm", "up"),
     Signal(UPDATE_NORM, "Norm of the change of the weights in the last step (Adam)", "norm", "as scheduled", "up"),
     Signal(LEARNING_RATE, "Learning rate of the last step", "1", "as scheduled"),
