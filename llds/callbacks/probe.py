@@ -101,8 +101,8 @@ class LLDProbe(pl.Callback):
                 "try an update. Probe a checkpoint instead: tools/export_checkpoint.py, then `llds probe "
                 "--model.policy FOLDER` without the strategy (the moments of the optimizer are lost: optimizer fresh)."
             )
-        kinds = [type(callback) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-        if RolloutCallback not in kinds or kinds.index(LLDProbe) > kinds.index(RolloutCallback):
+        order = [one for one in trainer.callbacks if one is self or isinstance(one, RolloutCallback)]  # type: ignore[attr-defined]
+        if order[0] is not self or len(order) == 1:
             raise ConfigurationError(
                 "Expected `LLDProbe` before `RolloutCallback` among the callbacks, so that it leaves an iteration's "
                 "rollouts alone, got it after, or no rollout. Change their order."
