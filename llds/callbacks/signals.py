@@ -66,8 +66,9 @@ class IterationSignals(pl.Callback):
         loader = trainer.train_dataloader
         if isinstance(loader, PromptLoader) and loader.mixture.weights is None:  # weights repeat prompts on purpose
             values["data/repeated_prompts"] = self._seen.add(batch.prompts, len(loader.prompts))
+        values["time/signals_s"] = time.perf_counter() - started
         # All ranks take rank 0's, to the bit, so that whatever is decided on them is decided alike.
-        batch.metrics |= gather(values)[0] | {"time/signals_s": time.perf_counter() - started}
+        batch.metrics |= gather(values)[0]
 
     def _probe_likelihood(self, pl_module: SearchAgentModule) -> dict[str, float]:
         if self.early.batch is None:
