@@ -47,8 +47,8 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
         "rollout/action_cut": _mean(turn.stop_reason == "length" for turn in turns),
         "rollout/observation_cut": _mean(turn.observation_is_cut for turn in observed),
         "rollout/first_action_match": first_action_match(groups.values()),
-        "rollout/distinct_queries": _mean_of(_distinct_queries(group) for group in groups.values()),
-        "rollout/repeated_ngrams": _mean_of(_repeated_ngrams(trajectory) for trajectory in alive),
+        "rollout/distinct_queries": _distinct_queries(groups.values()),
+        "rollout/repeated_ngrams": _repeated_ngrams(alive),
         "rollout/tool_failures": _failed_calls(trajectories),
         "rollout/weight_lag": _mean(iteration - trajectory.policy_version for trajectory in trajectories),
     }
@@ -86,25 +86,34 @@ def _first_documents(trajectory: Trajectory) -> frozenset[str]:
     return next((frozenset(turn.document_ids) for turn in trajectory.turns if turn.document_ids), frozenset())
 
 
-def _distinct_queries(group: Sequence[Trajectory]) -> float | None:
-    calls = [turn.action for trajectory in group for turn in trajectory.turns if turn.action.kind == "tool"]
-    distinct = {(call.name, " ".join(call.content.lower().split())) for call in calls}
-    return len(distinct) / len(calls) if calls else None
+def _distinct_queries(groups: Iterable[Sequence[Trajectory]]) -> float | None:
+    """Mean over the groups with a tool call."""
+    shares = []
+    for group in groups:
+        calls = [turn.action for trajectory in group for turn in trajectory.turns if turn.action.kind == "tool"]
+        distinct = {(call.name, " ".join(call.content.lower().split())) for call in calls}
+        shares += [len(distinct) / len(calls)] if calls else []
+    return _mean(shares)
 
 
-def _repeated_ngrams(trajectory: Trajectory) -> float | None:
+def _repeated_ngrams(trajectories: Sequence[Trajectory]) -> float | None:
     """An action's n-grams do not reach into the next one, but may repeat those of an earlier one."""
-    windows = [
-        np.lib.stride_tricks.sliding_window_view(np.array(turn.action_ids, dtype=np.uint64), NGRAM)
-        for turn in trajectory.turns
-        if len(turn.action_ids) >= NGRAM
-    ]
-    if not windows:
+    actions = [(number, turn.action_ids) for number, one in enumerate(trajectories) for turn in one.turns]
+    lengths = [len(ids) for _, ids in actions]
+    if max(lengths, default=0) < NGRAM:
         return None
+    tokens = np.array([token for _, ids in actions for token in ids], dtype=np.uint64)
+    action = np.repeat(np.arange(len(actions)), lengths)
+    starts = (action[: 1 - NGRAM] == action[NGRAM - 1 :]).nonzero()[0]
+    trajectory = np.repeat([number for number, _ in actions], lengths)[starts]
     # A polynomial of the ids modulo 2^64 stands for each n-gram: sorting numbers is far quicker than sorting rows.
-    multipliers = np.uint64(0x9E3779B97F4A7C15) ** np.arange(NGRAM, dtype=np.uint64)
-    hashes = (np.concatenate(windows) * multipliers).sum(axis=1)
-    return 1 - len(np.unique(hashes)) / len(hashes)
+    hashes = trajectory.astype(np.uint64)
+    for offset in range(NGRAM):
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + tokens[starts + offset]
+    first_ones = np.unique(hashes, return_index=True)[1]
+    counts = np.bincount(trajectory)
+    distinct = np.bincount(trajectory[first_ones], minlength=len(counts))
+    return float(np.mean(1 - distinct[counts > 0] / counts[counts > 0]))
 
 
 def _failed_calls(trajectories: Sequence[Trajectory]) -> float | None:
@@ -112,11 +121,6 @@ def _failed_calls(trajectories: Sequence[Trajectory]) -> float | None:
     failed = sum(trajectory.failed_by == "tool" for trajectory in trajectories)
     calls = failed + sum(served_calls(trajectory) for trajectory in trajectories)
     return failed / calls if calls else None
-
-
-def _mean_of(values: Iterable[float | None]) -> float | None:
-    """Mean of those that are defined."""
-    return _mean(value for value in values if value is not None)
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -43,4 +43,4 @@ def _squares(optimizer: torch.optim.Adam, learning_rate: float) -> Iterator[Tens
             update = (first / (1 - first_decay**step)).div_(scale)
             if decay:  # theta_before = (theta + eta * update) / (1 - eta * decay)
                 update += decay / (1 - learning_rate * decay) * (weights.to(update) + learning_rate * update)
-            yield (learning_rate * update).double().square().sum()
+            yield (learning_rate * torch.linalg.vector_norm(update, dtype=torch.float64)).square()

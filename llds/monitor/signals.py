@@ -230,7 +230,7 @@ def as_markdown() -> str:
         "",
         "What llds logs of every iteration; `llds diagnose` translates other frameworks' logs into these names.",
         "Share: 0-1. Nats: natural-log units per token. Correct: a reward above 0. Most come from llds/metrics/.",
-        "Of a sample: measured on a tenth of the trajectories at most (`signals.rescored_share`), after the updates.",
+        "Of a sample: measured after the updates on a few of the trajectories (`signals.rescored_share`).",
         "Written by `python tools/write_signals.py`.",
         "",
         "| signal | meaning | unit | healthy | trouble when it |",
