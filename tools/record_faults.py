@@ -41,8 +41,8 @@ from llds.types import Completion, Trajectory
 
 FOLDER = Path(__file__).parents[1] / "tests" / "recordings"
 INDEX = Path(tempfile.gettempdir()) / "llds-recordings-index"
-ITERATIONS = 30
-START = 14
+ITERATIONS = 24
+START = 11
 """Iterations before a fault that does not begin with the run."""
 
 

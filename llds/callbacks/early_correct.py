@@ -3,11 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
-from llds.data.policy_batch import PolicyBatch, collate
-from llds.metrics import as_floats
-from llds.metrics.averages import masked_mean
 from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
 
 _ITERATIONS = 5
@@ -24,11 +19,11 @@ class EarlyCorrect:
     a checkpoint, and is the same on every rank.
 
     Attributes:
-        batch: The set as tensors; None until it is complete.
+        trajectories: The set, of which only the tokens are kept; empty until it is complete.
     """
 
     def __init__(self) -> None:
-        self.batch: PolicyBatch | None = None
+        self.trajectories: list[Trajectory] = []
         self._kept: list[Tokens] = []
         self._iterations = 0
 
@@ -40,36 +35,27 @@ class EarlyCorrect:
             size: Trajectories of a complete set, at least 1.
         """
         correct = [trajectory for trajectory in trajectories if trajectory.reward > 0 and trajectory.turns]
-        if self.batch is not None or not correct:
+        if self.trajectories or not correct:
             return
         self._iterations += 1
         first_of_groups = list({trajectory.group_id: trajectory for trajectory in reversed(correct)}.values())[::-1]
         others = [trajectory for trajectory in correct if all(trajectory is not first for first in first_of_groups)]
         self._kept += [_tokens(trajectory) for trajectory in (*first_of_groups, *others)][: size - len(self._kept)]
         if len(self._kept) >= size or self._iterations >= _ITERATIONS:
-            self.batch = self._collate()
-
-    def likelihood(self, log_probs: Tensor) -> float:
-        """Mean log-likelihood per token of the actions, then over the trajectories.
-
-        Args:
-            log_probs: Of `batch`, ``[B, T]``.
-        """
-        assert self.batch is not None  # noqa: S101 (something was scored)
-        mask = self.batch.action_mask.to(log_probs.device)
-        return as_floats({"mean": masked_mean(log_probs, mask)}).get("mean", float("nan"))
+            self._complete()
 
     def state_dict(self) -> dict[str, Any]:
         """The token ids, and how far the collection is."""
-        return {"kept": self._kept, "iterations": self._iterations, "is_complete": self.batch is not None}
+        return {"kept": self._kept, "iterations": self._iterations, "is_complete": bool(self.trajectories)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._kept, self._iterations = state["kept"], state["iterations"]
-        self.batch = self._collate() if state["is_complete"] else None
+        self._kept, self._iterations, self.trajectories = list(state["kept"]), state["iterations"], []
+        if state["is_complete"]:
+            self._complete()
 
-    def _collate(self) -> PolicyBatch:
-        return collate([_trajectory(tokens, number) for number, tokens in enumerate(self._kept)])
+    def _complete(self) -> None:
+        self.trajectories = [_trajectory(tokens, number) for number, tokens in enumerate(self._kept)]
 
 
 def _tokens(trajectory: Trajectory) -> Tokens:

@@ -8,7 +8,6 @@ Left out on purpose: all that follows from trajectories and tensors of the itera
 """
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,12 +15,13 @@ import torch
 from torch import Tensor
 
 from llds.callbacks.early_correct import EarlyCorrect
-from llds.data import PolicyBatch, PromptLoader, RolloutBatch, SeenPrompts
+from llds.data import PromptLoader, RolloutBatch, SeenPrompts
+from llds.data.policy_batch import collate
 from llds.errors import ConfigurationError
-from llds.metrics import displacement_metrics, has_answer
+from llds.metrics import as_floats, displacement_metrics, has_answer
+from llds.metrics.averages import masked_mean
 from llds.modules import SearchAgentModule
 from llds.strategies import gather
-from llds.types import Trajectory
 
 _AT_LEAST = 8
 """Trajectories that are scored once more, however few an iteration has."""
@@ -56,13 +56,7 @@ class IterationSignals(pl.Callback):
     ) -> None:
         """Measure, and add to the iteration's metrics."""
         started = time.perf_counter()
-        values: dict[str, float] = {}
-        if self.rescored_share > 0:
-            size = max(_AT_LEAST, round(self.rescored_share * len(batch.trajectories))) // 2
-            if batch.policy_batch is not None:
-                values |= _displacement(pl_module, batch.policy_batch, batch.trained, size)
-            self.early.collect(batch.trained, size)
-            values |= self._probe_likelihood(pl_module)
+        values = self._rescored(pl_module, batch) if self.rescored_share > 0 else {}
         loader = trainer.train_dataloader
         if isinstance(loader, PromptLoader) and loader.mixture.weights is None:  # weights repeat prompts on purpose
             values["data/repeated_prompts"] = self._seen.add(batch.prompts, len(loader.prompts))
@@ -70,11 +64,32 @@ class IterationSignals(pl.Callback):
         # All ranks take rank 0's, to the bit, so that whatever is decided on them is decided alike.
         batch.metrics |= gather(values)[0]
 
-    def _probe_likelihood(self, pl_module: SearchAgentModule) -> dict[str, float]:
-        if self.early.batch is None:
+    def _rescored(self, pl_module: SearchAgentModule, batch: RolloutBatch) -> dict[str, float]:
+        """What the policy now says of some of the iteration's trajectories and of the fixed set, in one pass."""
+        size = max(_AT_LEAST, round(self.rescored_share * len(batch.trajectories))) // 2
+        self.early.collect(batch.trained, size)
+        before = batch.policy_batch
+        rows = torch.zeros(0, dtype=torch.long)
+        if before is not None:
+            rows = torch.cat([_spread(before.rewards > 0, size // 2), _spread(before.rewards <= 0, size // 2)]).cpu()
+        rescored = [*(batch.trained[row] for row in rows.tolist()), *self.early.trajectories]
+        if not rescored:
             return {}
-        batch = self.early.batch.to(pl_module.device)
-        return {"policy/probe_log_likelihood": self.early.likelihood(pl_module.score(pl_module.policy, batch))}
+        tensors = collate(rescored).to(pl_module.device)
+        after = pl_module.score(pl_module.policy, tensors)
+        own, early = slice(0, len(rows)), slice(len(rows), None)
+        values = {"policy/probe_log_likelihood": masked_mean(after[early], tensors.action_mask[early])}
+        if before is None or before.old_log_probs is None:
+            return as_floats(values)
+        width = tensors.input_ids.shape[1]
+        old = before.old_log_probs[rows.to(before.old_log_probs.device), :width]
+        return as_floats(values) | displacement_metrics(
+            before=torch.nn.functional.pad(old, (0, width - old.shape[1])),
+            after=after[own],
+            action_index=tensors.action_index[own],
+            answered=has_answer(rescored[own]),
+            rewards=tensors.rewards[own],
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The fixed set, and the prompts of the present pass."""
@@ -84,22 +99,6 @@ class IterationSignals(pl.Callback):
         """Go on where the run was."""
         self.early.load_state_dict(state_dict["early"])
         self._seen.load_state_dict(state_dict["seen"])
-
-
-def _displacement(
-    pl_module: SearchAgentModule, batch: PolicyBatch, trained: Sequence[Trajectory], size: int
-) -> dict[str, float]:
-    """What the updates did to so many of the trajectories, half of them correct."""
-    rows = torch.cat([_spread(batch.rewards > 0, size // 2), _spread(batch.rewards <= 0, size // 2)]).sort().values
-    sample = batch.rows(rows)
-    assert sample.old_log_probs is not None  # noqa: S101 (it was trained on)
-    return displacement_metrics(
-        before=sample.old_log_probs,
-        after=pl_module.score(pl_module.policy, sample),
-        action_index=sample.action_index,
-        answered=has_answer([trained[row] for row in rows.tolist()]),
-        rewards=sample.rewards,
-    )
 
 
 def _spread(wanted: Tensor, count: int) -> Tensor:

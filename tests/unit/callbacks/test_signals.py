@@ -5,14 +5,15 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-import torch
 
 from llds.agent_tools import SearchTool
 from llds.callbacks import CollapseMonitor, IterationSignals, RetrievalCallback
 from llds.callbacks.early_correct import EarlyCorrect
 from llds.data import PromptLoader, RolloutBatch, SeenPrompts
+from llds.data.policy_batch import collate
 from llds.errors import ConfigurationError
 from llds.metrics import displacement_metrics, has_answer
+from llds.metrics.averages import masked_mean
 from llds.modules import SearchAgentModule
 from llds.monitor.signals import BY_NAME
 from llds.retrieval import Passage, Retriever
@@ -64,11 +65,11 @@ def test_the_change_is_from_before_to_after_all_updates(tmp_path: Path) -> None:
 def test_the_fixed_set_is_scored_by_the_policy_that_the_updates_made(tmp_path: Path) -> None:
     run = make_run(tmp_path, iterations=3, sampler=scripted(answers)).fit()
     [signals] = [one for one in run.trainer.callbacks if isinstance(one, IterationSignals)]  # type: ignore[attr-defined]
-    assert signals.early.batch is not None
-    assert len(signals.early.batch) == 4  # 2 of each of the first two iterations
+    assert len(signals.early.trajectories) == 4  # 2 of each of the first two iterations
     likelihoods = [float(row["policy/probe_log_likelihood"]) for row in rows(tmp_path)[1:]]
-    now = signals.early.likelihood(run.module.score(run.module.policy, signals.early.batch))
-    assert likelihoods[-1] == pytest.approx(now, abs=1e-6)
+    batch = collate(signals.early.trajectories)
+    now = masked_mean(run.module.score(run.module.policy, batch), batch.action_mask)
+    assert likelihoods[-1] == pytest.approx(float(now), abs=1e-6)
     assert likelihoods[0] != likelihoods[1]
     assert "policy/probe_log_likelihood" not in rows(tmp_path)[0]  # the set was not complete
 
@@ -118,30 +119,26 @@ def test_the_fixed_set_takes_one_of_each_question_first() -> None:
     early = EarlyCorrect()
     trajectories = [random_trajectory(seed, seed // 2, 1.0) for seed in range(4)]  # two of each of two questions
     early.collect(trajectories, 3)
-    assert early.batch is not None
     expected = [trajectories[0], trajectories[2], trajectories[1]]
-    assert [
-        row[mask > 0].tolist() for row, mask in zip(early.batch.input_ids, early.batch.attention_mask, strict=True)
-    ] == [one.token_ids for one in expected]
-    before = early.batch
+    assert [one.token_ids for one in early.trajectories] == [one.token_ids for one in expected]
+    assert [one.action_index for one in early.trajectories] == [one.action_index for one in expected]
+    before = early.trajectories
     early.collect(random_trajectories(seed=5), 3)
-    assert early.batch is before
+    assert early.trajectories is before
 
 
 def test_the_fixed_set_waits_for_correct_trajectories_but_not_for_ever() -> None:
     early = EarlyCorrect()
     for iteration in range(9):
         early.collect(random_trajectories(groups=1, seed=iteration), 8)  # all wrong
-        assert early.batch is None
+        assert not early.trajectories
     for iteration in range(5):
-        assert early.batch is None
+        assert not early.trajectories
         early.collect(random_trajectories(groups=2, seed=iteration), 8)  # one is right
         copy = EarlyCorrect()
         copy.load_state_dict(early.state_dict())
         early = copy
-    assert early.batch is not None
-    assert len(early.batch) == 5
-    assert early.likelihood(torch.full(early.batch.input_ids.shape, -2.0)) == -2.0
+    assert len(early.trajectories) == 5
 
 
 class OnePassage(Retriever):
