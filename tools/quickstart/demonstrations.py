@@ -97,7 +97,7 @@ class Demonstrator:
         self.names = [place for country in countries for place in country.places]
         self.names += [value for country in countries for value in country.facts.values()]
         self.names += [country.name for country in countries]
-        self.letters = sorted({c for name in self.names for c in name if c.isalpha() and not c.isascii()})
+        self.letters = sorted({c for name in self.names for c in name if c.isalpha() and not c.isascii()}) or [*"aeiou"]
         self._found: dict[str, list[int]] = {}
         self._row = {passage_id: row for row, passage_id in enumerate(search.ids)}
 

@@ -13,16 +13,20 @@ CONTEXT_TOKENS = 512
 ROPE_THETA = 10000.0
 
 
-def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: list[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the corpus and the questions; tags and passage markers are single tokens.
 
     The tags are added but not special, so that they survive in decoded text, where the protocol reads them.
+
+    Args:
+        texts: What it is trained on.
+        vocabulary: Number of its tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(TAGS) - len(MARKERS),
+        vocab_size=vocabulary - len(TAGS) - len(MARKERS),
         special_tokens=[EOS, PAD],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -57,13 +61,13 @@ def ordinary_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return [token for token in range(len(tokenizer)) if token not in unusual]
 
 
-def new_policy(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama of 1.7 M parameters with tied embeddings; `torch.manual_seed` decides its weights."""
+def new_policy(tokenizer: PreTrainedTokenizerFast, hidden: int = 128, layers: int = 4) -> LlamaForCausalLM:
+    """A Llama with tied embeddings, by default of 1.7 M parameters; `torch.manual_seed` decides its weights."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=CONTEXT_TOKENS,

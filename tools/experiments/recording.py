@@ -1,0 +1,114 @@
+"""What an experiment keeps of a run: every signal that llds logs, one compact row per iteration.
+
+A record is a CSV in gzip, whose columns are the signals' names: `llds diagnose FILE` and `tools/evaluate_detector.py`
+read it. Times are left out.
+"""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from llds.data import PolicyBatch, RolloutBatch
+from llds.data.policy_batch import collate
+from llds.modules import SearchAgentModule
+from llds.types import Trajectory
+from tools.experiments.tasks import Settings, Task, train
+
+RECORDS = Path(__file__).parent / "records"
+PROBE_SIZE = 48
+Row = dict[str, Any]
+
+
+class Record(pl.Callback):
+    """Keeps the metrics of each iteration; the last of the callbacks.
+
+    Attributes:
+        rows: One per iteration.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Keep them."""
+        kept = {name: value for name, value in batch.metrics.items() if not name.startswith("time/")}
+        self.rows.append({"iteration": pl_module.iteration} | kept)
+
+
+class FixedSet(pl.Callback):
+    """Scores the same correct trajectories of the start policy at the end of every iteration.
+
+    Logs ``policy/fixed_log_likelihood``, the mean over trajectories of their mean per token, in nats.
+
+    Args:
+        trajectories: Scored.
+    """
+
+    def __init__(self, trajectories: list[Trajectory]) -> None:
+        self.batch = collate(trajectories)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Score them with the weights after the iteration's updates."""
+        batch.metrics["policy/fixed_log_likelihood"] = mean_log_likelihood(pl_module, self.batch)
+
+
+def mean_log_likelihood(agent: SearchAgentModule, batch: PolicyBatch) -> float:
+    """Mean over trajectories of their actions' mean log-likelihood per token, under the present weights."""
+    log_probs = agent.score(agent.policy, batch)
+    mask = batch.action_mask
+    return float(((log_probs * mask).sum(dim=1) / mask.sum(dim=1)).mean())
+
+
+class Collect(pl.Callback):
+    """Keeps the correct trajectories that are rolled out.
+
+    Attributes:
+        correct: Those with a reward above 0.
+    """
+
+    def __init__(self) -> None:
+        self.correct: list[Trajectory] = []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Keep them."""
+        self.correct += [trajectory for trajectory in batch.trajectories if trajectory.reward > 0]
+
+
+def correct_trajectories(task: Task, count: int = PROBE_SIZE) -> list[Trajectory]:
+    """Correct trajectories of the start policy, on questions in an order of their own; the weights stay as they are."""
+    collect = Collect()
+    train(task, Settings(learning_rate=0.0, llds={"coefficient": 0.0}, iterations=12, seed=9_999), [collect])
+    if len(collect.correct) < count:
+        raise RuntimeError(f"Expected {count} correct trajectories of the start policy, got {len(collect.correct)}.")
+    picked = torch.randperm(len(collect.correct), generator=torch.Generator().manual_seed(0))[:count]
+    return [collect.correct[number] for number in sorted(picked.tolist())]
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a record; numbers with five significant digits."""
+    listed = list(rows)
+    names = list(dict.fromkeys(name for row in listed for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for row in listed:
+        writer.writerow({name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))  # the same bytes for the same rows
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a record, as text."""
+    return list(csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode())))
