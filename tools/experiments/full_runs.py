@@ -1,82 +1,150 @@
-"""Study 3, full trainings: lambda x learning rate x seed, on either task.
+"""Studies 2 and 3: full trainings, by lambda, learning rate, anchor and seed.
 
-    python -m tools.experiments.full_runs small --learning-rates 1e-3 --lambdas 0 0.2 --seeds 100 101
+    python -m tools.experiments.full_runs full          # study 3 on the small task
+    python -m tools.experiments.full_runs erosion       # study 2: random rewards
+    python -m tools.experiments.full_runs quickstart    # study 3 on the quickstart's agent
 
-Writes a record for each run into `tools/experiments/records/full/` and passes over those that are there already, so a
-study that was interrupted goes on. Several runs share a process; each is reproducible by itself.
+Each training leaves a record in `tools/experiments/records/STUDY/`; those that are there already are passed over, so a
+study that was interrupted goes on, and several processes can share one. Every run is reproducible by itself.
 """
 
 import argparse
-import itertools
+import fcntl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from tools.experiments.recording import RECORDS, FixedSet, Record, correct_trajectories, write_rows
-from tools.experiments.tasks import TASKS, RandomReward, Settings, Task, train
+from tools.experiments.recording import RECORDS, FixedSet, Record, Row, correct_trajectories, write_rows
+from tools.experiments.tasks import QUICKSTART, RUNS, SMALL, RandomReward, Settings, Task, train
 
-ITERATIONS = {"small": 40, "quickstart": 20}
+LOWEST, MIDDLE, HIGHEST = 5e-4, 1e-3, 1.5e-3
+"""Learning rates of the small task: no plain run falls at the first, all do at the last (on seeds that are not used)."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "positive": {"preserve": "positive"},
+    "lagged": {"anchor": "lagged", "anchor_lag": 4},
+    "frozen": {"anchor": "lagged", "anchor_lag": 10**6},
+}
+"""Arguments of the LLDS penalty that differ from its defaults; a lag beyond the end of the run freezes the anchor."""
 
 
-def run(task: Task, settings: Settings, fixed: FixedSet) -> list[dict[str, float]]:
+@dataclass(frozen=True)
+class Job:
+    """A training of a study.
+
+    Attributes:
+        task: What is trained.
+        rate: Learning rate.
+        coefficient: Lambda.
+        seed: Of the run.
+        variant: One of `VARIANTS`.
+        iterations: Length.
+        has_random_reward: Whether the reward is a coin.
+    """
+
+    task: Task
+    rate: float
+    coefficient: float
+    seed: int
+    variant: str = ""
+    iterations: int = 32
+    has_random_reward: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        variant = f"-{self.variant}" if self.variant else ""
+        return f"{self.task.name}-lr{self.rate:g}-lambda{self.coefficient:g}{variant}-seed{self.seed}.csv.gz"
+
+    @property
+    def settings(self) -> Settings:
+        """Of the training."""
+        llds = {"coefficient": self.coefficient, **VARIANTS[self.variant]}
+        reward = RandomReward() if self.has_random_reward else None
+        return Settings(self.rate, llds, self.iterations, self.seed, reward=reward)
+
+
+def full(seeds: range = range(100, 110)) -> Iterator[Job]:
+    """Study 3, what matters most first: an interrupted study is a smaller one."""
+    grid = [(MIDDLE, 0.0), (MIDDLE, 0.2), (HIGHEST, 0.0), (HIGHEST, 0.2), (LOWEST, 0.0), (LOWEST, 0.2)]
+    rest = [(MIDDLE, 1.0), (HIGHEST, 1.0), (MIDDLE, 0.01), (MIDDLE, 0.1), (HIGHEST, 0.1), (HIGHEST, 0.01)]
+    rest += [(LOWEST, 1.0), (LOWEST, 0.1), (LOWEST, 0.01)]
+    half = len(seeds) // 2
+    for settings, chosen in ((grid, seeds[:half]), (rest[:2], seeds[:half]), (grid, seeds[half:]), (rest, seeds)):
+        yield from (Job(SMALL, rate, value, seed) for seed in chosen for rate, value in settings)
+
+
+def erosion(seeds: range = range(300, 304)) -> Iterator[Job]:
+    """Study 2: lambda and the anchor, under a reward that teaches nothing."""
+    settings = [(0.0, ""), (0.2, ""), (1.0, ""), (0.2, "frozen"), (1.0, "frozen"), (0.2, "lagged"), (5.0, "")]
+    for seed in seeds:
+        yield from (Job(SMALL, MIDDLE, value, seed, variant, 40, True) for value, variant in settings)
+
+
+def quickstart(seeds: range = range(400, 403)) -> Iterator[Job]:
+    """Study 3 on the quickstart's agent, smaller."""
+    for seed in seeds:
+        for rate in (1e-3, 2e-4, 2e-3):
+            yield from (Job(QUICKSTART, rate, value, seed, iterations=20) for value in (0.0, 0.2))
+
+
+STUDIES = {"full": full, "erosion": erosion, "quickstart": quickstart}
+
+
+@contextmanager
+def claimed(name: str) -> Iterator[bool]:
+    """Whether no other process works at it; the claim ends with the process."""
+    path = RUNS / "claims" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def run(job: Job, fixed: FixedSet) -> list[Row]:
     """Train once; the signals of each iteration."""
     record = Record()
-    train(task, settings, [fixed, record])
+    train(job.task, job.settings, [fixed, record])
     return record.rows
 
 
+def describe(rows: list[Row]) -> str:
+    """A line for the impatient."""
+    rewards = [row["reward/mean"] for row in rows]
+    best = max(sum(rewards[at : at + 5]) / 5 for at in range(len(rewards) - 4))
+    fixed = [row["policy/fixed_log_likelihood"] for row in rows]
+    return f"reward: best 5 {best:.2f}, last 10 {sum(rewards[-10:]) / 10:.2f}; fixed set {fixed[0]:.2f} -> {fixed[-1]:.2f}"
+
+
 def main() -> None:
-    """Train all combinations."""
+    """Do what is left of the studies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=list(TASKS))
-    parser.add_argument("--learning-rates", type=float, nargs="+", required=True)
-    parser.add_argument("--lambdas", type=float, nargs="+", default=[0.0, 0.2])
-    parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--anchor", choices=["old", "lagged", "frozen"], default="old")
-    parser.add_argument("--preserve", choices=["non_negative", "positive"], default="non_negative")
-    parser.add_argument("--random-reward", action="store_true", help="study 2: the reward is a coin")
-    parser.add_argument("--kl", type=float, default=0.0, help="coefficient of the KL penalty")
-    parser.add_argument("--iterations", type=int)
-    parser.add_argument("--output", type=Path, default=RECORDS / "full")
+    parser.add_argument("studies", nargs="+", choices=list(STUDIES))
+    parser.add_argument("--iterations", type=int, help="another length")
+    parser.add_argument("--output", type=Path, default=RECORDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    task, fixed = TASKS[arguments.task], None
-    iterations = arguments.iterations or ITERATIONS[task.name]
-    anchor = {"anchor": "old"} if arguments.anchor == "old" else {"anchor": "lagged"}
-    anchor |= {"anchor_lag": 10**6} if arguments.anchor == "frozen" else {}
-    # Seeds outermost: an interrupted study has all settings for the seeds that it has.
-    for seed, rate, coefficient in itertools.product(arguments.seeds, arguments.learning_rates, arguments.lambdas):
-        variant = "".join(
-            f"-{word}"
-            for word, wanted in (
-                (arguments.anchor, arguments.anchor != "old"),
-                (arguments.preserve, arguments.preserve != "non_negative"),
-                (f"kl{arguments.kl:g}", arguments.kl > 0),
-            )
-            if wanted
-        )
-        path = arguments.output / f"{task.name}-lr{rate:g}-lambda{coefficient:g}{variant}-seed{seed}.csv.gz"
-        if path.exists():
-            continue
-        fixed = fixed or FixedSet(correct_trajectories(task))
-        llds = {"coefficient": coefficient, "preserve": arguments.preserve, **anchor}
-        reward = RandomReward() if arguments.random_reward else None
-        started = time.process_time()
-        rows = run(task, Settings(rate, llds, iterations, seed, arguments.kl, reward), fixed)
-        write_rows(path, rows)
-        rewards = [row["reward/mean"] for row in rows]
-        print(
-            f"{path.name}: reward {sum(rewards[:3]) / 3:.2f} -> best 5 {best(rewards, 5):.2f}, last 10 "
-            f"{sum(rewards[-10:]) / 10:.2f}; fixed set {rows[0]['policy/fixed_log_likelihood']:.2f} -> "
-            f"{rows[-1]['policy/fixed_log_likelihood']:.2f}; {time.process_time() - started:.0f} CPU s",
-            flush=True,
-        )
-
-
-def best(values: list[float], width: int) -> float:
-    """The largest mean of `width` values in a row."""
-    return max(sum(values[at : at + width]) / width for at in range(len(values) - width + 1))
+    for study in arguments.studies:
+        for job in STUDIES[study]():
+            path = arguments.output / study / job.name
+            with claimed(f"{study}-{job.name}") as is_mine:
+                if not is_mine or path.exists():
+                    continue
+                job = replace(job, iterations=arguments.iterations or job.iterations)
+                started = time.process_time()
+                rows = run(job, FixedSet(correct_trajectories(job.task)))
+                write_rows(path, rows)
+                print(f"{study}/{job.name}: {describe(rows)}; {time.process_time() - started:.0f} CPU s", flush=True)
 
 
 if __name__ == "__main__":

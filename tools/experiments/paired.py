@@ -25,9 +25,10 @@ from torch import Tensor
 
 from llds.data import PolicyBatch, RolloutBatch
 from llds.losses import GRPOLoss, LLDSPenalty
-from llds.metrics import policy_metrics
+from llds.metrics import displacement_metrics, has_answer
 from llds.modules import SearchAgentModule
 from llds.modules.anchor import LaggedAnchor
+from llds.types import Trajectory
 from tools.experiments.recording import RECORDS, FixedSet, Row, correct_trajectories, mean_log_likelihood, write_rows
 from tools.experiments.tasks import TASKS, Settings, train
 
@@ -133,13 +134,13 @@ class PairedUpdates(pl.Callback):
             agent.objective = replace(
                 agent.objective, policy_loss=GRPOLoss(**variant.policy), llds_penalty=LLDSPenalty(**variant.llds)
             )
-            update = _update(agent, batch, policy_batch, variant.rate)
+            update = _update(agent, batch, policy_batch, batch.trained, variant.rate)
             after = agent.score(agent.policy, policy_batch)
             end = torch.cat([value.detach().flatten() for value in agent.policy.parameters()])
             return {
                 "variant": variant.name,
                 "lambda": agent.objective.llds_penalty.coefficient if agent.objective.llds_penalty else 0.0,
-                **displacement(policy_batch, after),
+                **displacement(policy_batch, after, has_answer(batch.trained)),
                 "fixed_set_change": mean_log_likelihood(agent, self.fixed) - before,
                 "weights_moved": float((end - start).norm()),
                 "grad_norm": update.metrics.get("train/grad_norm", 0.0),
@@ -160,19 +161,21 @@ class PairedUpdates(pl.Callback):
             if bool((question.rewards > 0).any()) and bool((question.rewards <= 0).any()):
                 question = replace(question, groups=torch.zeros_like(question.groups))
                 with put_back(agent):
-                    _update(agent, batch, question, 1.0)
+                    _update(agent, batch, question, [batch.trained[row] for row in rows.tolist()], 1.0)
                     change = _per_response(question, agent.score(agent.policy, question))
                 yield {"question": group, "change": float(change[question.rewards > 0].mean())}
 
 
-def _update(agent: SearchAgentModule, batch: RolloutBatch, policy_batch: PolicyBatch, rate: float) -> RolloutBatch:
+def _update(
+    agent: SearchAgentModule, batch: RolloutBatch, policy_batch: PolicyBatch, trained: list[Trajectory], rate: float
+) -> RolloutBatch:
     """The module's own step on these trajectories."""
     scheduler = cast(Any, agent.lr_schedulers())
     scheduler.base_lrs = [rate * value for value in scheduler.base_lrs]
     for group in scheduler.optimizer.param_groups:
         group["lr"] *= rate
     step = RolloutBatch(batch.prompts)
-    step.trajectories, step.trained, step.policy_batch = batch.trajectories, batch.trained, policy_batch
+    step.trajectories, step.trained, step.policy_batch = batch.trajectories, trained, policy_batch
     step.metrics = dict(batch.metrics)
     agent.training_step(step, 0)
     return step
@@ -185,24 +188,23 @@ def _per_response(batch: PolicyBatch, after: Tensor) -> Tensor:
     return change.sum(dim=1) / batch.action_mask.sum(dim=1)
 
 
-def displacement(batch: PolicyBatch, after: Tensor) -> Row:
+def displacement(batch: PolicyBatch, after: Tensor, answered: Tensor) -> Row:
     """What became of the responses' likelihood; nats per token, and shares.
 
     Args:
         batch: Scored before the updates.
         after: Log-probabilities after all of them, ``[B, T]``.
+        answered: Whether each response ends with an answer, ``[B]``.
     """
     assert batch.old_log_probs is not None  # noqa: S101 (the module has scored the batch)
-    signals = policy_metrics(
-        old_log_probs=batch.old_log_probs,
-        new_log_probs=after,
-        behavior_log_probs=batch.behavior_log_probs,
-        entropy=torch.zeros_like(after),
+    signals = displacement_metrics(
+        before=batch.old_log_probs,
+        after=after,
         action_index=batch.action_index,
+        answered=answered,
         rewards=batch.rewards,
     )
     change, correct = _per_response(batch, after), batch.rewards > 0
-    first = replace(batch, action_index=torch.where(batch.action_index == 0, 0, -1))
     signalled = correct & (batch.advantages > 0)
     return {
         "correct": int(correct.sum()),
@@ -213,7 +215,7 @@ def displacement(batch: PolicyBatch, after: Tensor) -> Row:
         "lld_magnitude_signalled": _mean((-change[signalled]).clamp(min=0)),
         "change_correct": _mean(change[correct]),
         "change_incorrect": _mean(change[~correct]),
-        "change_first_action": _mean(_per_response(first, after)[correct]),
+        "change_first_action": signals.get("llds/displacement_correct_first", ""),
     }
 
 

@@ -18,7 +18,7 @@ from llds.data import PolicyBatch, RolloutBatch
 from llds.data.policy_batch import collate
 from llds.modules import SearchAgentModule
 from llds.types import Trajectory
-from tools.experiments.tasks import Settings, Task, train
+from tools.experiments.tasks import RUNS, Settings, Task, train
 
 RECORDS = Path(__file__).parent / "records"
 PROBE_SIZE = 48
@@ -87,24 +87,29 @@ class Collect(pl.Callback):
 
 
 def correct_trajectories(task: Task, count: int = PROBE_SIZE) -> list[Trajectory]:
-    """Correct trajectories of the start policy, on questions in an order of their own; the weights stay as they are."""
-    collect = Collect()
-    train(task, Settings(learning_rate=0.0, llds={"coefficient": 0.0}, iterations=12, seed=9_999), [collect])
-    if len(collect.correct) < count:
-        raise RuntimeError(f"Expected {count} correct trajectories of the start policy, got {len(collect.correct)}.")
-    picked = torch.randperm(len(collect.correct), generator=torch.Generator().manual_seed(0))[:count]
-    return [collect.correct[number] for number in sorted(picked.tolist())]
+    """Correct trajectories of the start policy, on questions in an order of their own; kept in a file once made."""
+    path = RUNS / f"{task.name}-fixed.pt"
+    if not path.exists():
+        collect = Collect()
+        # Without a learning rate, the weights stay as they are
+        train(task, Settings(learning_rate=0.0, llds={"coefficient": 0.0}, iterations=12, seed=9_999), [collect])
+        if len(collect.correct) < count:
+            raise RuntimeError(f"Expected {count} correct trajectories of the start policy, got {len(collect.correct)}.")
+        picked = torch.randperm(len(collect.correct), generator=torch.Generator().manual_seed(0))[:count]
+        torch.save([collect.correct[number] for number in sorted(picked.tolist())], path)
+    trajectories: list[Trajectory] = torch.load(path, weights_only=False)  # its own file
+    return trajectories
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a record; numbers with five significant digits."""
+    """Write a record; numbers with four significant digits."""
     listed = list(rows)
     names = list(dict.fromkeys(name for row in listed for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for row in listed:
-        writer.writerow({name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()})
+        writer.writerow({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))  # the same bytes for the same rows
 

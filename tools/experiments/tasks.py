@@ -18,8 +18,7 @@ import torch
 
 from llds.agent_tools import AgentTool, SearchTool
 from llds.agent_tools.search import format_passages
-from llds.callbacks import RolloutCallback
-from llds.callbacks.retrieval import RetrievalCallback
+from llds.callbacks import IterationSignals, RetrievalCallback, RolloutCallback
 from llds.data import PromptDataModule
 from llds.data.template import PromptTemplate
 from llds.losses import KLPenalty, LLDSPenalty
@@ -32,6 +31,8 @@ from llds.rollout import EpisodeLimits, TransformersSampler
 from llds.types import ToolResult, Trajectory
 
 RUNS = Path("runs/experiments")
+WARM_UP = 3
+"""Iterations in which the learning rate rises: without, Adam's first steps alone can end a run."""
 
 
 class NoisySearchTool(SearchTool):
@@ -116,7 +117,7 @@ SMALL = Task(
     prompts=8,
     group_size=5,
     mini_batch_size=1,
-    limits=EpisodeLimits(action_tokens=14, observation_tokens=64, total_tokens=300, turns=2),
+    limits=EpisodeLimits(action_tokens=12, observation_tokens=64, total_tokens=300, turns=2),
     share_prefixes=False,
 )
 QUICKSTART = Task(
@@ -138,7 +139,7 @@ class Settings:
     """What distinguishes a training from another one of the same task.
 
     Attributes:
-        learning_rate: Constant.
+        learning_rate: Constant after the warm-up.
         llds: Arguments of the LLDS penalty; ``coefficient`` is lambda.
         iterations: Length.
         seed: Of prompts, sampling, mini-batches and noise.
@@ -154,18 +155,28 @@ class Settings:
     reward: Reward | None = None
 
 
+class Agent(SearchAgentModule):
+    """The agent as it is, without Lightning's own copy of the metrics: it takes a tenth of an iteration so small."""
+
+    def log_dict(self, *_: Any, **__: Any) -> None:
+        """Nobody monitors a metric through Lightning here."""
+
+
 def make_agent(task: Task, settings: Settings) -> SearchAgentModule:
     """The module."""
     tools: list[AgentTool] = [
         NoisySearchTool(task.noise, task.corpus, 2, settings.seed) if task.noise else SearchTool(top_k=2)
     ]
-    return SearchAgentModule(
+    return Agent(
         task.policy,
         kl_penalty=KLPenalty(settings.kl) if settings.kl else None,
         llds_penalty=LLDSPenalty(**settings.llds),
         agent_tools=tools,
         optimization=Optimization(
-            learning_rate=settings.learning_rate, mini_batch_size=task.mini_batch_size, micro_batch_size=64
+            learning_rate=settings.learning_rate,
+            warmup_ratio=WARM_UP / settings.iterations,
+            mini_batch_size=task.mini_batch_size,
+            micro_batch_size=64,
         ),
         share_prefixes=task.share_prefixes,
         seed=settings.seed,
@@ -204,7 +215,7 @@ def train(task: Task, settings: Settings, callbacks: Sequence[pl.Callback], fold
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=[rollout, retrieval, *callbacks],
+        callbacks=[rollout, retrieval, IterationSignals(rescored_share=1.0), *callbacks],
     )
     agent = make_agent(task, settings)
     torch.manual_seed(settings.seed)

@@ -1,0 +1,83 @@
+"""The experiments' instruments: paired updates leave a run as it is, and the statistics are right."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llds.data.policy_batch import collate
+from tests.runs import answers, make_run, rows, scripted
+from tools.experiments.inference import fisher_test, paired_difference, sign_test
+from tools.experiments.paired import VARIANTS, PairedUpdates
+from tools.experiments.recording import Collect, Record, mean_log_likelihood, read_rows, write_rows
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory):
+    """A run of three iterations, and its correct trajectories."""
+    collect = Collect()
+    run = make_run(tmp_path_factory.mktemp("plain"), iterations=3, sampler=scripted(answers))
+    run.trainer.callbacks.append(collect)
+    return run.fit(), collect.correct
+
+
+def test_a_run_with_paired_updates_ends_as_one_without_to_the_bit(tmp_path: Path, plain) -> None:
+    without, correct = plain
+    names = ("lambda 0", "lambda 5", "frozen anchor", "lambda 0, half the learning rate")
+    paired = PairedUpdates([one for one in VARIANTS if one.name in names], [1, 2], collate(correct), probe=True)
+    run = make_run(tmp_path, iterations=3, sampler=scripted(answers))
+    run.trainer.callbacks.append(paired)
+    run.fit()
+    assert all(torch.equal(value, run.weights[name]) for name, value in without.weights.items())
+    assert [row["reward/mean"] for row in rows(run.folder)] == [row["reward/mean"] for row in rows(without.folder)]
+    assert [row["train/grad_norm"] for row in rows(run.folder)] == [row["train/grad_norm"] for row in rows(without.folder)]
+    assert [(row["iteration"], row["variant"]) for row in paired.rows] == [(at, name) for at in (1, 2) for name in names]
+    assert {row["iteration"] for row in paired.probe_rows} == {1, 2}
+
+
+def test_the_fixed_set_is_scored_as_its_mean_log_likelihood(plain) -> None:
+    run, correct = plain
+    batch = collate(correct[:2])
+    log_probs = run.module.score(run.module.policy, batch)
+    each = [float(log_probs[row][batch.action_index[row] >= 0].mean()) for row in range(2)]
+    assert mean_log_likelihood(run.module, batch) == pytest.approx(sum(each) / 2, abs=1e-6)
+
+
+def test_a_record_comes_back_and_is_read_by_the_monitor(tmp_path: Path) -> None:
+    from llds.monitor.sources import read_metrics
+
+    path = tmp_path / "small-lr0.001-lambda0-seed1.csv.gz"
+    write_rows(path, [{"iteration": 1, "reward/mean": 0.25}, {"iteration": 2, "reward/mean": 0.5, "policy/entropy": 1.0}])
+    first = path.read_bytes()
+    write_rows(path, [{"iteration": 1, "reward/mean": 0.25}, {"iteration": 2, "reward/mean": 0.5, "policy/entropy": 1.0}])
+    assert path.read_bytes() == first
+    assert [row["policy/entropy"] for row in read_rows(path)] == ["", "1"]
+    assert [row["reward/mean"] for _, row in read_metrics(path).rows] == [0.25, 0.5]
+
+
+def test_the_record_keeps_what_was_logged_without_times(tmp_path: Path) -> None:
+    record = Record()
+    run = make_run(tmp_path, iterations=2, sampler=scripted(answers))
+    run.trainer.callbacks.append(record)
+    run.fit()
+    assert [row["iteration"] for row in record.rows] == [1, 2]
+    assert not any(name.startswith("time/") for name in record.rows[0])
+
+
+def test_fishers_test_by_hand() -> None:
+    # Margins 4+4 and 4 hits: tables with 4, 3, ... hits on the left have C(4,k)^2 of C(8,4) = 70 ways.
+    assert fisher_test(4, 4, 0, 4) == pytest.approx(2 / 70)
+    assert fisher_test(3, 4, 1, 4) == pytest.approx((1 + 16 + 16 + 1) / 70)
+
+
+def test_the_sign_test_by_hand() -> None:
+    assert sign_test(8, 0) == pytest.approx(2 / 256)
+    assert sign_test(1, 1) == 1.0
+    assert sign_test(0, 0) == 1.0
+
+
+def test_pairs_by_hand() -> None:
+    found = paired_difference([0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
+    assert (found.mean, found.up, found.down) == (2.0, 3, 0)
+    assert found.error == pytest.approx(1 / 3**0.5)
+    assert 1.0 <= found.low <= found.mean <= found.high <= 3.0

@@ -1,0 +1,99 @@
+"""The records of the studies as numbers: which runs there are, and what became of each."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llds.monitor.outcome import WINDOW, Outcome, outcome
+from tools.experiments.recording import RECORDS, read_rows
+
+_NAME = re.compile(
+    r"(?P<task>[a-z]+)-lr(?P<rate>[\d.e-]+?)-lambda(?P<coefficient>[\d.]+)(?P<variant>(?:-[a-z_]+[\d.]*)*?)-seed(?P<seed>\d+)\.csv\.gz"
+)
+LAST = 10
+FIXED = "policy/fixed_log_likelihood"
+REWARD = "reward/mean"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recorded training.
+
+    Attributes:
+        task: Its name.
+        rate: Learning rate.
+        coefficient: Lambda.
+        variant: What else differs from the default, such as "frozen"; empty for nothing.
+        seed: Of the run.
+        curves: Signal by name, one value per iteration; None where it is undefined.
+    """
+
+    task: str
+    rate: float
+    coefficient: float
+    variant: str
+    seed: int
+    curves: dict[str, list[float | None]]
+
+    @property
+    def rewards(self) -> list[float]:
+        """Of the sampled trajectories, per iteration."""
+        return defined(self.curves[REWARD])
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict of `llds.monitor.outcome`, which was fixed before these runs."""
+        return outcome(self.rewards)
+
+    @property
+    def peak(self) -> float:
+        """Of the smoothed reward."""
+        return max(smooth(self.rewards))
+
+    @property
+    def last(self) -> float:
+        """Mean reward of the last iterations."""
+        return sum(self.rewards[-LAST:]) / LAST
+
+    @property
+    def halved(self) -> bool:
+        """Whether the smoothed reward fell to less than half of its peak so far."""
+        smoothed = smooth(self.rewards)
+        return any(value < 0.5 * max(smoothed[: at + 1]) for at, value in enumerate(smoothed))
+
+    @property
+    def fixed_set(self) -> list[float]:
+        """Likelihood of the fixed correct trajectories after each iteration, in nats per token."""
+        return defined(self.curves[FIXED])
+
+
+def read_runs(study: str, **wanted: object) -> list[Run]:
+    """The runs of a study, those with the wanted attributes, by seed."""
+    runs = [_read(path) for path in sorted((RECORDS / study).glob("*.csv.gz"))]
+    chosen = [run for run in runs if all(vars(run)[name] == value for name, value in wanted.items())]
+    return sorted(chosen, key=lambda run: (run.task, run.rate, run.coefficient, run.variant, run.seed))
+
+
+def _read(path: Path) -> Run:
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"Expected a record named like small-lr0.001-lambda0.2-seed1.csv.gz, got {path}.")
+    rows = read_rows(path)
+    curves = {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
+    return Run(
+        match["task"], float(match["rate"]), float(match["coefficient"]), match["variant"].strip("-"), int(match["seed"]),
+        curves,
+    )  # fmt: skip
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Centered means, as `llds.monitor.outcome` takes them."""
+    half = WINDOW // 2
+    windows = [values[max(0, at - half) : at + half + 1] for at in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def defined(values: Sequence[float | None]) -> list[float]:
+    """Those that are."""
+    return [value for value in values if value is not None]
