@@ -3,6 +3,7 @@
     python -m tools.experiments.full_runs full          # study 3 on the small task
     python -m tools.experiments.full_runs erosion       # study 2: random rewards
     python -m tools.experiments.full_runs quickstart    # study 3 on the quickstart's agent
+    python -m tools.experiments.full_runs protect       # the runs that fall, with conf/collapse/protect.yaml
 
 Each training leaves a record in `tools/experiments/records/STUDY/`; those that are there already are passed over, so a
 study that was interrupted goes on, and several processes can share one. Every run is reproducible by itself.
@@ -10,6 +11,7 @@ study that was interrupted goes on, and several processes can share one. Every r
 
 import argparse
 import fcntl
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
+from jsonargparse import ArgumentParser
 
+from llds.callbacks import CollapseMonitor, IterationCheckpoint
 from tools.experiments.recording import RECORDS, FixedSet, Record, Row, correct_trajectories, write_rows
 from tools.experiments.tasks import QUICKSTART, RUNS, SMALL, RandomReward, Settings, Task, train
 
 LOWEST, MIDDLE, HIGHEST = 5e-4, 1e-3, 1.5e-3
-"""Learning rates of the small task: no plain run falls at the first, all do at the last (on seeds that are not used)."""
+"""Learning rates of the small task, chosen on a seed that is not used: it held at the first and fell at the others."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
@@ -46,6 +51,7 @@ class Job:
         variant: One of `VARIANTS`.
         iterations: Length.
         has_random_reward: Whether the reward is a coin.
+        is_protected: Whether `conf/collapse/protect.yaml` acts on it.
     """
 
     task: Task
@@ -55,6 +61,7 @@ class Job:
     variant: str = ""
     iterations: int = 32
     has_random_reward: bool = False
+    is_protected: bool = False
 
     @property
     def name(self) -> str:
@@ -87,6 +94,12 @@ def erosion(seeds: range = range(300, 304)) -> Iterator[Job]:
         yield from (Job(SMALL, MIDDLE, value, seed, variant, 40, True) for value, variant in settings)
 
 
+def protect(seeds: range = range(100, 110)) -> Iterator[Job]:
+    """The plain runs of study 3 that may fall, under the ladder."""
+    for seed in seeds:
+        yield from (Job(SMALL, rate, 0.0, seed, is_protected=True) for rate in (HIGHEST, MIDDLE))
+
+
 def quickstart(seeds: range = range(400, 403)) -> Iterator[Job]:
     """Study 3 on the quickstart's agent, smaller."""
     for seed in seeds:
@@ -94,7 +107,7 @@ def quickstart(seeds: range = range(400, 403)) -> Iterator[Job]:
             yield from (Job(QUICKSTART, rate, value, seed, iterations=20) for value in (0.0, 0.2))
 
 
-STUDIES = {"full": full, "erosion": erosion, "quickstart": quickstart}
+STUDIES = {"full": full, "erosion": erosion, "quickstart": quickstart, "protect": protect}
 
 
 @contextmanager
@@ -113,9 +126,18 @@ def claimed(name: str) -> Iterator[bool]:
 
 def run(job: Job, fixed: FixedSet) -> list[Row]:
     """Train once; the signals of each iteration."""
-    record = Record()
-    train(job.task, job.settings, [fixed, record])
+    record, folder = Record(), RUNS / "work" / job.name.removesuffix(".csv.gz")
+    train(job.task, job.settings, [fixed, *(_protection() if job.is_protected else []), record], folder)
+    shutil.rmtree(folder, ignore_errors=True)
     return record.rows
+
+
+def _protection() -> list[pl.Callback]:
+    """The monitor as the overlay configures it, and checkpoints to go back to."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(CollapseMonitor, "collapse")
+    config = parser.parse_path(Path("conf/collapse/protect.yaml"))
+    return [parser.instantiate_classes(config).collapse, IterationCheckpoint(every_n_iterations=1, keep_last=1)]
 
 
 def describe(rows: list[Row]) -> str:
@@ -123,7 +145,9 @@ def describe(rows: list[Row]) -> str:
     rewards = [row["reward/mean"] for row in rows]
     best = max(sum(rewards[at : at + 5]) / 5 for at in range(len(rewards) - 4))
     fixed = [row["policy/fixed_log_likelihood"] for row in rows]
-    return f"reward: best 5 {best:.2f}, last 10 {sum(rewards[-10:]) / 10:.2f}; fixed set {fixed[0]:.2f} -> {fixed[-1]:.2f}"
+    return (
+        f"reward: best 5 {best:.2f}, last 10 {sum(rewards[-10:]) / 10:.2f}; fixed set {fixed[0]:.2f} -> {fixed[-1]:.2f}"
+    )
 
 
 def main() -> None:

@@ -244,9 +244,7 @@ def main() -> None:
         fixed = fixed or FixedSet(correct_trajectories(task)).batch
         paired = PairedUpdates(variants, arguments.at, fixed, arguments.probe)
         started = time.process_time()
-        train(
-            task, Settings(arguments.learning_rate, {"coefficient": 0.0}, max(arguments.at) + 1, seed), [paired]
-        )
+        train(task, Settings(arguments.learning_rate, {"coefficient": 0.0}, max(arguments.at) + 1, seed), [paired])
         write_rows(arguments.output / "paired" / name, paired.rows)
         if arguments.probe:
             write_rows(arguments.output / "probe" / name, paired.probe_rows)

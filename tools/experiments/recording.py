@@ -94,7 +94,9 @@ def correct_trajectories(task: Task, count: int = PROBE_SIZE) -> list[Trajectory
         # Without a learning rate, the weights stay as they are
         train(task, Settings(learning_rate=0.0, llds={"coefficient": 0.0}, iterations=12, seed=9_999), [collect])
         if len(collect.correct) < count:
-            raise RuntimeError(f"Expected {count} correct trajectories of the start policy, got {len(collect.correct)}.")
+            raise RuntimeError(
+                f"Expected {count} correct trajectories of the start policy, got {len(collect.correct)}."
+            )
         picked = torch.randperm(len(collect.correct), generator=torch.Generator().manual_seed(0))[:count]
         torch.save([collect.correct[number] for number in sorted(picked.tolist())], path)
     trajectories: list[Trajectory] = torch.load(path, weights_only=False)  # its own file

@@ -82,9 +82,13 @@ def _read(path: Path) -> Run:
     rows = read_rows(path)
     curves = {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
     return Run(
-        match["task"], float(match["rate"]), float(match["coefficient"]), match["variant"].strip("-"), int(match["seed"]),
+        match["task"],
+        float(match["rate"]),
+        float(match["coefficient"]),
+        match["variant"].strip("-"),
+        int(match["seed"]),
         curves,
-    )  # fmt: skip
+    )
 
 
 def smooth(values: Sequence[float]) -> list[float]:

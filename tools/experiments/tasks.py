@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 
 from llds.agent_tools import AgentTool, SearchTool
 from llds.agent_tools.search import format_passages
@@ -183,7 +184,9 @@ def make_agent(task: Task, settings: Settings) -> SearchAgentModule:
     )
 
 
-def train(task: Task, settings: Settings, callbacks: Sequence[pl.Callback], folder: Path = RUNS / "work") -> SearchAgentModule:
+def train(
+    task: Task, settings: Settings, callbacks: Sequence[pl.Callback], folder: Path = RUNS / "work"
+) -> SearchAgentModule:
     """Train, quietly; the callbacks see each iteration after it was rolled out, and again after it was trained on."""
     warnings.filterwarnings("ignore", module="lightning|transformers|torch")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
@@ -211,7 +214,7 @@ def train(task: Task, settings: Settings, callbacks: Sequence[pl.Callback], fold
         devices=1,
         max_epochs=1,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -30,8 +30,12 @@ def test_a_run_with_paired_updates_ends_as_one_without_to_the_bit(tmp_path: Path
     run.fit()
     assert all(torch.equal(value, run.weights[name]) for name, value in without.weights.items())
     assert [row["reward/mean"] for row in rows(run.folder)] == [row["reward/mean"] for row in rows(without.folder)]
-    assert [row["train/grad_norm"] for row in rows(run.folder)] == [row["train/grad_norm"] for row in rows(without.folder)]
-    assert [(row["iteration"], row["variant"]) for row in paired.rows] == [(at, name) for at in (1, 2) for name in names]
+    assert [row["train/grad_norm"] for row in rows(run.folder)] == [
+        row["train/grad_norm"] for row in rows(without.folder)
+    ]
+    assert [(row["iteration"], row["variant"]) for row in paired.rows] == [
+        (at, name) for at in (1, 2) for name in names
+    ]
     assert {row["iteration"] for row in paired.probe_rows} == {1, 2}
 
 
@@ -47,9 +51,13 @@ def test_a_record_comes_back_and_is_read_by_the_monitor(tmp_path: Path) -> None:
     from llds.monitor.sources import read_metrics
 
     path = tmp_path / "small-lr0.001-lambda0-seed1.csv.gz"
-    write_rows(path, [{"iteration": 1, "reward/mean": 0.25}, {"iteration": 2, "reward/mean": 0.5, "policy/entropy": 1.0}])
+    write_rows(
+        path, [{"iteration": 1, "reward/mean": 0.25}, {"iteration": 2, "reward/mean": 0.5, "policy/entropy": 1.0}]
+    )
     first = path.read_bytes()
-    write_rows(path, [{"iteration": 1, "reward/mean": 0.25}, {"iteration": 2, "reward/mean": 0.5, "policy/entropy": 1.0}])
+    write_rows(
+        path, [{"iteration": 1, "reward/mean": 0.25}, {"iteration": 2, "reward/mean": 0.5, "policy/entropy": 1.0}]
+    )
     assert path.read_bytes() == first
     assert [row["policy/entropy"] for row in read_rows(path)] == ["", "1"]
     assert [row["reward/mean"] for _, row in read_metrics(path).rows] == [0.25, 0.5]

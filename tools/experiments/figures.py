@@ -1,0 +1,153 @@
+"""The figures of docs/experiments.md, from the records; needs matplotlib (`pip install -e ".[experiments]"`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tools.experiments.inference import standard_error
+from tools.experiments.recording import RECORDS, read_rows
+from tools.experiments.records_table import FIXED, REWARD, Run, read_runs, smooth
+from tools.experiments.tables import ANCHORS, paired_rows
+
+COLORS = {0.0: "#444444", 0.01: "#8da0cb", 0.1: "#66c2a5", 0.2: "#1b9e77", 1.0: "#d95f02", 5.0: "#7570b3"}
+SIGNALS = {
+    "reward": REWARD,
+    "log-likelihood per token: fixed correct set": FIXED,
+    "entropy": "policy/entropy",
+    "gradient norm": "train/grad_norm",
+}
+mpl.rcParams |= {
+    "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 8,
+    "legend.frameon": False, "svg.hashsalt": "llds", "svg.fonttype": "none",
+}  # fmt: skip
+
+
+def draw_band(axes: Axes, runs: Sequence[Run], name: str, color: str, label: str) -> None:
+    """Mean over runs with its standard error; of the runs in which the signal is defined at an iteration."""
+    length = min(len(run.curves[name]) for run in runs)
+    values = [[value for run in runs if (value := run.curves[name][at]) is not None] for at in range(length)]
+    at = [number + 1 for number, found in enumerate(values) if found]
+    middle = smooth([mean(found) for found in values if found]) if name == REWARD else [mean(v) for v in values if v]
+    error = [standard_error(found) if len(found) > 1 else 0.0 for found in values if found]
+    axes.plot(at, middle, color=color, label=label, linewidth=1.3)
+    low, high = ([m + sign * e for m, e in zip(middle, error, strict=True)] for sign in (-1, 1))
+    axes.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def spiral() -> Figure | None:
+    """After the paper's figure 2: reward, likelihood, entropy, gradient norm of plain GRPO, each run and their mean."""
+    runs = [run for run in read_runs("full", task="small", coefficient=0.0) if run.outcome.kind == "collapsed"]
+    if not runs:
+        return None
+    figure, grid = plt.subplots(1, 4, figsize=(11, 2.4), constrained_layout=True)
+    for axes, (title, name) in zip(grid, SIGNALS.items(), strict=True):
+        for run in runs:
+            curve = smooth(run.rewards) if name == REWARD else run.curves[name]
+            axes.plot(range(1, len(curve) + 1), curve, color="#999999", linewidth=0.5, alpha=0.6)
+        draw_band(axes, runs, name, "#b2182b", "mean")
+        axes.set_title(title)
+        axes.set_xlabel("iteration")
+    grid[3].set_yscale("log")
+    return figure
+
+
+def probe() -> Figure | None:
+    """After the paper's figure 3a: change of correct responses' likelihood by an update on one question, sorted."""
+    changes: dict[int, list[float]] = {}
+    for path in sorted((RECORDS / "probe").glob("small-*.csv.gz")):
+        for row in read_rows(path):
+            changes.setdefault(int(row["iteration"]), []).append(float(row["change"]))
+    if not changes:
+        return None
+    figure, grid = plt.subplots(1, len(changes), figsize=(11, 2.2), sharey=True, constrained_layout=True)
+    for axes, (iteration, values) in zip(grid, sorted(changes.items()), strict=True):
+        values = sorted(values)
+        axes.bar(range(len(values)), values, color=["#b2182b" if v < 0 else "#2166ac" for v in values], width=1.0)
+        axes.axhline(0, color="black", linewidth=0.5)
+        axes.set_yscale("symlog", linthresh=1e-3)
+        axes.set_title(f"iteration {iteration}: {sum(v < 0 for v in values) / len(values):.0%} lose")
+        axes.set_xlabel("questions")
+    grid[0].set_ylabel("change, nats per token")
+    return figure
+
+
+def by_lambda(study: str, task: str, name: str, title: str) -> Figure | None:
+    """After the paper's figures 7 and 8: a signal by lambda, a panel for each learning rate."""
+    runs = [run for run in read_runs(study, task=task) if not run.variant]
+    rates = sorted({run.rate for run in runs})
+    if not rates:
+        return None
+    figure, grid = plt.subplots(1, len(rates), figsize=(3.6 * len(rates), 2.5), sharey=True, constrained_layout=True)
+    for axes, rate in zip([grid] if len(rates) == 1 else grid, rates, strict=True):
+        for coefficient in sorted({run.coefficient for run in runs if run.rate == rate}):
+            group = [run for run in runs if (run.rate, run.coefficient) == (rate, coefficient)]
+            draw_band(axes, group, name, COLORS[coefficient], f"λ {coefficient:g} (n {len(group)})")
+        axes.set_title(f"{title}, learning rate {rate:g}")
+        axes.set_xlabel("iteration")
+        axes.legend(fontsize=7)
+    return figure
+
+
+def erosion() -> Figure | None:
+    """Likelihood of the fixed set under random rewards."""
+    runs = read_runs("erosion")
+    if not runs:
+        return None
+    figure, axes = plt.subplots(figsize=(5, 2.8), constrained_layout=True)
+    styles = {"": "-", "lagged": ":", "frozen": "--", "positive": "-."}
+    for coefficient, variant in sorted({(run.coefficient, run.variant) for run in runs}):
+        group = [run for run in runs if (run.coefficient, run.variant) == (coefficient, variant)]
+        anchor = f", anchor {ANCHORS[variant]}" if variant else ""
+        draw_band(axes, group, FIXED, COLORS[coefficient], f"λ {coefficient:g}{anchor} (n {len(group)})")
+        axes.lines[-1].set_linestyle(styles[variant])
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("nats per token")
+    axes.legend(fontsize=7)
+    return figure
+
+
+def paired() -> Figure | None:
+    """Study 1: LLD rate and magnitude by variant, with the standard error of the paired difference to lambda 0."""
+    panels = [(task, rows) for task in ("small", "quickstart") if (rows := paired_rows(task))]
+    if not panels:
+        return None
+    figure, grid = plt.subplots(len(panels), 2, figsize=(8, 2.9 * len(panels)), squeeze=False, constrained_layout=True)
+    for line, (task, variants) in zip(grid, panels, strict=True):
+        for axes, (name, title) in zip(line, (("lld_rate", "LLD rate"), ("lld_magnitude", "magnitude")), strict=True):
+            plain = variants["lambda 0"]
+            names = list(variants)[::-1]
+            for number, variant in enumerate(names):
+                both = [place for place in plain if place in variants[variant]]
+                values = [float(variants[variant][place][name]) for place in both]
+                against = [v - float(plain[place][name]) for v, place in zip(values, both, strict=True)]
+                axes.barh(number, mean(values), xerr=standard_error(against), color="#1b9e77", height=0.7, alpha=0.8)
+            axes.set_yticks(range(len(names)), names if name == "lld_rate" else [""] * len(names))
+            axes.set_title(f"{task}: {title} of correct responses")
+    return figure
+
+
+FIGURES = {
+    "paired": paired,
+    "spiral": spiral,
+    "probe": probe,
+    "erosion": erosion,
+    "reward": lambda: by_lambda("full", "small", REWARD, "reward"),
+    "likelihood": lambda: by_lambda("full", "small", FIXED, "fixed set"),
+    "entropy": lambda: by_lambda("full", "small", "policy/entropy", "entropy"),
+    "quickstart": lambda: by_lambda("quickstart", "quickstart", REWARD, "reward"),
+}
+
+
+def write_figures(folder: Path) -> None:
+    """Draw all that there are records for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in FIGURES.items():
+        figure = draw()
+        if figure is not None:
+            figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
+            plt.close(figure)
