@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+_GRACE_S = 5.0
+"""What a task may take beyond its time limit, to clean up."""
+
 
 class Background:
     """Runs tasks in threads of their own; each must end by itself within its time limit.
@@ -34,4 +37,4 @@ class Background:
     def close(self) -> None:
         """Give the tasks that are under way the time that they may take."""
         for thread in self._threads:
-            thread.join(self.timeout_s)
+            thread.join(self.timeout_s + _GRACE_S)
