@@ -166,6 +166,13 @@ class CollapseMonitor(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give commands and webhooks the time that they may take."""
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no command behind that nobody watches."""
+        self._close()
+
+    def _close(self) -> None:
         for rung in self.ladder.rungs:
             rung.close()
 

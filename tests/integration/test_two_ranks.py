@@ -190,6 +190,26 @@ def test_a_run_that_goes_back_to_a_checkpoint_repeats_its_updates_to_the_bit(fou
     assert found[run]["iterations"] == ["1.0", "2.0", "3.0", "4.0"]
 
 
+@pytest.mark.parametrize("run", ["zero3 guarded", "ddp guarded"])
+def test_ranks_climb_the_ladder_together_and_go_back_to_the_bit(found: dict[str, Any], run: str) -> None:
+    one, two, three, four, five = found[run]["saved"]
+    assert gap(three, two) == 0  # the update was skipped
+    assert gap(four, one) == 0  # the last that was followed by a quiet iteration
+    assert gap(two, one) > 1e-4 < gap(five, four)
+    assert found[run]["counts"] == [[1, 1, 1, 1, 1]] * 2
+    assert found[run]["lambda"] == [0.2, 0.2]
+    assert found[run]["incidents"] == ["iteration-000003-skip-update", "iteration-000004-roll-back"]
+    rows = found[run]["logged"]
+    assert rows["4.0"]["collapse/back_to"] == 1
+    assert rows["5.0"]["train/learning_rate"] == pytest.approx(rows["4.0"]["train/learning_rate"] / 2)
+
+
+@pytest.mark.parametrize("run", ["zero3 guarded", "ddp guarded"])
+def test_ranks_that_resume_after_their_actions_go_on_to_the_bit(found: dict[str, Any], run: str) -> None:
+    assert gap(found[run]["weights"], found[run]["weights again"]) == 0
+    assert found[run]["logged again"]["5.0"] == found[run]["logged"]["5.0"]
+
+
 def test_an_error_of_one_rank_is_known_to_all(found: dict[str, Any]) -> None:
     ours, theirs = found["failing alone"]
     assert ours == theirs

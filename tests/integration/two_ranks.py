@@ -14,7 +14,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from llds.callbacks import EvaluationTable, TrajectoryLog
+from llds.callbacks import CollapseMonitor, EvaluationTable, TrajectoryLog
+from llds.callbacks.ladder import CutLearningRate, RaiseLambda, RollBack, SaveCheckpoint, SkipUpdate, When
 from llds.errors import ConfigurationError, RankError
 from llds.losses import LLDSPenalty
 from llds.modules import LoRA, Policy
@@ -34,6 +35,7 @@ from tests.integration.scenarios import (
     scenario,
 )
 from tests.runs import Run, answers, scripted
+from tests.scripted_detector import ScriptedDetector
 
 FOLDER = Path(sys.argv[1])
 
@@ -134,6 +136,47 @@ def rolled_back(name: str, strategy: Callable[[], Strategy], **changes: Any) -> 
     return check
 
 
+def guarded(name: str, strategy: Callable[[], Strategy]) -> Callable[[], Any]:
+    """An update is skipped, then the whole ladder acts; and the same once more from the checkpoint after it."""
+
+    def run(folder: Path) -> Run:
+        skip = SkipUpdate(When("warning", max_count=1))
+        monitor = CollapseMonitor(ladder=[skip, SaveCheckpoint(), RaiseLambda(), CutLearningRate(), RollBack()])
+        monitor.detector = ScriptedDetector({3: "warning", 4: "alarm"})
+        lagged: dict[str, Any] = {"llds_penalty": LLDSPenalty(0.1, anchor="lagged", anchor_lag=1)}
+        made = scenario(folder, AdamWAgent, devices=2, strategy=strategy(), iterations=5, module=lagged)
+        callbacks = made.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.insert(-1, monitor)
+        callbacks[-1].healthy.quiet, callbacks[-1].keep_last = 1, 9
+        return made
+
+    def check() -> Any:
+        folder, again = FOLDER / name, FOLDER / f"{name}-again"
+        whole = run(folder).fit()
+        monitor = whole.trainer.callbacks[-2]  # type: ignore[attr-defined]
+        if rank() == 0:
+            shutil.copytree(folder / "checkpoints", again / "checkpoints")
+            last = again / "checkpoints" / "iteration-000005.ckpt"
+            shutil.rmtree(last) if last.is_dir() else last.unlink()
+        gather(None)
+        resumed = run(again).fit(resume=True)
+        return {
+            "saved": [
+                {key: value.detach() for key, value in trained_weights(path).items()}
+                for path in sorted((folder / "checkpoints").iterdir())
+            ],
+            "counts": gather([record.count for _, record in monitor.ladder]),
+            "lambda": gather(whole.module.raised_lambda),
+            "incidents": sorted(path.name for path in (folder / "incidents").iterdir()),
+            "logged": logged(whole),
+            "logged again": logged(resumed),
+            "weights": {key: value.clone() for key, value in whole.module.policy.weights()},
+            "weights again": {key: value.clone() for key, value in resumed.module.policy.weights()},
+        }
+
+    return check
+
+
 def sampled() -> Any:
     """The transformers sampler on a whole copy of a policy in parts."""
     sampler = TransformersSampler(max_wait_s=10.0)
@@ -208,6 +251,8 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "zero3 rolled back": rolled_back("zero3-back", zero3),
     "zero3 offload bf16 rolled back": rolled_back("zero3-offload-back", offloading, precision="bf16-mixed"),
     "ddp rolled back": rolled_back("ddp-back", ddp),
+    "zero3 guarded": guarded("zero3-guarded", zero3),
+    "ddp guarded": guarded("ddp-guarded", ddp),
     "resumed": resumed,
     "evaluated": evaluated,
     "refused": refused,

@@ -3,13 +3,15 @@
 import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from llds import __version__
+from llds.callbacks import CollapseMonitor
 from llds.cli import main
-from llds.cli.command import SearchAgentCLI, build_cli
+from llds.cli.command import STOPPED_BY_LADDER, SearchAgentCLI, build_cli
 from llds.cli.config_errors import explain
 from llds.cli.console import quiet
 from llds.cli.parser import ConfigurationParser
@@ -208,3 +210,14 @@ def test_advertisements_are_silent_and_warnings_are_not() -> None:
     finally:
         logger.removeHandler(recorder)
     assert seen == ["the loss is not finite"]
+
+
+def test_a_run_that_its_ladder_stopped_ends_with_a_status_of_its_own() -> None:
+    cli = SearchAgentCLI.__new__(SearchAgentCLI)
+    monitor = CollapseMonitor()
+    cli.trainer = SimpleNamespace(callbacks=[monitor])  # type: ignore[assignment]
+    cli.after_fit()
+    monitor.has_stopped = True
+    with pytest.raises(SystemExit) as stopped:
+        cli.after_fit()
+    assert stopped.value.code == STOPPED_BY_LADDER == 3

@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from llds.callbacks.ladder.background import Background
@@ -16,11 +17,11 @@ class Webhook(Rung):
 
     A service that refuses, fails or does not answer in time leaves a warning; the run goes on. Chat services take
     ``text``, which holds the line that `Warn` says. Addresses of this machine are never asked for through a proxy;
-    others are, where the environment names one (``https_proxy``). The address is kept in the run's ``config.yaml``: one
-    that holds a secret makes that file a secret.
+    others are, where the environment names one (``https_proxy``).
 
     Args:
-        url: Where to, ``http://`` or ``https://``.
+        url: Where to, ``http://`` or ``https://``; kept in the run's ``config.yaml``.
+        url_file: File that holds the address instead, where it is a secret.
         when: When it posts.
         timeout_s: Seconds to connect and to answer; the end of the run waits for it so long.
 
@@ -28,13 +29,17 @@ class Webhook(Rung):
         ConfigurationError: If the address or the time cannot be used.
     """
 
-    def __init__(self, url: str, when: When = When(), timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, url: str = "", url_file: str | None = None, when: When = When(), timeout_s: float = 10.0
+    ) -> None:
         super().__init__(when)
+        url = _read(url_file) if url_file is not None else url
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or timeout_s <= 0:
             raise ConfigurationError(
-                "Expected `Webhook` in `collapse.ladder` to have a url that begins with http:// or https:// and "
-                f"timeout_s > 0, got {url} and {timeout_s}."
+                "Expected `Webhook` in `collapse.ladder` to have an address that begins with http:// or https:// "
+                f"(`url`, or the content of `url_file`) and timeout_s > 0, got {url_file or url or 'none'} and "
+                f"{timeout_s}."
             )
         self.url = url
         self.timeout_s = timeout_s
@@ -60,6 +65,16 @@ class Webhook(Rung):
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})  # noqa: S310 (checked)
         with self._opener.open(request, timeout=self.timeout_s):
             pass
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"Expected `url_file` of a `Webhook` in `collapse.ladder` to be a file with an address, got {path}: "
+            f"{error}."
+        ) from error
 
 
 def _is_this_machine(host: str) -> bool:

@@ -17,7 +17,7 @@ from llds.callbacks.worst_trajectories import worst_trajectories
 from llds.monitor import Diagnosis, Symptom
 from llds.types import Prompt, SamplingParams, Trajectory
 from tests.runs import Run, answers, make_run, scripted
-from tests.unit.callbacks.ladder.scripted_detector import ScriptedDetector
+from tests.scripted_detector import ScriptedDetector
 
 ALARM = When("alarm")
 

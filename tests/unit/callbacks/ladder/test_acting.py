@@ -13,7 +13,7 @@ from llds.losses import LLDSPenalty
 from llds.modules import Optimization
 from llds.monitor import Level
 from tests.runs import Run, answers, by_iteration, make_run, scripted
-from tests.unit.callbacks.ladder.scripted_detector import ScriptedDetector
+from tests.scripted_detector import ScriptedDetector
 
 ALARM = When("alarm")
 

@@ -132,6 +132,16 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         Webhook(url)
 
 
+def test_a_secret_address_stands_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "hook"
+    with service() as (url, received):
+        file.write_text(f"{url}\n")
+        assert said(Webhook(url_file=str(file)), incident(None))[0] == []
+    assert len(received) == 1
+    with pytest.raises(ConfigurationError, match="to be a file with an address"):
+        Webhook(url_file=str(tmp_path / "none"))
+
+
 def test_an_empty_command_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"`RunCommand` in `collapse.ladder`"):
         RunCommand(" ")
