@@ -15,7 +15,7 @@ from llds.rollout.sampler import SampledPolicy, Sampler, SampleRequest
 from llds.rollout.vllm_engine import LocalEngine, check_installed
 from llds.rollout.vllm_requests import sampling_params
 from llds.rollout.vllm_settings import VLLMEngine
-from llds.rollout.weight_update import SentWeights, check_cache_reset, check_receipt
+from llds.rollout.weight_update import SentWeights, batches, check_cache_reset, check_receipt
 from llds.types import Completion
 
 _NAME = "the vLLM engine"
@@ -57,9 +57,8 @@ class VLLMSampler(Sampler):
         thread, sent = self._started(), SentWeights(self.engine_dtype)
         thread.drop_actions()
         thread.call(LocalEngine.call, "llds_begin_update")
-        for name, tensor in sent.stream(weights):
-            # A copy: the engine keeps it until the layer is whole, the trainer's is valid until the next is asked for.
-            thread.call(LocalEngine.call, "llds_load", [(name, tensor.clone())])
+        for batch in batches(sent.stream(weights)):
+            thread.call(LocalEngine.call, "llds_load", batch)
         receipt = thread.call(LocalEngine.call, "llds_end_update", version)
         check_receipt(_NAME, sent, version, receipt)
         check_cache_reset(_NAME, thread.call(LocalEngine.commit, str(version)))

@@ -43,6 +43,23 @@ class SentWeights:
             yield name, value
 
 
+def batches(weights: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Copies of the weights, a few at a time: at most 64 MiB, or a single larger tensor.
+
+    An engine loads a batch faster than its tensors one by one, for which vLLM walks through the whole model each time.
+    """
+    batch: list[tuple[str, Tensor]] = []
+    size = 0
+    for name, tensor in weights:
+        if batch and size + tensor.nbytes > _BUFFER_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append((name, tensor.clone()))  # the trainer's own is valid until the next is asked for
+        size += tensor.nbytes
+    if batch:
+        yield batch
+
+
 def check_receipt(engine: str, sent: SentWeights, version: int, receipt: Receipt) -> None:
     """Raise unless the engine loaded what was sent, all of it, under this version.
 

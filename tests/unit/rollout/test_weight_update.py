@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from llds.errors import WeightUpdateError
 from llds.rollout import weight_update
 from llds.rollout.fingerprint import fingerprint
-from llds.rollout.weight_update import SentWeights, SharedBuffer, check_cache_reset, check_receipt, read_chunk
+from llds.rollout.weight_update import SentWeights, SharedBuffer, batches, check_cache_reset, check_receipt, read_chunk
 
 SHAPES = [(), (0,), (1,), (7,), (3, 5), (1024, 8), (1000, 33)]
 
@@ -117,6 +118,21 @@ def test_tensors_cross_the_buffer_unchanged_a_few_at_a_time(monkeypatch: pytest.
     assert {name: fingerprint(value) for name, value in arrived.items()} == {
         name: fingerprint(value) for name, value in tensors.items()
     }
+
+
+def test_an_engine_of_this_process_gets_copies_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_update, "_BUFFER_BYTES", 4096)
+    shared = torch.zeros(2000)  # a trainer that hands every tensor out in the same memory
+
+    def stream() -> Iterator[tuple[str, torch.Tensor]]:
+        for number, size in enumerate((500, 500, 24, 1, 2000, 3)):
+            yield str(number), shared[:size].fill_(number)
+
+    found = list(batches(stream()))
+    # bytes: 2,000 + 2,000 + 96 = 4,096 fill a batch; 8,000 are one by themselves
+    assert [[name for name, _ in batch] for batch in found] == [["0", "1", "2"], ["3"], ["4"], ["5"]]
+    assert all((value == int(name)).all() for batch in found for name, value in batch)
+    assert list(batches([])) == []
 
 
 def test_another_process_reads_the_buffer_and_nothing_is_left_of_it() -> None:
