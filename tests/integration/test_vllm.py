@@ -52,6 +52,11 @@ def test_log_probs_agree_with_the_trainer_after_each_of_twenty_updates(found: di
     assert max(found["updates"]) <= 1e-4
 
 
+def test_log_probs_agree_with_a_trainer_of_adapters(found: dict[str, Any]) -> None:
+    assert len(found["adapters"]) == 3
+    assert max(found["adapters"]) <= 1e-4
+
+
 def test_log_probs_are_those_of_the_sampling_law(found: dict[str, Any]) -> None:
     assert max(found["law"]) <= 1e-4
 

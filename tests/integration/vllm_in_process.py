@@ -95,6 +95,22 @@ class Checks:
             gaps.append(self.sync.metrics["rollout/canary_gap"])
         return gaps
 
+    @torch.no_grad()
+    def adapters(self) -> list[float]:
+        """The canary's gap after each of three updates of a policy that trains adapters."""
+        module = SearchAgentModule(POLICY, lora=LoRA(rank=2))
+        module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        module.setup("test")
+        sync = WeightSync(self.sampler, self.policy, module, SamplingParams())
+        gaps = []
+        for module.iteration in range(1000, 1003):
+            for parameter in module.policy.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.05 * torch.randn(parameter.shape, generator=self.generator)
+            sync.update()
+            gaps.append(sync.metrics["rollout/canary_gap"])
+        return gaps
+
     def law(self) -> list[float]:
         """Differences to the log-probabilities of the law that TransformersSampler samples by."""
         gaps = []

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llds.errors import SamplerError
@@ -64,7 +65,7 @@ def server(tmp_path: Path) -> tuple[list[str], str, Path]:
 
 
 def what_it_has(said: Path) -> tuple[list[int], Path]:
-    assert eventually(lambda: said.exists() and len(said.read_text().split()) == 3)
+    assert eventually(lambda: said.exists() and len(said.read_text().split()) == 3, within_s=120.0)  # imports torch
     child, parent, memory = said.read_text().split()
     return [int(child), int(parent)], Path("/dev/shm") / memory  # noqa: S108 (where shared memory is)
 
@@ -122,7 +123,10 @@ def test_when_the_first_process_dies_the_others_go_and_another_server_can_start(
         assert len(second) == 1
         assert second != first
         assert own.start(()) == second
+        [hung] = psutil.Process(own.running[0].supervisor_id).children()
+        hung.suspend()
         assert own.start(second) != second  # lost, though its process runs
+        assert not hung.is_running()
     finally:
         own.close()
 
