@@ -28,7 +28,8 @@ class IterationCheckpoint(Checkpoint):
     """Saves every few iterations, at the end, and when the run stops between two updates.
 
     Beside the last ones it keeps the last healthy ones, to go back to when a run collapses: those of iterations at
-    which `CollapseMonitor` said nothing, and after which it said nothing for some iterations more.
+    which `CollapseMonitor` said nothing, and after which it said nothing for some iterations more. So that there is one
+    early, the first quiet iteration is saved in any case.
 
     Args:
         every_n_iterations: Iterations between two checkpoints.
@@ -45,7 +46,7 @@ class IterationCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, every_n_iterations: int = 10, keep_last: int = 2, keep_healthy: int = 1, healthy_after: int = 5
+        self, every_n_iterations: int = 10, keep_last: int = 2, keep_healthy: int = 2, healthy_after: int = 5
     ) -> None:
         numbers = {"every_n_iterations": every_n_iterations, "keep_last": keep_last, "healthy_after": healthy_after}
         for name, value in numbers.items():
@@ -64,8 +65,10 @@ class IterationCheckpoint(Checkpoint):
         """Save if a checkpoint is due."""
         is_quiet = pl_module.metrics.get("collapse/level") == 0  # without a monitor none is known to be healthy
         self.healthy.note(pl_module.iteration, is_quiet=is_quiet)
+        # The first is saved too: many a run collapses before a checkpoint is due
+        is_first = self.healthy.lacks(is_quiet=is_quiet)
         is_last = batch_idx + 1 == trainer.num_training_batches or trainer.should_stop
-        if pl_module.iteration % self.every_n_iterations == 0 or is_last:
+        if pl_module.iteration % self.every_n_iterations == 0 or is_last or is_first:
             self.healthy.saved(pl_module.iteration, is_quiet=is_quiet)
             self._save(trainer, pl_module)
 

@@ -39,6 +39,10 @@ class HealthyCheckpoints:
         if is_quiet and self.pending is None and self.keep > 0:
             self.pending = iteration
 
+    def lacks(self, *, is_quiet: bool) -> bool:
+        """Whether there is nothing to go back to, not even a candidate, and the iteration would be one."""
+        return is_quiet and self.keep > 0 and not self.needed
+
     @property
     def needed(self) -> set[int]:
         """Iterations whose checkpoints must stay."""

@@ -47,6 +47,14 @@ def test_the_newest_is_taken_and_next_time_the_one_before() -> None:
     assert watch("xx").take({1, 2}) is None
 
 
+def test_where_there_is_nothing_to_go_back_to_a_quiet_iteration_is_wanted() -> None:
+    assert HealthyCheckpoints(2, 1).lacks(is_quiet=True)
+    assert not HealthyCheckpoints(2, 1).lacks(is_quiet=False)
+    assert not HealthyCheckpoints(2, 0).lacks(is_quiet=True)
+    assert not watch(".").lacks(is_quiet=True)
+    assert watch(".x").lacks(is_quiet=True)
+
+
 def test_none_is_kept_where_none_is_wanted() -> None:
     assert watch("......", keep=0).needed == set()
 
