@@ -3,7 +3,7 @@
 import gzip
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ class TrajectoryUpdate:
 
     Attributes:
         advantage: It was trained on with.
-        log_prob_changes: Log-likelihood as the updates last saw it minus before them, of each action token, in nats.
+        log_prob_changes: Log-likelihood of each action token minus that before the updates, in nats; None where it was
+            not measured.
     """
 
     advantage: float
-    log_prob_changes: list[float]
+    log_prob_changes: list[float] | None
 
 
 class TrajectoryFile:
@@ -71,7 +72,10 @@ class TrajectoryFile:
 
 
 def trajectory_updates(batch: RolloutBatch) -> dict[int, TrajectoryUpdate]:
-    """What the updates did to the trajectories that were trained on, by their identity."""
+    """What the updates saw of the trajectories that were trained on, by their identity.
+
+    Their changes are those that earlier steps made, before the step on the trajectory itself.
+    """
     tensors, after = batch.policy_batch, batch.updated_log_probs
     if tensors is None or tensors.old_log_probs is None or after is None:
         return {}
@@ -91,8 +95,8 @@ def trajectory_record(
     Args:
         trajectory: Its episode has ended.
         tokenizer: Makes text of the ids.
-        update: What was trained on it: adds its advantage and, to each turn, the text of each token and the change of
-            its log-likelihood.
+        update: What was trained on it: adds its advantage and, where it was measured, to each turn the text of each
+            token and the change of its log-likelihood.
     """
     prompt = trajectory.prompt
     turns = [_turn_record(turn, tokenizer) for turn in trajectory.turns]
@@ -105,13 +109,18 @@ def trajectory_record(
     }
     if update is not None:
         record["advantage"] = round(update.advantage, 6)
-        start = 0
-        for turn in turns:
-            end = start + len(turn["action_ids"])
-            turn["action_tokens"] = _pieces(turn["action_ids"], tokenizer)
-            turn["log_prob_changes"] = [round(value, 6) for value in update.log_prob_changes[start:end]]
-            start = end
+        if update.log_prob_changes is not None:
+            _add_changes(turns, update.log_prob_changes, tokenizer)
     return record
+
+
+def _add_changes(turns: list[dict[str, Any]], changes: Sequence[float], tokenizer: PreTrainedTokenizerBase) -> None:
+    start = 0
+    for turn in turns:
+        end = start + len(turn["action_ids"])
+        turn["action_tokens"] = _pieces(turn["action_ids"], tokenizer)
+        turn["log_prob_changes"] = [round(value, 6) for value in changes[start:end]]
+        start = end
 
 
 def _pieces(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:

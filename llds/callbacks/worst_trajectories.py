@@ -20,7 +20,7 @@ def worst_trajectories(
         updates: By the identity (``id``) of the trajectory, for those that were trained on.
         count: How many.
     """
-    changes = {key: _mean(update.log_prob_changes) for key, update in updates.items()}
+    changes = {key: _mean(update.log_prob_changes or ()) for key, update in updates.items()}
 
     def badness(trajectory: Trajectory) -> tuple[int, float, float]:
         change = changes.get(id(trajectory), 0.0)

@@ -1,117 +1,165 @@
-"""The curves: reward beside likelihood beside entropy beside gradient norm, with phases and alarms marked.
+"""The curves: signals over iterations, with phases, alarms and what the ladder did marked in each of them.
 
-As figure 2 of arXiv 2512.04220 v2. All panels share their horizontal axis.
+All panels share their horizontal axis and a cross-hair. Colors and dashes tell lines apart together, so that neither is
+needed alone. Left out on purpose: which curves there are (`llds.report.panels`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from bokeh.models import HoverTool, Range1d
-from bokeh.models.annotations import BoxAnnotation, Span
+import numpy as np
+from bokeh.models import ColumnDataSource, CrosshairTool, FixedTicker, HoverTool, Range1d
+from bokeh.models.annotations import Legend, LegendItem, Span
 from bokeh.plotting import figure
 
 from llds.monitor import Diagnosis, Phase
-from llds.monitor import signals as s
+from llds.report.panels import Panel
 from llds.report.run import Run
+from llds.report.style import COLORS, DASHES, PHASE_COLORS, PLAIN, styled
+from llds.report.thinning import thinned
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#666666")
-"""Of the runs; told apart by color-blind readers too."""
-PHASE_COLORS: dict[Phase, str] = {
-    "healthy": "#ffffff",
-    "stagnation": "#fff3bf",
-    "decay": "#ffd8a8",
-    "acceleration": "#ffa8a8",
-    "collapsed": "#c0a0a0",
-}
+_LOGARITHMIC = 30
+"""Largest over smallest value from which a panel of positive values has a logarithmic axis."""
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One plot.
+class Axis:
+    """What all panels of a page share.
 
     Attributes:
-        title: Above it.
-        signals: Metric keys and how their lines are drawn.
-        is_log: Whether the vertical axis is logarithmic.
+        first: Its left end.
+        last: Its right end.
+        x_range: Iterations from the one to the other.
+        crosshair: Vertical line under the pointer.
+        marks: Phases, alarms and actions.
     """
 
-    title: str
-    signals: dict[str, str]
-    is_log: bool = False
+    first: float
+    last: float
+    x_range: Range1d
+    crosshair: Span
+    marks: list[ColumnDataSource]
+
+    @classmethod
+    def over(cls, runs: Sequence[Run]) -> "Axis":
+        """The axis over all iterations of some runs."""
+        iterations = [iteration for run in runs for iteration, _ in run.table.rows]
+        first, last = min(iterations), max(iterations)
+        room = 0.5 if first == last else 0.0  # a single iteration is a point in the middle
+        ends = first - room, last + room
+        x_range = Range1d(start=ends[0], end=ends[1], bounds="auto")
+        return cls(*ends, x_range, Span(dimension="height", line_color=PLAIN, line_alpha=0.6), _marks(runs))
 
 
-PANELS = (
-    Panel("Reward", {s.REWARD: "solid"}),
-    Panel(
-        "Log-likelihood: correct, incorrect (dots), probe set (dashes)",
-        {s.LIKELIHOOD_CORRECT: "solid", s.LIKELIHOOD_INCORRECT: "dotted", s.PROBE_LIKELIHOOD: "dashed"},
-    ),
-    Panel("Entropy (nats)", {s.ENTROPY: "solid"}),
-    Panel("Gradient norm before clipping", {s.GRAD_NORM: "solid"}, is_log=True),
-    Panel("Share of correct actions whose likelihood fell", {s.LLD_RATE: "solid"}),
-    Panel("Largest likelihood ratio", {s.RATIO_MAX: "solid"}, is_log=True),
-    Panel("Searches per question", {s.SEARCHES: "solid"}),
-    Panel("Wrong trajectories that began like a right one", {s.FIRST_ACTION_MATCH: "solid"}),
-    Panel("KL to the reference (nats)", {s.KL_REF: "solid"}),
-    Panel("Sampler against trainer, largest log-prob gap", {s.GAP_MAX: "solid"}, is_log=True),
-)
+@dataclass(frozen=True)
+class _Line:
+    """One line of a panel."""
+
+    run: Run
+    label: str
+    xs: list[int]
+    ys: list[float]
+    color: str
+    dash: str
 
 
-def curves(runs: Sequence[Run]) -> list[figure]:
-    """All panels that any run has data for."""
-    iterations = [iteration for run in runs for iteration, _ in run.table.rows]
-    x_range = Range1d(start=min(iterations), end=max(iterations), bounds="auto")
-    shown = [panel for panel in PANELS if any(run.series(signal)[0] for run in runs for signal in panel.signals)]
-    return [_plot(panel, runs, x_range) for panel in shown]
+def curve(panel: Panel, runs: Sequence[Run], axis: Axis, most_points: int) -> figure:
+    """Draw a panel.
 
-
-def _plot(panel: Panel, runs: Sequence[Run], x_range: Range1d) -> figure:
+    Args:
+        panel: What to show.
+        runs: At least one of them has data for it.
+        axis: Shared with the other panels.
+        most_points: Of a line.
+    """
+    lines = _lines(panel, runs, most_points)
+    is_log = _is_logarithmic(lines)
     plot = figure(
-        title=panel.title,
-        height=230,
-        x_range=x_range,
-        y_axis_type="log" if panel.is_log else "linear",
+        height=220,
+        x_range=axis.x_range,
+        y_axis_type="log" if is_log else "linear",
         sizing_mode="stretch_width",
         tools="xpan,xwheel_zoom,box_zoom,reset,save",
         active_drag=None,  # a finger that scrolls the page must not move a plot
         active_scroll=None,
     )
-    hover = HoverTool(tooltips=[("run", "$name"), ("iteration", "@x"), ("value", "@y{0.0000}")], mode="mouse")
-    plot.add_tools(hover)
-    for number, run in enumerate(runs):
-        color = COLORS[number % len(COLORS)]
-        for signal, dash in panel.signals.items():
-            points = _drawn(run, signal, panel.is_log)
-            plot.line(*points, name=run.name, color=color, line_width=2, line_dash=dash)
-        for start in alarm_starts(run.diagnoses):
-            plot.add_layout(
-                Span(location=start, dimension="height", line_color=color, line_dash="dashed", line_width=2)
-            )
-    if len(runs) == 1:
-        for phase, start, end in phase_bands(runs[0].diagnoses):
-            if phase != "healthy":
-                plot.add_layout(
-                    BoxAnnotation(
-                        left=start,
-                        right=end,
-                        fill_color=PHASE_COLORS[phase],
-                        fill_alpha=0.45,
-                        line_width=0,
-                        level="underlay",
-                        propagate_hover=True,
-                    )
-                )
-    plot.toolbar.logo = None
-    plot.toolbar.autohide = True
-    plot.yaxis.minor_tick_line_color = None
+    _mark(plot, axis.marks)
+    drawn = [(line, _draw(plot, line, is_log)) for line in lines]
+    if panel.level is not None:
+        plot.add_layout(Span(location=panel.level, dimension="width", line_color=PLAIN, line_dash="dotted"))
+    if len(panel.lines) > 1:
+        first = {line.label: glyph for line, glyph in reversed(drawn)}
+        items = [LegendItem(label=label, renderers=[glyph]) for label, glyph in reversed(first.items())]
+        plot.add_layout(Legend(items=items, orientation="horizontal", click_policy="hide"), "above")
+    tips = [("", "$name"), ("iteration", "@x"), (panel.unit or "value", "@y{0.0000a}")]
+    plot.add_tools(HoverTool(tooltips=tips, renderers=[glyph for _, glyph in drawn]))
+    plot.add_tools(CrosshairTool(overlay=axis.crosshair, dimensions="height"))
+    styled(plot, panel.title, "iteration", panel.unit)
+    _iteration_ticks(plot, axis)
     return plot
 
 
-def _drawn(run: Run, signal: str, is_log: bool) -> tuple[list[int], list[float]]:
-    """The points of a line; a logarithmic axis has no place for 0."""
-    iterations, values = run.series(signal)
-    kept = [(x, y) for x, y in zip(iterations, values, strict=True) if y > 0 or not is_log]
-    return [x for x, _ in kept], [y for _, y in kept]
+def _lines(panel: Panel, runs: Sequence[Run], most_points: int) -> list[_Line]:
+    """One run: a color for each signal. Several: a color for each run, a dash for each signal."""
+    lines = []
+    for number, run in enumerate(runs):
+        for position, (signal, label) in enumerate(panel.lines.items()):
+            xs, ys = run.series(signal)
+            if xs:
+                color = COLORS[(number if len(runs) > 1 else position) % len(COLORS)]
+                lines.append(_Line(run, label, *thinned(xs, ys, most_points), color, DASHES[position % len(DASHES)]))
+    return lines
+
+
+def _is_logarithmic(lines: Sequence[_Line]) -> bool:
+    values = [value for line in lines for value in line.ys]
+    positive = [value for value in values if value > 0]
+    return len(positive) > 0.9 * len(values) and min(values) >= 0 and max(positive) > _LOGARITHMIC * min(positive)
+
+
+def _draw(plot: figure, line: _Line, is_log: bool) -> Any:
+    """A logarithmic axis has no place for 0."""
+    points = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if y > 0 or not is_log]
+    # Arrays are small in the page; numbers one by one are not.
+    columns = {"x": np.array([x for x, _ in points], np.int32), "y": np.array([y for _, y in points], np.float32)}
+    source, name = ColumnDataSource(columns), f"{line.run.name}: {line.label}"
+    if len(points) == 1:
+        return plot.scatter("x", "y", source=source, size=8, color=line.color, name=name)
+    return plot.line("x", "y", source=source, line_width=2, line_dash=line.dash, color=line.color, name=name)
+
+
+def _marks(runs: Sequence[Run]) -> list[ColumnDataSource]:
+    """Where phases begin and end (of a single run), alarms begin and the ladder acts; one for all plots of a page."""
+    bands = [band for band in phase_bands(runs[0].diagnoses) if band[0] != "healthy"] if len(runs) == 1 else []
+    alarms = [(iteration, _color(runs, run)) for run in runs for iteration in alarm_starts(run.diagnoses)]
+    actions = [(one.iteration, _color(runs, run)) for run in runs for one in run.incidents if one.has_acted]
+    strips = {
+        "start": [start for _, start, _ in bands],
+        "end": [end for _, _, end in bands],
+        "color": [PHASE_COLORS[phase] for phase, _, _ in bands],
+    }
+    lines = [{"x": [x for x, _ in found], "color": [color for _, color in found]} for found in (alarms, actions)]
+    return [ColumnDataSource(columns) for columns in (strips, *lines)]
+
+
+def _color(runs: Sequence[Run], run: Run) -> str:
+    return COLORS[runs.index(run) % len(COLORS)] if len(runs) > 1 else PLAIN
+
+
+def _mark(plot: figure, marks: Sequence[ColumnDataSource]) -> None:
+    """Phases as bands, alarms as dashed and actions as dotted lines."""
+    phases, *events = marks
+    plot.vstrip("start", "end", fill_color="color", fill_alpha=0.35, line_width=0, source=phases, level="underlay")
+    for source, dash in zip(events, ("dashed", "dotted"), strict=True):
+        plot.vspan("x", line_color="color", line_dash=dash, line_width=2, source=source)
+
+
+def _iteration_ticks(plot: figure, axis: Axis) -> None:
+    """Iterations are whole numbers."""
+    if axis.last - axis.first <= 10:
+        plot.xaxis.ticker = FixedTicker(ticks=list(range(math.ceil(axis.first), math.floor(axis.last) + 1)))
 
 
 def phase_bands(diagnoses: Sequence[Diagnosis]) -> list[tuple[Phase, int, int]]:

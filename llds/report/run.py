@@ -1,4 +1,4 @@
-"""A run as the report sees it: its metrics, what the detector says of them, its configuration, its trajectories."""
+"""A run as the report sees it: metrics, what the detector says of them, settings, trajectories, incidents, probes."""
 
 import gzip
 import json
@@ -12,6 +12,8 @@ import yaml
 from llds.errors import DataError
 from llds.monitor import Diagnosis, diagnose
 from llds.monitor.sources import MetricTable, read_metrics
+from llds.report.incidents import Incident, read_incidents
+from llds.report.probes import ReportedProbe, read_probes
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Run:
         table: Its metrics, in our names.
         config: Its configuration, flat: keys joined by dots; empty where there is none.
         trajectories: Its trajectory files, in order of their iterations.
+        incidents: What the collapse ladder did in it, in order.
+        probes: Its LLD probes, in order of their iterations.
     """
 
     name: str
@@ -31,11 +35,18 @@ class Run:
     table: MetricTable
     config: dict[str, Any]
     trajectories: list[Path]
+    incidents: list[Incident]
+    probes: list[ReportedProbe]
 
     @cached_property
     def diagnoses(self) -> list[Diagnosis]:
         """The detector's judgment of each iteration."""
         return diagnose(self.table.rows)
+
+    @property
+    def logged(self) -> set[str]:
+        """Metric keys that it has values of."""
+        return {signal for _, row in self.table.rows for signal in row}
 
     def series(self, signal: str) -> tuple[list[int], list[float]]:
         """Iterations at which a signal exists, and its values there."""
@@ -61,7 +72,9 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
         path=place,
         table=table,
         config=flatten(_read_yaml(config)) if config.is_file() else {},
-        trajectories=sorted(place.glob("trajectories/iteration-*.jsonl.gz")) if place.is_dir() else [],
+        trajectories=sorted(place.glob("trajectories/iteration-*.jsonl.gz")),
+        incidents=read_incidents(place),
+        probes=read_probes(place),
     )
 
 

@@ -29,42 +29,37 @@ class Table:
 
 
 def comparison(runs: Sequence[Run]) -> Table:
-    """One row per run: how it went."""
-    head = [
-        "run",
-        "iterations",
-        "reward: first",
-        "best",
-        f"last {LAST}",
-        "likelihood of correct: first",
-        f"last {LAST}",
-        "falls of likelihood (LLD rate)",
-        "searches",
-        "alarm at",
-        "phase at the end",
-        "cause",
-    ]
-    return Table(head, [_outcome(run) for run in runs])
+    """A column per run: how it went."""
+    outcomes = [_outcome(run) for run in runs]
+    return Table(["", *(run.name for run in runs)], [[key, *(one[key] for one in outcomes)] for key in outcomes[0]])
 
 
-def _outcome(run: Run) -> list[str]:
+def _outcome(run: Run) -> dict[str, str]:
     rewards, likelihoods = run.series(s.REWARD)[1], run.series(s.LIKELIHOOD_CORRECT)[1]
+    rates = run.series(s.LLD_RATE)[1]
     end = run.diagnoses[-1]
-    alarms = alarm_starts(run.diagnoses)
-    return [
-        run.name,
-        str(len(run.table.rows)),
-        _number(rewards[:1]),
-        _number([max(rewards)] if rewards else []),
-        _number(rewards[-LAST:]),
-        _number(likelihoods[:1]),
-        _number(likelihoods[-LAST:]),
-        _number(run.series(s.LLD_RATE)[1]),
-        _number(run.series(s.SEARCHES)[1][-LAST:]),
-        ", ".join(map(str, alarms)) or "-",
-        PHASES[end.phase],
-        (end.cause or "-").replace("_", " "),
-    ]
+    return {
+        "iterations": str(len(run.table.rows)),
+        "reward, first iteration": _number(rewards[:1]),
+        "reward, best iteration": _number([max(rewards)] if rewards else []),
+        f"reward, mean of the last {LAST}": _number(rewards[-LAST:]),
+        "likelihood of correct responses, first (nats per token)": _number(likelihoods[:1]),
+        f"the same, mean of the last {LAST}": _number(likelihoods[-LAST:]),
+        "correct actions that lost likelihood, mean of all iterations": _number(rates),
+        f"the same, of the last {LAST}": _number(rates[-LAST:]),
+        f"searches per question, mean of the last {LAST}": _number(run.series(s.SEARCHES)[1][-LAST:]),
+        "probe: questions that lose likelihood, last": _share(run),
+        "alarms at iteration": ", ".join(map(str, alarm_starts(run.diagnoses))) or "none",
+        "actions of the ladder": ", ".join(f"{one.iteration} ({one.action})" for one in run.incidents if one.has_acted)
+        or "none",
+        "phase at the end": PHASES[end.phase],
+        "cause": (end.cause or "-").replace("_", " "),
+    }
+
+
+def _share(run: Run) -> str:
+    shares = [probe.record["share_negative"] for probe in run.probes if probe.record["share_negative"] is not None]
+    return f"{shares[-1]:.0%}" if shares else "-"
 
 
 def _number(values: Sequence[float]) -> str:

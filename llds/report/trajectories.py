@@ -1,8 +1,10 @@
-"""Trajectories for reading: each sampled token colored by how much likelihood it gained or lost in the updates.
+"""Trajectories for reading: each sampled token colored by how much likelihood the updates gave it or took from it.
 
-Left out on purpose: what is written to disk (`llds.callbacks.trajectory_log`).
+Questions, so that right and wrong trajectories stand beside each other. As many as there is room for: the page has a
+size to keep. Left out on purpose: what is written to disk (`llds.callbacks.trajectory_log`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +15,12 @@ PER_ITERATION = 16
 """Most trajectories of an iteration on the page."""
 ITERATIONS = 8
 """Most iterations of a run on the page: the first, the last, and those of alarms among them."""
+LEVELS = 7
+"""Depths of color on each side."""
 FULL_COLOR = 1.0
 """Nats of change at which a token has its full color."""
+_TOKEN_BYTES = 75
+"""Of a token on the page, besides its text."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +29,35 @@ class Token:
 
     Attributes:
         text: As the tokenizer decodes it.
-        change: Log-likelihood after the updates minus before, in nats; None where it was not trained on.
+        change: Log-likelihood after the updates minus before, in nats; None where it was not measured.
         log_prob: Of the sampler, in nats.
+        advantage: Of its trajectory; None where it was not trained on.
     """
 
     text: str
     change: float | None
     log_prob: float
+    advantage: float | None = None
 
     @property
-    def color(self) -> str:
-        """Background: red where likelihood was lost, green where it was gained."""
-        if self.change is None or self.change == 0:
-            return "transparent"
-        strength = min(1.0, abs(self.change) / FULL_COLOR) * 0.75
-        return f"rgba({'214,39,40' if self.change < 0 else '44,160,44'},{strength:.2f})"
+    def level(self) -> int:
+        """Depth of color: below 0 likelihood was lost, above 0 gained. By the root, so that small changes are seen."""
+        if self.change is None:
+            return 0
+        depth = math.ceil(LEVELS * math.sqrt(min(1.0, abs(self.change) / FULL_COLOR)) - 0.5)
+        return depth if self.change > 0 else -depth
+
+    @property
+    def is_displaced(self) -> bool:
+        """Whether it visibly lost likelihood although its trajectory's advantage is positive."""
+        return self.level < 0 and self.advantage is not None and self.advantage > 0
+
+    @property
+    def style(self) -> str:
+        """Names of its CSS classes; empty for none."""
+        level = self.level
+        color = "" if level == 0 else f"g{level}" if level > 0 else f"l{-level}"
+        return f"{color} d" if self.is_displaced else color
 
     @property
     def title(self) -> str:
@@ -62,9 +82,9 @@ class ReportedTurn:
 
     @property
     def change(self) -> float | None:
-        """Change of the action's log-likelihood, in nats; None where it was not trained on."""
+        """Change of the action's log-likelihood, in nats; None where it was not measured."""
         changes = [token.change for token in self.tokens if token.change is not None]
-        return sum(changes) if changes else None
+        return math.fsum(changes) if changes else None
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,33 @@ class ReportedTrajectory:
     def change(self) -> float | None:
         """Change of the whole response's log-likelihood, in nats."""
         changes = [turn.change for turn in self.turns if turn.change is not None]
-        return sum(changes) if changes else None
+        return math.fsum(changes) if changes else None
+
+    @property
+    def is_displaced(self) -> bool:
+        """Whether the response lost likelihood although its advantage is positive."""
+        return self.change is not None and self.change < 0 and self.advantage is not None and self.advantage > 0
+
+    @property
+    def size(self) -> int:
+        """Bytes on the page, roughly."""
+        texts = [text for turn in self.turns for text in (turn.observation, *(token.text for token in turn.tokens))]
+        return sum(len(text.encode()) for text in texts) + _TOKEN_BYTES * len(texts)
+
+
+@dataclass(frozen=True)
+class ReportedQuestion:
+    """The trajectories of a question in an iteration.
+
+    Attributes:
+        text: The question.
+        golds: Gold answers.
+        trajectories: Right ones first.
+    """
+
+    text: str
+    golds: list[str]
+    trajectories: list[ReportedTrajectory]
 
 
 def chosen_iterations(count: int, wanted: Sequence[int]) -> list[int]:
@@ -110,42 +156,72 @@ def chosen_iterations(count: int, wanted: Sequence[int]) -> list[int]:
     return sorted(list(order)[:ITERATIONS]) if count else []
 
 
-def reported_trajectories(run: Run, wanted: Sequence[int] = ()) -> dict[str, list[ReportedTrajectory]]:
-    """Some trajectories of some iterations: those that lost or gained most likelihood first.
+def reported_trajectories(run: Run, wanted: Sequence[int], room: int) -> dict[str, list[ReportedQuestion]]:
+    """Some trajectories of some iterations, by question: the questions that moved most first.
 
     Args:
         run: The run.
         wanted: Iterations to show in any case.
+        room: Bytes on the page; each iteration gets its share.
 
     Returns:
-        Trajectories by the name of their file.
+        Questions by the name of their iteration.
     """
     numbers = [int(path.name.split("-")[1].split(".")[0]) for path in run.trajectories]
-    indices = [numbers.index(iteration) for iteration in wanted if iteration in numbers]
+    chosen = chosen_iterations(len(numbers), [numbers.index(one) for one in wanted if one in numbers])
     shown = {}
-    for index in chosen_iterations(len(numbers), indices):
+    for position, index in enumerate(chosen):
         records = [_reported(record) for record in read_trajectories(run.trajectories[index])]
-        records.sort(key=lambda one: -abs(one.change or 0.0))
-        shown[f"iteration {numbers[index]}"] = records[:PER_ITERATION]
+        fitting = _fitting(_by_question(records), room // (len(chosen) - position))
+        room -= sum(one.size for question in fitting for one in question.trajectories)
+        shown[f"iteration {numbers[index]}"] = fitting
     return shown
 
 
+def _by_question(trajectories: Sequence[ReportedTrajectory]) -> list[ReportedQuestion]:
+    """Groups: the measured first, of these the ones that hold the largest change."""
+    groups: dict[str, list[ReportedTrajectory]] = {}
+    for trajectory in trajectories:
+        groups.setdefault(trajectory.group, []).append(trajectory)
+    ordered = sorted(groups.values(), key=lambda group: -max(abs(one.change or 0.0) for one in group))
+    return [
+        ReportedQuestion(group[0].question, group[0].golds, sorted(group, key=lambda one: -one.reward))
+        for group in ordered
+    ]
+
+
+def _fitting(questions: Sequence[ReportedQuestion], room: int) -> list[ReportedQuestion]:
+    """As many trajectories as there is room for; a question that does not fit whole is cut short."""
+    fitting, count = [], 0
+    for question in questions:
+        kept = []
+        for trajectory in question.trajectories:
+            room -= trajectory.size
+            if room >= 0 and count < PER_ITERATION:
+                kept.append(trajectory)
+                count += 1
+        if kept:
+            fitting.append(ReportedQuestion(question.text, question.golds, kept))
+    return fitting
+
+
 def _reported(record: dict[str, Any]) -> ReportedTrajectory:
+    advantage = record.get("advantage")
     return ReportedTrajectory(
         question=record["question"],
         golds=record["golden_answers"],
         answer=record["answer"],
         reward=record["reward"],
-        advantage=record.get("advantage"),
-        status=record["status"],
+        advantage=advantage,
+        status=record["status"].replace("_", " "),
         group=record["group_id"],
-        turns=[_turn(turn) for turn in record["turns"]],
+        turns=[_turn(turn, advantage) for turn in record["turns"]],
     )
 
 
-def _turn(turn: dict[str, Any]) -> ReportedTurn:
+def _turn(turn: dict[str, Any], advantage: float | None) -> ReportedTurn:
     texts = turn.get("action_tokens") or [turn["action"]]
     changes = turn.get("log_prob_changes") or [None] * len(texts)
     log_probs = turn["behavior_log_probs"] if len(texts) == len(turn["behavior_log_probs"]) else [0.0] * len(texts)
-    tokens = [Token(*one) for one in zip(texts, changes, log_probs, strict=True)]
+    tokens = [Token(*one, advantage) for one in zip(texts, changes, log_probs, strict=True)]
     return ReportedTurn(tokens, turn["observation"], turn["document_ids"])

@@ -4,7 +4,6 @@ import gzip
 import json
 import warnings
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from llds.evaluation import list_records, read_record
 from llds.modules import LoRA, SearchAgentModule
 from llds.modules.tokenizer import load_tokenizer
 from llds.monitor import read_metrics
+from llds.rewards import Reward
 from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
 from tests.runs import POLICY, answers, by_iteration, make_run, rows, scripted, tiny_policy
 
@@ -48,30 +48,51 @@ def test_trajectories_are_written_with_the_very_tokens(tmp_path: Path) -> None:
         assert record["question"] in tokenizer.decode(record["prompt_ids"])
 
 
+class Rescore(Callback):
+    """Keeps what each iteration's updates did to the log-probs of all its tokens."""
+
+    def __init__(self) -> None:
+        self.changes: list[list[list[float]]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Score them once more."""
+        tensors = batch.policy_batch
+        change = pl_module.score(pl_module.policy, tensors) - tensors.old_log_probs
+        self.changes.append([row[mask].tolist() for row, mask in zip(change, tensors.action_mask, strict=True)])
+
+
 def test_trajectories_say_what_the_updates_did_to_each_token(tmp_path: Path) -> None:
-    make_run(tmp_path, TrajectoryLog(max_trajectories=None), iterations=2, sampler=scripted(answers)).fit()
-    metrics = rows(tmp_path)
-    seen = 0
-    for number, path in enumerate(sorted((tmp_path / "trajectories").iterdir()), start=1):
-        for kind, is_kind in (("correct", lambda reward: reward > 0), ("incorrect", lambda reward: reward <= 0)):
-            changes = [
-                [change for turn in record["turns"] for change in turn["log_prob_changes"]]
-                for record in read(path)
-                if is_kind(record["reward"])
-            ]
-            if changes:
-                seen += 1
-                expected = float(metrics[number - 1][f"llds/displacement_{kind}"])
-                found = fmean(fmean(change) for change in changes)
-                assert found == pytest.approx(expected, abs=2e-6)
-        for record in read(path):
+    truth = Rescore()
+    make_run(tmp_path, truth, TrajectoryLog(max_trajectories=None), iterations=2, sampler=scripted(answers)).fit()
+    for path, expected in zip(sorted((tmp_path / "trajectories").iterdir()), truth.changes, strict=True):
+        for record, changes in zip(read(path), expected, strict=True):
+            found = [change for turn in record["turns"] for change in turn["log_prob_changes"]]
+            assert found == pytest.approx(changes, abs=2e-6)
             assert record["advantage"] == pytest.approx(0, abs=1e-6) or (record["advantage"] > 0) == (
                 record["reward"] > 0
             )
             for turn in record["turns"]:
                 assert len(turn["action_tokens"]) == len(turn["action_ids"])
                 assert "".join(turn["action_tokens"]) == turn["action"]
-    assert seen > 1
+    assert any(abs(value) > 1e-3 for value in truth.changes[0][0])  # of the first mini-batch's trajectories, too
+
+
+def test_groups_with_right_and_wrong_answers_are_scored_once_more_first(tmp_path: Path) -> None:
+    make_run(
+        tmp_path, TrajectoryLog(rescored=4), iterations=1, sampler=scripted(answers), rollout={"reward": SecondGroup()}
+    ).fit()
+    [path] = (tmp_path / "trajectories").iterdir()
+    measured = ["log_prob_changes" in record["turns"][0] for record in read(path)]
+    assert measured == [False] * 4 + [True] * 4
+    assert all("advantage" in record for record in read(path))
+
+
+class SecondGroup(Reward):
+    """Only the second group has right and wrong answers."""
+
+    def __call__(self, trajectory: Trajectory) -> float:
+        """Score."""
+        return float(trajectory.index >= 6)
 
 
 def test_an_action_of_one_token_is_recorded_as_one() -> None:
@@ -222,7 +243,7 @@ def test_a_warm_up_without_a_baseline_is_refused() -> None:
         CollapseMonitor(warmup=2)
 
 
-@pytest.mark.parametrize("settings", [{"every_n_iterations": 0}, {"max_trajectories": 0}])
+@pytest.mark.parametrize("settings", [{"every_n_iterations": 0}, {"max_trajectories": 0}, {"rescored": -1}])
 def test_logs_of_nothing_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         TrajectoryLog(**settings)

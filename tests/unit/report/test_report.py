@@ -10,10 +10,15 @@ import pytest
 
 from llds.errors import DataError
 from llds.monitor import Diagnosis
+from llds.monitor import signals as s
 from llds.report import read_run, write_report
 from llds.report.curves import alarm_starts, phase_bands
+from llds.report.events import events
+from llds.report.panels import other_panels, sections
+from llds.report.probes import drawn_probes, strongest_pulls
 from llds.report.run import flatten
 from llds.report.tables import comparison, config_differences
+from llds.report.thinning import thinned
 from llds.report.trajectories import Token, chosen_iterations, reported_trajectories
 
 INJECTION = "</script><script>alert('x')</script>"
@@ -40,6 +45,53 @@ def trajectory(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def probe(iteration: int, changes: list[float]) -> dict[str, Any]:
+    """A probe's record: in each question one right and two wrong trajectories, the second of which pulls most."""
+
+    def question(number: int, change: float) -> dict[str, Any]:
+        outcomes = [(1.0, "right"), (0.0, "harmless"), (0.0, INJECTION)]
+        return {
+            "prompt_id": str(number),
+            "question": f"{INJECTION} {number}",
+            "change_per_token": change,
+            "trajectories": [{"reward": reward, "turns": [[text, ""]]} for reward, text in outcomes],
+            "actions": [
+                {
+                    "place": "first",
+                    "tokens": 2,
+                    "text": INJECTION,
+                    "change": 2 * change,
+                    "g": number,
+                    "pulls": [1, -1, -3],
+                }
+            ],
+        }
+
+    share = sum(change < 0 for change in changes) / len(changes) if changes else None
+    return {
+        "iteration": iteration,
+        "asked": 5,
+        "settings": {"optimizer": "sgd", "learning_rate": 0.1},
+        "share_negative": share,
+        "is_phase_iii": share is not None and share > 0.5,
+        "mean_change": sum(changes) / len(changes) if changes else None,
+        "agreement_with_g": {"pairs": 3, "pearson": 0.5, "spearman": 0.4, "same_sign": 0.6} if changes else None,
+        "questions": [question(number, change) for number, change in enumerate(changes)],
+    }
+
+
+def add_probe(run: Path, name: str, record: dict[str, Any]) -> None:
+    folder = run / "probes" / name
+    folder.mkdir(parents=True)
+    (folder / "probe.json").write_text(json.dumps(record))
+
+
+def add_incident(run: Path, name: str, decision: str) -> None:
+    folder = run / "incidents" / name
+    folder.mkdir(parents=True)
+    (folder / "decision.md").write_text(decision)
+
+
 def make_run(folder: Path, rewards: list[float], lr: float = 1e-4) -> Path:
     (folder / "csv" / "version_0").mkdir(parents=True)
     lines = ["iteration,step,reward/mean,policy/entropy,policy/log_likelihood_correct"]
@@ -56,12 +108,15 @@ def make_run(folder: Path, rewards: list[float], lr: float = 1e-4) -> Path:
 
 
 def test_one_file_without_a_network_whatever_trajectories_say(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path / "one", [0.1, 0.5, 0.4]))
+    folder = make_run(tmp_path / "one", [0.1, 0.5, 0.4])
+    add_probe(folder, "iteration-000001", probe(1, [-0.1, 0.2, 0.3]))
+    add_incident(folder, "iteration-000002-roll-back", f"## What the ladder did\n\n- {INJECTION}\n")
+    run = read_run(folder)
     path = write_report([run], tmp_path / "out" / "report.html")
     page = path.read_text()
     assert path.stat().st_size < 5e6
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)  # bokeh's own has addresses of maps
-    assert not re.search(r"""(src|href)=|url\(|@import""", markup)
+    assert not re.search(r"""(src|href)="?[^"#]|url\(|@import""", markup)
     assert not re.search(r"<script[^>]* src=", page)
     assert INJECTION not in page
     assert "&lt;/script&gt;" in page  # it is there, as text
@@ -74,9 +129,12 @@ def test_runs_are_compared_by_results_and_settings(tmp_path: Path) -> None:
         read_run(make_run(tmp_path / "b", [0.3, 0.2], lr=1e-3), name="other"),
     ]
     table = comparison(runs)
-    assert [row[:5] for row in table.rows] == [
-        ["a", "3", "0.100", "0.500", "0.333"],
-        ["other", "2", "0.300", "0.300", "0.250"],
+    assert table.head == ["", "a", "other"]
+    assert table.rows[:4] == [
+        ["iterations", "3", "2"],
+        ["reward, first iteration", "0.100", "0.300"],
+        ["reward, best iteration", "0.500", "0.300"],
+        ["reward, mean of the last 10", "0.333", "0.250"],
     ]
     assert config_differences(runs).rows == [["model.optimization.learning_rate", "0.0001", "0.001"]]
     page = write_report(runs, tmp_path / "report.html").read_text()
@@ -103,26 +161,105 @@ def test_an_alarm_is_marked_where_it_begins() -> None:
     assert alarm_starts(diagnoses) == [0, 4]
 
 
-def test_tokens_are_red_where_they_lost_and_green_where_they_gained(tmp_path: Path) -> None:
-    [[one]] = reported_trajectories(read_run(make_run(tmp_path / "run", [0.1]))).values()
+def test_tokens_are_colored_by_what_they_lost_and_gained(tmp_path: Path) -> None:
+    [[question]] = reported_trajectories(read_run(make_run(tmp_path / "run", [0.1])), [], 10**6).values()
+    [one] = question.trajectories
     tokens = one.turns[0].tokens
     assert [token.text for token in tokens] == ["<search>", " a", " b"]
-    assert tokens[0].color == "transparent"
-    assert tokens[1].color.startswith("rgba(214,39,40,")
-    assert tokens[2].color.startswith("rgba(44,160,44,")
+    assert [token.style for token in tokens] == ["", "l5", "g3"]  # 7 sqrt(0.5) = 4.9, 7 sqrt(0.25) = 3.5
     assert one.change == pytest.approx(-0.25)
-    assert Token("x", -5.0, 0.0).color == Token("x", -1.0, 0.0).color  # full
+    assert Token("x", -5.0, 0.0).style == Token("x", -1.0, 0.0).style == "l7"
+    assert Token("x", -1.0, 0.0, advantage=0.5).style == "l7 d"  # displaced
+    assert Token("x", 1.0, 0.0, advantage=0.5).style == "g7"
+    assert Token("x", -1e-6, 0.0, advantage=0.5).style == ""  # not to be seen
 
 
-def test_trajectories_that_were_not_trained_on_have_no_colors(tmp_path: Path) -> None:
+def test_trajectories_that_were_not_measured_have_no_colors(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [0.1])
     record = trajectory(advantage=None)
     del record["turns"][0]["log_prob_changes"], record["turns"][0]["action_tokens"]
     with gzip.open(folder / "trajectories" / "iteration-000001.jsonl.gz", "wt") as file:
         file.write(json.dumps(record) + "\n")
-    [[one]] = reported_trajectories(read_run(folder)).values()
+    [[question]] = reported_trajectories(read_run(folder), [], 10**6).values()
+    [one] = question.trajectories
     assert [token.text for token in one.turns[0].tokens] == ["<search> a b"]
     assert one.change is None
+
+
+def test_trajectories_take_no_more_room_than_they_have(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.1, 0.2])
+    turn = trajectory()["turns"][0] | {"observation": "x" * 3000}
+    for path in (folder / "trajectories").iterdir():
+        with gzip.open(path, "wt") as file:
+            for number in range(20):
+                file.write(json.dumps(trajectory(turns=[turn], group_id=str(number // 4))) + "\n")
+    run = read_run(folder)
+    count = {
+        room: [sum(len(one.trajectories) for one in shown) for shown in reported_trajectories(run, [], room).values()]
+        for room in (10**6, 14_000, 0)
+    }
+    assert count == {10**6: [16, 16], 14_000: [2, 2], 0: [0, 0]}
+
+
+def test_every_signal_has_a_place_and_families_share_one() -> None:
+    logged = [signal.name for signal in s.SIGNALS]
+    panels = [panel for section in sections(logged) for panel in section.panels] + other_panels(logged)
+    assert {name for panel in panels for name in panel.lines} == set(logged)
+    [entropy] = [panel for panel in panels if "policy/entropy_first" in panel.lines]
+    assert set(entropy.lines.values()) >= {"first", "later", "answer"}
+    assert sections([]) == other_panels([]) == []
+
+
+def test_long_lines_keep_their_spikes() -> None:
+    values = [0.0] * 5000
+    values[1234], values[4321] = 7.0, -3.0
+    xs, ys = thinned(range(5000), values, 100)
+    assert len(xs) <= 100
+    assert (xs[0], xs[-1]) == (0, 4999)
+    assert dict(zip(xs, ys, strict=True))[1234] == 7.0
+    assert dict(zip(xs, ys, strict=True))[4321] == -3.0
+    assert xs == sorted(set(xs))
+    assert thinned([1, 2], [0.5, 0.6]) == ([1, 2], [0.5, 0.6])
+
+
+def test_probes_are_summed_up_and_the_strongest_pull_named(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.1])
+    for iteration in range(7):
+        add_probe(folder, f"iteration-{iteration:06d}", probe(iteration, [-0.1, -0.2, 0.6]))
+    add_probe(folder, "iteration-000006-sgd", probe(6, []))
+    probes = read_run(folder).probes
+    assert [one.name for one in drawn_probes(probes)] == [f"iteration {number}" for number in (0, 2, 4, 6)]
+    assert (
+        probes[0].summary
+        == "67% of 3 questions lose likelihood; above 50%, as in phase III; mean +0.1000 nats per token"
+    )
+    assert (probes[-1].name, probes[-1].summary) == (
+        "iteration 6, sgd",
+        "none of 5 questions had right and wrong answers",
+    )
+    pull = strongest_pulls(probes[0])[0]
+    assert (pull.g, pull.wrong, pull.share) == (2, [INJECTION], 0.75)
+
+
+def test_what_the_ladder_did_is_an_event(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.1, 0.2, 0.3])
+    decision = "# x\n\n## What the ladder did\n\n- cut the rate\n- saved\n\n## Advice\n\n- none\n"
+    add_incident(folder, "iteration-000002-cut-learning-rate", decision)
+    add_incident(folder, "iteration-000003-warn", "")
+    run = read_run(folder)
+    assert [(one.iteration, one.kind, one.words) for one in events(run)] == [
+        (2, "cut learning rate", "cut the rate; saved")
+    ]
+    assert "cut the rate; saved" in write_report([run], tmp_path / "report.html").read_text()
+
+
+def test_a_long_run_with_all_signals_keeps_the_page_small(tmp_path: Path) -> None:
+    names = [signal.name for signal in s.SIGNALS]
+    lines = ["iteration," + ",".join(names)]
+    lines += [f"{i}," + ",".join(str((i * 7 + n) % 11 / 11) for n in range(len(names))) for i in range(1, 650)]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+    page = write_report([read_run(tmp_path / "metrics.csv")], tmp_path / "report.html")
+    assert page.stat().st_size < 2.5e6  # trajectories may add 1.4, two more runs 0.6 each
 
 
 def test_first_last_and_alarming_iterations_are_shown() -> None:
@@ -142,7 +279,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [0.1])
     (folder / "trajectories" / "iteration-000001.jsonl.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match="iteration-000001"):
-        reported_trajectories(read_run(folder))
+        reported_trajectories(read_run(folder), [], 10**6)
     (folder / "config.yaml").write_text("a: [")
     with pytest.raises(DataError, match=r"config\.yaml"):
         read_run(folder)
