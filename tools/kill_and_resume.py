@@ -189,7 +189,7 @@ def compare(whole: Path, killed: Path) -> list[str]:
             if a.get(key) != b.get(key)
         ]
     last = [max((root / "checkpoints").glob("iteration-*.ckpt")) for root in (whole, killed)]
-    states = [torch.load(path, weights_only=False) for path in last]
+    states = [torch.load(path, weights_only=True) for path in last]
     for state in states:
         state["search_agent"].pop("metrics")  # with times; compared above
     for name in ("state_dict", "optimizer_states", "lr_schedulers", "search_agent", "PromptDataModule"):

@@ -23,6 +23,7 @@ import llds
 from llds.callbacks.retrieval import RetrievalCallback
 from llds.callbacks.rollout import RolloutCallback
 from llds.data import PromptDataModule
+from llds.files import redacted
 from llds.modules import SearchAgentModule
 
 _PACKAGES = ("torch", "lightning", "transformers", "vllm", "chromadb", "numpy")
@@ -40,7 +41,7 @@ def make_card(trainer: pl.Trainer, module: SearchAgentModule) -> dict[str, Any]:
     stage = str(trainer.state.fn.value) if trainer.state.fn else ""
     data = cast(PromptDataModule, trainer.datamodule)  # type: ignore[attr-defined]
     sources = data.describe()[_STAGES[stage]]
-    return {
+    card = {
         "created": {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
@@ -62,6 +63,7 @@ def make_card(trainer: pl.Trainer, module: SearchAgentModule) -> dict[str, Any]:
         },
         "environment": _environment(trainer),
     }
+    return cast(dict[str, Any], redacted(card))
 
 
 def policy_label(trainer: pl.Trainer, module: SearchAgentModule) -> str:

@@ -1,13 +1,16 @@
 """A first look at ``--ckpt_path``, before anything is built: is it a checkpoint of llds?
 
 Catches what would otherwise end in a page of another library's words: no file, a folder of something else, a Git-LFS
-pointer, a file that was cut off, a checkpoint of another program. Whether the weights fit the model is for the module.
+pointer, a file that was cut off, a checkpoint of another program, one that holds more than plain values and could run
+code. Whether the weights fit the model is for the module.
 """
 
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -19,11 +22,12 @@ _ZIP = b"PK\x03\x04"
 _ADVICE = "Checkpoints are in the folder checkpoints/ of a run; `last` is the latest of `trainer.default_root_dir`."
 
 
-def check_checkpoint(path: Path) -> None:
+def check_checkpoint(path: Path, weights_only: bool = True) -> None:
     """Refuse what is no checkpoint of llds. Reads no weights.
 
     Args:
         path: A file, or a folder that ZeRO-3 wrote.
+        weights_only: Whether anything but tensors and plain values is refused; if not, the file may run code.
 
     Raises:
         ConfigurationError: Saying what it is instead.
@@ -35,8 +39,10 @@ def check_checkpoint(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise _refusal(path, *_kind_of_file(path))
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=False)  # maps the weights, reads none
-    except Exception as error:  # a damaged or foreign file fails in as many ways as there are classes in it
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)  # maps the weights
+    except UnpicklingError as error:
+        raise _refusal(path, *_kind_of_pickle(error)) from error
+    except (RuntimeError, ValueError, OSError, EOFError, LookupError, AttributeError, ImportError) as error:
         raise _refusal(path, f"a file that is damaged or none ({_first_line(error)})", "") from error
     if not isinstance(content, dict) or not {"state_dict", "search_agent"} <= content.keys():
         raise _refusal(path, "a file of torch that llds did not write", "")
@@ -73,6 +79,15 @@ def _kind_of_file(path: Path) -> tuple[str, str]:
     if head.startswith(_ZIP):
         return f"a file that was cut off after {path.stat().st_size:,} bytes", "Copy it again, or take an older one. "
     return "a file that is none", ""
+
+
+def _kind_of_pickle(error: UnpicklingError) -> tuple[str, str]:
+    """What a file holds that torch does not load as plain values, and what to do."""
+    names = re.findall(r"GLOBAL ([\w.]+)", str(error))
+    if not names:
+        return f"a file that is damaged or none ({_first_line(error)})", ""
+    found = f"a file with an object of {names[0]} in it, and loading such a file can run code that it brings"
+    return found, "If you trust who wrote it: --weights_only false. "
 
 
 def _kind_of_folder(folder: Path) -> tuple[str, str]:

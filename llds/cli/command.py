@@ -86,6 +86,8 @@ class SearchAgentCLI(LightningCLI):
             # The group of the subcommand's own arguments leaves its name to the callback.
             (probe.groups or {}).pop("probe", None)
             probe.add_lightning_class_args(LLDProbe, "probe")
+            for subparser in self._subcommand_parsers.values():
+                subparser.set_defaults(weights_only=True)  # Lightning's default would run what a checkpoint brings
         if self.parser._subcommands_action is not None:
             for choice in self.parser._subcommands_action._choices_actions:
                 choice.help = _SUBCOMMANDS[choice.dest]
@@ -133,7 +135,7 @@ class SearchAgentCLI(LightningCLI):
         if config.ckpt_path == "last":
             config.ckpt_path = self._last(checkpoints, root)
         if config.ckpt_path is not None:
-            check_checkpoint(Path(config.ckpt_path))
+            check_checkpoint(Path(config.ckpt_path), config.weights_only is not False)
         elif self.subcommand == "fit" and checkpoints:
             raise ConfigurationError(
                 f"Expected a new folder for a new run, got `trainer.default_root_dir` {root}, which holds a run "

@@ -8,7 +8,6 @@ from transformers.utils import logging as transformers_logging
 _NOISE = (
     "litlogger",  # an advertisement
     "TPU available",
-    "`weights_only` was not set",  # about Lightning's own call; checkpoints are the user's own files
     "Loading `train_dataloader` to estimate",
 )
 

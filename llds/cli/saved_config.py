@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from llds import __version__
+from llds.files import redacted, redacted_command
 
 _ROOT = "${trainer.default_root_dir}"
 _NOT_OF_THE_RUN = ("config", "ckpt_path", "weights_only")
@@ -21,7 +22,7 @@ class SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` into the run's folder when training starts; `llds fit -c` repeats the run from it.
 
     It is written once all settings have been checked and the data has been read. A run that is resumed with other
-    settings replaces it. Evaluations leave it alone.
+    settings replaces it. Evaluations leave it alone. Secrets (keys, tokens, passwords) are left out.
 
     Args:
         parser: Parser of the subcommand.
@@ -44,11 +45,11 @@ class SaveConfig(SaveConfigCallback):
         for name in _NOT_OF_THE_RUN:
             values.pop(name, None)
         values["trainer"]["logger"] = _with_link(values["trainer"]["logger"], values["trainer"]["default_root_dir"])
-        header = f"# llds {__version__}: {shlex.join(['llds', *self.command])}\n"
+        header = f"# llds {__version__}: {shlex.join(['llds', *redacted_command(self.command)])}\n"
         path = Path(trainer.default_root_dir) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".partial-{path.name}")
-        partial.write_text(header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        partial.write_text(header + yaml.safe_dump(redacted(values), sort_keys=False, allow_unicode=True))
         os.replace(partial, path)
 
 

@@ -1,10 +1,11 @@
-"""Files: the one reader of questions and of corpora, files written whole or not at all, folders of models."""
+"""Files: the one reader of questions and of corpora, files written whole and without secrets, folders of models."""
 
 from llds.files.atomic import write_atomically
 from llds.files.checksum import file_hash
 from llds.files.formats import FileFormat
 from llds.files.model_folder import FROM_FOLDER, errors_of_folder
 from llds.files.reader import read_rows
+from llds.files.redaction import redacted, redacted_command
 from llds.files.rows import BadRows, OnBadRow, Row
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "errors_of_folder",
     "file_hash",
     "read_rows",
+    "redacted",
+    "redacted_command",
     "write_atomically",
 ]

@@ -35,6 +35,7 @@ _ADVICE = {
     405: f"Correct the path of {_KEY}; it mostly ends in /retrieve.",
     413: "Lower `max_queries`.",
 }
+_SENT_ELSEWHERE = f"It sends requests elsewhere, where they are not taken: set {_KEY} to the place itself."
 _jitter = random.Random()  # noqa: S311 (its own, so that a failure leaves the run's random numbers alone)
 
 
@@ -247,7 +248,8 @@ def _checked_url(url: str) -> str:
 
 def _status_error(status: int, body: bytes) -> RetrievalError:
     said = " ".join(body[:200].decode("utf-8", "replace").split())
-    text = f"HTTP status {status}: {said}. {_ADVICE.get(status, '')}".strip()
+    advice = _SENT_ELSEWHERE if 300 <= status < 400 else _ADVICE.get(status, "")
+    text = f"HTTP status {status}: {said}. {advice}".strip()
     may_pass = status >= 500 or status in (408, 425, 429)
     return RetrievalError(text) if may_pass else _RefusedError(text)
 

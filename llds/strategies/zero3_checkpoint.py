@@ -44,7 +44,8 @@ def load_weights(folder: Path, module: nn.Module, writers: int) -> dict[str, Any
 def read_state(folder: Path, number: int) -> dict[str, Any]:
     """What a rank kept beside the weights: counters, positions, the state of callbacks."""
     [path] = folder.glob(f"*zero_pp_rank_{number}_mp_rank_00_model_states.pt")
-    return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=False))  # a run's own file
+    # As DeepSpeed's own loader does with these files: they can run code, so only a run's own are to be loaded.
+    return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=False))
 
 
 def trained_weights(path: Path) -> Mapping[str, Tensor]:
@@ -55,4 +56,4 @@ def trained_weights(path: Path) -> Mapping[str, Tensor]:
     """
     if path.is_dir():
         return merged_checkpoint(path, CHECKPOINT_TAG)
-    return cast(Mapping[str, Tensor], torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
+    return cast(Mapping[str, Tensor], torch.load(path, map_location="cpu", weights_only=True)["state_dict"])

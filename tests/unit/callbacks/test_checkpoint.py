@@ -150,7 +150,7 @@ def test_counters_of_skipped_steps_survive(tmp_path: Path) -> None:
     run.module.nonfinite.total, run.module.nonfinite.in_a_row = 7, 2
     run.module._apply_gradients = lambda optimizer, loss: {}  # type: ignore[method-assign]
     run.fit()
-    state = torch.load(list_checkpoints(tmp_path)[-1], weights_only=False)["search_agent"]
+    state = torch.load(list_checkpoints(tmp_path)[-1], weights_only=True)["search_agent"]
     assert state["nonfinite"] == {"total": 7, "in_a_row": 2}
     resumed = fresh(tmp_path, iterations=1).fit(resume=True)
     assert (resumed.module.nonfinite.total, resumed.module.nonfinite.in_a_row) == (7, 2)
@@ -159,7 +159,7 @@ def test_counters_of_skipped_steps_survive(tmp_path: Path) -> None:
 def test_the_reference_is_not_saved_and_is_the_initial_policy_after_a_resume(tmp_path: Path) -> None:
     run = fresh(tmp_path, iterations=1).fit()
     initial = {name: value.clone() for name, value in run.module.reference.state_dict().items()}  # type: ignore[union-attr]
-    saved = torch.load(list_checkpoints(tmp_path)[-1], weights_only=False)["state_dict"]
+    saved = torch.load(list_checkpoints(tmp_path)[-1], weights_only=True)["state_dict"]
     assert all(name.startswith("policy.") for name in saved)
     reference = fresh(tmp_path, iterations=2).fit(resume=True).module.reference
     assert reference is not None

@@ -51,6 +51,11 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another zip": (zipped, "a file that is damaged or none"),
     "weights alone": (lambda path: saved(path, {"a": torch.zeros(2)}), "a file of torch that llds did not write"),
     "a list": (lambda path: saved(path, [1]), "a file of torch that llds did not write"),
+    "objects": (
+        lambda path: saved(path, GOOD | {"own": Path("x")}),
+        "a file with an object of pathlib.PosixPath in it, and loading such a file can run code that it brings. If you "
+        "trust who wrote it: --weights_only false.",
+    ),
     "empty folder": (folder_with(""), "a folder that is none"),
     "model folder": (folder_with("config.json"), "the folder of a model. Measure a model with --model.policy"),
     "run folder": (
@@ -83,6 +88,23 @@ def test_checkpoints_of_files_and_of_zero3_pass(tmp_path: Path) -> None:
     parts.mkdir(parents=True)
     (parts / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt").touch()
     check_checkpoint(tmp_path / "y.ckpt")
+
+
+class _Hostile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> object:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_that_a_checkpoint_brings_is_run(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.ckpt", GOOD | {"callbacks": _Hostile(tmp_path / "ran")})
+    with pytest.raises(ConfigurationError, match="--weights_only false"):
+        check_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+    check_checkpoint(path, weights_only=False)
+    assert (tmp_path / "ran").exists()  # so the file would have
 
 
 def test_weights_that_are_damaged_are_said_when_they_are_read(tmp_path: Path) -> None:

@@ -136,6 +136,6 @@ def test_training_resumes_from_a_checkpoint_of_a_validation_inside_the_epoch(
 def test_lightning_fetches_nothing_ahead(fit: Callable[..., tuple[_Recorder, _SaveEverywhere]]) -> None:
     _, saver = fit({"max_epochs": 1}, {"iterations": 5})
     for count, path in saver.saved:
-        state = torch.load(path, weights_only=False)
+        state = torch.load(path, weights_only=True)
         assert state["PromptDataModule"]["position"] == count
         assert state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["position"] == count
