@@ -17,6 +17,9 @@ from llds.types import ToolResult
 
 _NOTHING_FOUND = "No passage was found."
 
+_Call = asyncio.Task[dict[str, list[Passage]]]
+"""A call of the retriever: the passages of all queries that it asks."""
+
 
 @dataclass
 class SearchStatistics:
@@ -70,9 +73,8 @@ class SearchTool(AgentTool):
         self.statistics = SearchStatistics()
         self._answers: dict[str, list[Passage]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[str, asyncio.Future[list[Passage]]] = {}  # queries that the next call will ask
-        self._in_flight: dict[str, asyncio.Future[list[Passage]]] = {}  # waiting or asked
-        self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
+        self._waiting: list[str] = []  # queries that the next call will ask
+        self._in_flight: dict[str, _Call] = {}  # the calls of queries that wait or were asked
 
     def attach(self, retriever: Retriever) -> None:
         """Use this retriever from now on; it must be open."""
@@ -129,41 +131,43 @@ class SearchTool(AgentTool):
         else:
             self._enqueue(query)
         # Shielded: a caller that is cancelled (its deadline) must not take the answer from the others.
-        return await asyncio.shield(self._in_flight[query])
+        return (await asyncio.shield(self._in_flight[query]))[query]
 
     def _enter_loop(self) -> None:
         """Drop what belongs to another event loop: a collection that was interrupted leaves futures behind."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop = loop
-            self._waiting, self._in_flight, self._tasks = {}, {}, set()
+            self._waiting, self._in_flight = [], {}
 
     def _enqueue(self, query: str) -> None:
         if not self._waiting:
+            self._waiting = [query]
             # A new task starts after everything that is ready in this pass has run, and so has added its query.
-            task = asyncio.create_task(self._ask_waiting())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        self._waiting[query] = self._in_flight[query] = asyncio.get_running_loop().create_future()
-
-    async def _ask_waiting(self) -> None:
-        asked, self._waiting = self._waiting, {}
-        # Those of the iteration and the loop that asked, whatever begins meanwhile.
-        answers, in_flight, statistics = self._answers, self._in_flight, self.statistics
-        try:
-            reply = await self._ask(list(asked))
-        except BaseException as error:
-            statistics.failed_calls += 1
-            _hand_out_error(asked, error)
-            if not isinstance(error, Exception):
-                raise
+            self._in_flight[query] = self._begin_call(self._waiting)
         else:
-            for (query, future), passages in zip(asked.items(), reply, strict=True):
-                answers[query] = passages
-                future.set_result(passages)
-        finally:
-            for query in asked:
+            self._in_flight[query] = self._in_flight[self._waiting[0]]
+            self._waiting.append(query)
+
+    def _begin_call(self, queries: list[str]) -> "_Call":
+        # Those of the iteration and the loop that ask, whatever begins meanwhile.
+        answers, in_flight, statistics = self._answers, self._in_flight, self.statistics
+
+        def note(call: _Call) -> None:
+            for query in queries:
                 in_flight.pop(query, None)
+            if call.cancelled() or call.exception() is not None:
+                statistics.failed_calls += 1
+            else:
+                answers.update(call.result())
+
+        call = asyncio.create_task(self._ask_waiting(queries))
+        call.add_done_callback(note)  # the first, so that it has run when those who wait for the call go on
+        return call
+
+    async def _ask_waiting(self, queries: list[str]) -> dict[str, list[Passage]]:
+        self._waiting = []
+        return dict(zip(queries, await self._ask(queries), strict=True))
 
     async def _ask(self, queries: list[str]) -> list[list[Passage]]:
         statistics, retriever = self.statistics, self.retriever
@@ -200,11 +204,3 @@ def format_passages(passages: list[Passage]) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.splitlines())
-
-
-def _hand_out_error(asked: dict[str, asyncio.Future[list[Passage]]], error: BaseException) -> None:
-    for future in asked.values():
-        if isinstance(error, Exception):
-            future.set_exception(error)
-        else:
-            future.cancel()

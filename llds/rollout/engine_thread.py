@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from llds.errors import SamplerError
+from llds.rollout.outcome import errors_of_engine, fulfil
 from llds.rollout.vllm_engine import LocalEngine
 from llds.rollout.vllm_requests import completion
 from llds.types import Completion
@@ -40,7 +41,7 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[Callable[[LocalEngine], None] | None] = queue.SimpleQueue()
         self._actions: dict[str, _Action] = {}
         self._count = 0
-        ready: Future[None] = Future()
+        ready: Future[LocalEngine] = Future()
         self._thread = threading.Thread(target=self._run, args=(make, ready), name="llds-vllm", daemon=True)
         self._thread.start()
         ready.result()
@@ -53,14 +54,7 @@ class EngineThread:
     ) -> Result:
         """Call a method of the engine, between two steps."""
         future: Future[Result] = Future()
-
-        def work(engine: LocalEngine) -> None:
-            try:
-                future.set_result(method(engine, *args, **kwargs))
-            except BaseException as error:  # whatever it is belongs to the caller, who gets it from the future
-                future.set_exception(error)
-
-        self._inbox.put(work)
+        self._inbox.put(lambda engine: fulfil(future, lambda: method(engine, *args, **kwargs)))
         return future.result()
 
     def submit(self, token_ids: list[int], params: dict[str, Any], salt: str, version: int) -> "Future[Completion]":
@@ -78,13 +72,11 @@ class EngineThread:
         self._inbox.put(None)
         self._thread.join()
 
-    def _run(self, make: Callable[[], LocalEngine], ready: "Future[None]") -> None:
-        try:
-            engine = make()
-        except BaseException as error:  # whatever it is belongs to the caller, who gets it from the future
-            ready.set_exception(error)
+    def _run(self, make: Callable[[], LocalEngine], ready: "Future[LocalEngine]") -> None:
+        fulfil(ready, make)
+        if ready.exception() is not None:
             return
-        ready.set_result(None)
+        engine = ready.result()
         while self._serve_inbox(engine):
             self._drop(engine, [name for name, action in self._actions.items() if action.future.cancelled()])
             if engine.is_busy:
@@ -112,21 +104,23 @@ class EngineThread:
         name = str(self._count)
         self._count += 1
         try:
-            engine.add(name, action.token_ids, action.params, action.salt)
-        except Exception as error:  # vLLM's refusals have no class in common
-            action.future.set_exception(SamplerError(f"vLLM refused a request: {error}"))
+            with errors_of_engine("vLLM refused a request"):
+                engine.add(name, action.token_ids, action.params, action.salt)
+        except SamplerError as error:
+            action.future.set_exception(error)
         else:
             self._actions[name] = action
 
     def _step(self, engine: LocalEngine) -> None:
         try:
-            outputs = engine.step()
-        except Exception as error:  # whatever stops the engine belongs to the requests that wait for it
+            with errors_of_engine("vLLM failed"):
+                outputs = engine.step()
+        except SamplerError as error:
             actions = list(self._actions.values())
             self._drop(engine, list(self._actions))
             for action in actions:
                 if action.future.set_running_or_notify_cancel():
-                    action.future.set_exception(SamplerError(f"vLLM failed: {type(error).__name__}: {error}"))
+                    action.future.set_exception(error)
             return
         for name, output in outputs:
             ended = self._actions.pop(name, None)

@@ -8,7 +8,10 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
+
+from llds.rollout.outcome import fulfil
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -78,16 +81,6 @@ class _DaemonThreads(ThreadPoolExecutor):  # a loop takes no other kind of execu
     ) -> "Future[Result]":
         """Start the call in a daemon thread."""
         future: Future[Result] = Future()
-
-        def work() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = fn(*args, **kwargs)
-            except BaseException as error:  # whatever it is belongs to the caller, who gets it from the future
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        threading.Thread(target=work, name="llds-tool", daemon=True).start()
+        work = partial(fn, *args, **kwargs)
+        threading.Thread(target=fulfil, args=(future, work), name="llds-tool", daemon=True).start()
         return future

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from llds.errors import SamplerError
+from llds.rollout.outcome import errors_of_engine
 from llds.rollout.sampler import SampleRequest
 from llds.types import Completion
 
@@ -128,13 +129,12 @@ class RequestQueue:
                 loop.call_soon_threadsafe(self._hand_out, ticket, completion)
 
         try:
-            await loop.run_in_executor(self._thread, work)
-        except Exception as error:  # whatever stops the engine belongs to the requests that wait for it
+            with errors_of_engine("the sampler failed on its batch"):
+                await loop.run_in_executor(self._thread, work)
+        except SamplerError as error:
             for ticket in batch:
                 if not ticket.is_abandoned:
-                    failure = SamplerError(f"the sampler failed on its batch: {type(error).__name__}: {error}")
-                    failure.__cause__ = error
-                    ticket.future.set_exception(failure)
+                    ticket.future.set_exception(error)
 
     def _hand_out(self, ticket: Ticket, completion: Completion) -> None:
         if not ticket.is_abandoned:
