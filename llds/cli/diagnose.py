@@ -1,17 +1,16 @@
 """``llds diagnose``: whether a run collapses, and why, from its metrics; also those of other frameworks."""
 
-import argparse
 import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from llds.cli.arguments import ArgumentParser
 from llds.errors import ConfigurationError, LLDSError
 from llds.monitor import PHASES, MetricTable, Summary, read_metrics, summarize
 from llds.monitor import diagnose as diagnose_table
@@ -29,18 +28,12 @@ examples:  llds diagnose runs/quickstart
 _STYLES = {"none": "bold green", "warning": "bold yellow", "alarm": "bold red"}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"Expected `llds diagnose PATH [PATH ...] [--json] [-v]`, got: {message}.")
-
-
 def diagnose(args: Sequence[str]) -> None:
     """Diagnose the runs of the arguments after ``diagnose``; exits with 1 for bad input, 2 for an alarm."""
-    parser = _Parser(
-        "llds diagnose",
-        description="Say from a run's metrics in which phase of collapse it is, why, and what to do.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = ArgumentParser(
+        "llds diagnose PATH [PATH ...] [--json] [-v]",
+        "Say from a run's metrics in which phase of collapse it is, why, and what to do.",
+        _EPILOG,
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="metrics file or folder of a run")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
@@ -56,7 +49,7 @@ def diagnose(args: Sequence[str]) -> None:
     found = [(table, summarize(diagnose_table(table.rows, warmup=options.warmup))) for table in tables]
     try:
         if options.json:
-            print(json.dumps([_as_json(*one) for one in found], indent=2))
+            sys.stdout.write(json.dumps([_as_json(*one) for one in found], indent=2) + "\n")
         else:
             console = Console(highlight=False)
             for one in found:

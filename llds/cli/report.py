@@ -1,12 +1,12 @@
 """``llds report``: one HTML page about a run, or about several side by side."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from llds.errors import ConfigurationError, LLDSError
+from llds.cli.arguments import ArgumentParser
+from llds.cli.plain import say
+from llds.errors import LLDSError
 from llds.report import read_run, write_report
 
 _EPILOG = """
@@ -16,18 +16,12 @@ examples:  llds report runs/quickstart                    writes runs/quickstart
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"Expected `llds report RUN [RUN ...] [-o FILE]`, got: {message}.")
-
-
 def report(args: Sequence[str]) -> None:
     """Write the page for the arguments after ``report``; exits with 1 for bad input."""
-    parser = _Parser(
-        "llds report",
-        description="Write one HTML page about a run or several: verdict, curves, settings, trajectories.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = ArgumentParser(
+        "llds report RUN [RUN ...] [-o FILE]",
+        "Write one HTML page about a run or several: verdict, curves, settings, trajectories.",
+        _EPILOG,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder or metrics file of a run")
     parser.add_argument("-o", "--output", metavar="FILE", help="the page; report.html in the (first) run's folder")
@@ -39,7 +33,7 @@ def report(args: Sequence[str]) -> None:
         sys.exit(f"llds: {error}")
     except OSError as error:
         sys.exit(f"llds: Expected `--output` to be a file that can be written, got: {error}. Name another.")
-    print(f"Report: {path}")
+    say(f"Report: {path}")
 
 
 def _names(paths: Sequence[str]) -> list[str]:

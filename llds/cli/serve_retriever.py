@@ -4,11 +4,11 @@ Reads the same files and takes the same keys as ``llds fit``, of which it looks 
 """
 
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llds.cli.parser import ConfigurationParser
+from llds.cli.plain import say
 from llds.cli.retrieval_parser import make_retriever, retrieval_parser
 from llds.errors import ConfigurationError
 from llds.retrieval.http import read_token
@@ -54,18 +54,18 @@ def serve_retriever(args: Sequence[str]) -> None:
     token = read_token(settings.token_file) if settings.token_file else None
     server = AppServer(settings.host, settings.port)
     if token is None and settings.host not in _OWN_ADDRESSES:
-        print(f"Everybody who reaches {server.url} can search: set `token_file` to change that.", file=sys.stderr)
+        say(f"Everybody who reaches {server.url} can search: set `token_file` to change that.", is_error=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C does: the retriever is closed
     try:
         with retriever:
             name, url = type(retriever).__name__, server.url
-            print(f"{name} (fingerprint {retriever.fingerprint}) at {url}/retrieve, until Ctrl-C", flush=True)
+            say(f"{name} (fingerprint {retriever.fingerprint}) at {url}/retrieve, until Ctrl-C")
             server.run(retrieval_app(retriever, settings.top_k, token, settings.limits))
     except KeyboardInterrupt:
         pass
     finally:
         server.close()
-    print("Stopped.")
+    say("Stopped.")
 
 
 def _parser() -> ConfigurationParser:

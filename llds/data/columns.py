@@ -8,7 +8,7 @@ from typing import Any
 
 from llds.errors import DataError
 from llds.files import Row
-from llds.files.rows import shorten
+from llds.files.rows import is_unicode, shorten
 
 _MISSING = object()
 _MAX_CHARS = 100_000  # no question is longer; a file that lost its line breaks is
@@ -69,7 +69,7 @@ def read_text(value: Any, row: Row, column: str, expected: str) -> str:
         raise refuse(row, column, expected, value)
     if len(value) > _MAX_CHARS:
         raise refuse(row, column, f"{expected} of at most {_MAX_CHARS:,} characters", value)
-    if "\x00" in value or not _is_unicode(value):  # half of a surrogate pair is what no tokenizer takes
+    if "\x00" in value or not is_unicode(value):  # half of a surrogate pair is what no tokenizer takes
         raise refuse(row, column, f"{expected} in valid Unicode without null characters", value)
     return value.strip()
 
@@ -104,11 +104,3 @@ def _no_column(row: Row, names: Sequence[str], key: str) -> DataError:
         f"Expected a value in column {wanted}, got a row with columns {', '.join(got) or 'none at all'} at "
         f"{row.origin}. Set `{key}` of the data source to the column's name, or complete the row."
     )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,7 +5,7 @@ token given the tokens before it. All masks come from lengths and turn numbers, 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,10 +63,9 @@ class PolicyBatch:
         """The given rows, cut to the longest of them."""
         width = int(self.lengths[indices].max())
         changes = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in vars(self).items():
             if value is not None:
-                changes[field.name] = value[indices, :width] if value.ndim == 2 else value[indices]
+                changes[name] = value[indices, :width] if value.ndim == 2 else value[indices]
         return replace(self, **changes)
 
     def micro_batches(
@@ -102,8 +101,7 @@ class PolicyBatch:
 
     def to(self, device: torch.device) -> "PolicyBatch":
         """Copy to a device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 def collate(trajectories: Sequence[Trajectory], answer_spans: Sequence[range] | None = None) -> PolicyBatch:

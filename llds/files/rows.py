@@ -80,3 +80,16 @@ def reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[:200])
     return text or type(error).__name__
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has whole characters only: Python's strings can hold half a surrogate pair, no file can.
+
+    Args:
+        text: The text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -107,9 +107,10 @@ def miniature(model: PreTrainedModel) -> PreTrainedModel:
     """A small random model of the same kind, for what can be learned without the weights."""
     config = deepcopy(model.config)
     text = config.get_text_config()
-    kinds = list(dict.fromkeys(getattr(text, "layer_types", None) or []))
+    known = text.to_dict()  # configurations of some architectures lack some of these
+    kinds = list(dict.fromkeys(known.get("layer_types") or []))
     text.vocab_size, text.num_hidden_layers = 32, max(1, len(kinds))  # a layer of each kind
-    if getattr(text, "intermediate_size", None):
+    if known.get("intermediate_size"):
         text.intermediate_size = 32
     if kinds:
         text.layer_types = kinds

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from llds.data.policy_batch import PolicyBatch
 from llds.data.prefix_tree import PrefixTree
+from llds.dtypes import DTYPES
 from llds.errors import ConfigurationError
 from llds.files import FROM_FOLDER, errors_of_folder
 from llds.losses.log_probs import before_actions
@@ -78,7 +79,7 @@ class Policy(nn.Module):
         if partition is None:
             model = example = _load(path, dtype, attention)
         else:
-            model = load_partitioned(resolve_path(path), getattr(torch, dtype), attention, partition)
+            model = load_partitioned(resolve_path(path), DTYPES[dtype], attention, partition)
             example = miniature(model)
         _check_head(example, path)
         self.shares_prefixes = share_prefixes and _can_share_prefixes(example)
@@ -203,7 +204,7 @@ def _load(path: str, dtype: str, attention: str) -> PreTrainedModel:
     with errors_of_folder(expected, folder, advice):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, dtype),
+            dtype=DTYPES[dtype],
             attn_implementation=attention,
             output_loading_info=True,
             **FROM_FOLDER,

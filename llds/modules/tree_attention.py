@@ -59,7 +59,7 @@ def tree_attention_forward(
     if prefix_tree is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if kwargs.get("sliding_window") is not None:
-        raise ConfigurationError(f"layer {getattr(module, 'layer_idx', '')} has a sliding window")
+        raise ConfigurationError("one of its layers has a sliding window")
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # [U, heads, d]
     keys, values = (_rows(x, prefix_tree.keys) for x in (keys, values))  # [K, key-value heads, d]
     attend = _flash_attention if _fits_flash_attention(queries, values) else _segment_attention

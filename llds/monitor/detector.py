@@ -58,12 +58,15 @@ class _Lasting:
 
     @property
     def holds(self) -> bool:
+        """Whether it has started and not ended."""
         return self.position >= 0
 
     def start(self, position: int, since: int) -> None:
+        """Begin at a position, for something that was so since another."""
         self.position, self.since, self.strength = position, since, 0.0
 
     def end(self) -> None:
+        """Hold no more."""
         self.position, self.since = -1, -1
 
 

@@ -37,6 +37,7 @@ Language = Literal[
 """Languages with both a Snowball stemmer and a list of stop words."""
 
 _PASSAGES = "passages.arrow"
+_COLUMNS = ("document_id", "title", "text")
 _BATCH_SIZE = 5_000
 _TOKENIZATION = "lower-case words, stop words dropped, Snowball stems; 1"
 _WORD = re.compile(r"\w+")
@@ -152,13 +153,13 @@ class BM25Retriever(Retriever):
         """Write the passages; returns the words of each by their numbers in the vocabulary, which is filled."""
         import pyarrow as pa
 
-        schema = pa.schema([(name, pa.string()) for name in ("document_id", "title", "text")])
+        schema = pa.schema([(name, pa.string()) for name in _COLUMNS])
         numbers: list[array] = []
         passages = iter(corpus)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             while batch := list(islice(passages, _BATCH_SIZE)):
-                columns = [[getattr(passage, name) for passage in batch] for name in schema.names]
-                writer.write_batch(pa.record_batch(columns, schema=schema))
+                columns = zip(*((passage.document_id, passage.title, passage.text) for passage in batch), strict=True)
+                writer.write_batch(pa.record_batch([list(column) for column in columns], schema=schema))
                 numbers += [
                     array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words])
                     for words in _words([passage_content(passage) for passage in batch], self.language)

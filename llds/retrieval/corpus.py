@@ -17,6 +17,7 @@ import numpy as np
 
 from llds.errors import DataError
 from llds.files import Row, file_hash, read_rows
+from llds.files.rows import is_unicode
 from llds.retrieval.base import Passage
 
 _COLUMNS = {"id", "contents", "title", "text"}
@@ -211,14 +212,6 @@ def _text(row: Row, name: str, types: tuple[type, ...] = (str,)) -> str:
         raise DataError(
             f"{row.origin}: Expected `{name}` to be a text that is not empty{kind}, got {value!r}. Repair it."
         )
-    if not _is_encodable(str(value)):
+    if not is_unicode(str(value)):
         raise DataError(f"{row.origin}: Expected `{name}` to be Unicode text, got half a character (a lone surrogate).")
     return str(value)
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

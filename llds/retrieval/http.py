@@ -189,7 +189,7 @@ class HTTPRetriever(Retriever):
             with client.stream(method, url, json=payload, timeout=wait_s) as response:
                 body = _read(response, deadline)
         except (httpx.TimeoutException, TimeoutError) as error:
-            raise RetrievalError(
+            raise _TooSlowError(
                 f"No whole answer within {wait_s:.3g} s (`timeout_s` is {self.timeout_s:g})."
             ) from error
         except httpx.HTTPError as error:

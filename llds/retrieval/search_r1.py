@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llds.errors import DataError, RetrievalError
+from llds.files.rows import is_unicode
 from llds.retrieval.base import Passage
 from llds.retrieval.corpus import split_contents
 
@@ -70,7 +71,7 @@ def parse_request(body: Any, default_top_k: int, limits: RequestLimits) -> Retri
     longest = max(map(len, queries), default=0)
     if longest > limits.query_chars:
         raise DataError(f"Expected queries of at most {limits.query_chars} characters, got one of {longest}.")
-    if "".join(queries).encode("utf-8", "ignore").decode() != "".join(queries):
+    if not all(map(is_unicode, queries)):
         raise DataError("Expected queries of Unicode text, got half a character (a lone surrogate).")
     if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= limits.top_k:
         raise DataError(f"Expected `topk` to be a number from 1 to {limits.top_k}, got {_shown(top_k)}.")
@@ -127,7 +128,7 @@ def _passage(item: Any) -> Passage:
     if isinstance(document, str):  # as Search-R1's reranking server has it
         document = {"contents": document}
     contents = document.get("contents") if isinstance(document, dict) else None
-    if not isinstance(contents, str) or not contents.strip() or contents.encode("utf-8", "ignore").decode() != contents:
+    if not isinstance(contents, str) or not contents.strip() or not is_unicode(contents):
         raise RetrievalError(f"Expected a document with Unicode text as `contents`, got {_shown(document)}.")
     title, text = split_contents(contents)
     return Passage(_document_id(document, contents), title, text, _score(item))

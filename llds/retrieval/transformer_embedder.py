@@ -129,8 +129,9 @@ class TransformerEmbedder(Embedder):
     @cached_property
     def _encoder(self) -> _Encoder:
         # Imported here: a run with another embedder does not pay for them at start-up.
-        import torch
         from transformers import AutoModel, AutoTokenizer
+
+        from llds.dtypes import DTYPES
 
         if not (self.model / "config.json").is_file():
             raise ConfigurationError(
@@ -140,8 +141,7 @@ class TransformerEmbedder(Embedder):
         expected = f"Expected `embedder.model` to be an encoder that runs on {self.device}, got"
         with errors_of_folder(expected, self.model, "Download one that transformers knows, and give its folder."):
             tokenizer = AutoTokenizer.from_pretrained(self.model, **FROM_FOLDER)
-            dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
-            model = AutoModel.from_pretrained(self.model, dtype=dtype, **FROM_FOLDER)
+            model = AutoModel.from_pretrained(self.model, dtype=DTYPES[self.dtype], **FROM_FOLDER)
             return _Encoder(model.to(self.device).eval().requires_grad_(False), tokenizer)
 
 

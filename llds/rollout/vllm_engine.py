@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llds.dtypes import DTYPES
 from llds.errors import ConfigurationError
 from llds.files import FROM_FOLDER
 from llds.rollout.fingerprint import fingerprint
@@ -120,6 +121,7 @@ class _Loading:
             getattr(reload, function)(*arguments)
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Put new weights into the model, some or all."""
         from vllm.config import set_current_vllm_config
 
         with set_current_vllm_config(self._vllm_config), torch.no_grad():
@@ -140,6 +142,7 @@ class _Loading:
         del self._model.load_weights
 
     def finish(self) -> dict[str, Any]:
+        """Make the model ready with its new weights; returns what arrived and what was left out."""
         if self._owns_reload:
             self._reload("finalize_layerwise_reload", self._model, self._vllm_config.model_config)
         self.abandon()
@@ -271,12 +274,15 @@ def make_source(folder: Path, dtype: str) -> Any:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **FROM_FOLDER))
-    described = [ParamMeta(name, getattr(torch, dtype), tuple(p.shape)) for name, p in model.named_parameters()]
+    described = [ParamMeta(name, DTYPES[dtype], tuple(p.shape)) for name, p in model.named_parameters()]
 
     class Stream(WeightSource):
+        """The weights that `stream` is set to."""
+
         stream: Iterator[tuple[str, Tensor]]
 
         def metadata(self) -> list[ParamMeta]:
+            """Their names, data types and shapes."""
             return described
 
         def __iter__(self) -> Iterator[tuple[str, Tensor]]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llds.dtypes import DTYPES
 from llds.errors import WeightUpdateError
 from llds.rollout.fingerprint import as_bytes, fingerprint
 
@@ -38,7 +39,7 @@ class SentWeights:
         """Pass the weights on in the engine's data type, one at a time, fingerprinted."""
         for name, tensor in weights:
             value = tensor.detach()
-            value = (value.to(getattr(torch, self.dtype)) if value.is_floating_point() else value).contiguous()
+            value = (value.to(DTYPES[self.dtype]) if value.is_floating_point() else value).contiguous()
             self.fingerprints[name] = fingerprint(value)
             yield name, value
 
@@ -169,8 +170,7 @@ def read_chunk(path: str, entries: Iterable[list[Any]]) -> Iterator[tuple[str, T
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as memory:
         view = memoryview(memory)
         for name, dtype, shape, offset in entries:
-            kind = getattr(torch, dtype)
-            value = torch.empty(shape, dtype=kind)
+            value = torch.empty(shape, dtype=DTYPES[dtype])
             size = value.numel() * value.element_size()
             if size:
                 value.view(-1).view(torch.uint8).copy_(

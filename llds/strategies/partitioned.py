@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 def is_partitioned(parameter: Tensor) -> bool:
     """Whether DeepSpeed owns the parameter: its tensor is then empty, but for the moments in which it is gathered."""
-    return hasattr(parameter, "ds_id")
+    return hasattr(parameter, "ds_id")  # DeepSpeed's mark; its own test for it would import DeepSpeed
 
 
 def whole_shape(parameter: Tensor) -> torch.Size:

@@ -10,7 +10,7 @@ SOURCES = sorted((ROOT / "llds").rglob("*.py"))
 # From the bottom to the top; a package may import from lower layers and from itself. Packages that share a layer do not
 # know each other.
 LAYERS: list[set[str]] = [
-    {"types", "errors", "paths"},
+    {"types", "errors", "paths", "dtypes"},
     {"losses", "rewards", "metrics", "monitor", "files"},
     {"retrieval", "evaluation", "report", "strategies", "probes"},
     {"agent_tools"},

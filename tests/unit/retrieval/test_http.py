@@ -140,6 +140,17 @@ def test_a_lost_answer_of_a_quick_server_costs_a_second_not_all_that_is_allowed(
         gate.set()
 
 
+def test_an_answer_that_takes_longer_than_those_before_is_waited_for_at_another_try() -> None:
+    def takes_long(request: dict[str, Any]) -> Any:
+        time.sleep(1.3)  # more than the second that the first try waits, as a batch of many queries may take
+        return paris(request)
+
+    server = Server(takes_long, takes_long)
+    with answered_by(answering(server)) as url, retriever_of(url, max_retries=1) as retriever:
+        assert retriever.retrieve(["a"] * 100, 3) == [[FOUND]] * 100
+    assert len(server.requests) == 3  # at open(), one given up, one waited for
+
+
 def test_an_answer_that_drips_is_given_up_though_each_byte_comes_in_time() -> None:
     def dripping(request: dict[str, Any]) -> Response:
         def parts() -> Iterator[bytes]:
