@@ -30,7 +30,11 @@ class ProbingTrainer(pl.Trainer):
     """Customize every aspect of training (Lightning's trainer; this one can also probe)."""
 
     def probe(
-        self, model: SearchAgentModule, datamodule: PromptDataModule, ckpt_path: str | Path | None = None
+        self,
+        model: SearchAgentModule,
+        datamodule: PromptDataModule,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
     ) -> None:
         """Restore a run, probe its policy, print what was found, and stop.
 
@@ -38,11 +42,12 @@ class ProbingTrainer(pl.Trainer):
             model: The search agent.
             datamodule: Its questions.
             ckpt_path: Checkpoint with weights and optimizer; null probes the policy as it is in its folder.
+            weights_only: Whether a checkpoint that holds more than tensors and plain values is refused.
         """
         callbacks: list[pl.Callback] = self.callbacks  # type: ignore[attr-defined]
         callbacks.sort(key=lambda callback: not isinstance(callback, LLDProbe))  # where it wants to be: first
         callbacks.append(_ProbeAndStop())
-        self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
 
 
 def prepare_for_probe(config: Namespace) -> None:
