@@ -104,7 +104,7 @@ def main() -> None:
     for name in settings.retrievers or makers:
         with makers[name]() as retriever:
             direct = retriever.retrieve(gold.queries, settings.top_k)
-            with serving(retrieval_app(retriever)) as url, HTTPRetriever(url) as client:
+            with serving(retrieval_app(retriever)) as url, HTTPRetriever(url, timeout_s=300) as client:
                 remote = client.retrieve(gold.queries, settings.top_k)
         found = mean_estimate(gold.recalls(direct))
         over_http = "the same passages" if remote == direct else f"{mean_estimate(gold.recalls(remote)).value:.3f}"

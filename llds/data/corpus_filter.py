@@ -12,9 +12,8 @@ from pathlib import Path
 from ahocorasick_rs import AhoCorasick
 
 from llds.errors import DataError
-from llds.files import read_rows
 from llds.paths import resolve_path
-from llds.retrieval.corpus import passage_content, passage_from_row
+from llds.retrieval.corpus import iter_passages, passage_content
 from llds.rewards import normalize_answer
 from llds.types import Prompt
 
@@ -57,8 +56,8 @@ def answers_in_corpus(answers: Iterable[str], corpus: str | Path) -> set[str]:
     answers = sorted(set(answers))
     matcher = AhoCorasick([_with_edges(answer) for answer in answers], store_patterns=False)
     found: set[int] = set()
-    for row in read_rows(resolve_path(corpus)):
-        text = _with_edges(normalize_answer(passage_content(passage_from_row(row))), always=True)
+    for _, passage in iter_passages(resolve_path(corpus)):
+        text = _with_edges(normalize_answer(passage_content(passage)), always=True)
         found.update(number for number, _, _ in matcher.find_matches_as_indexes(text, overlapping=True))
         if len(found) == len(answers):
             break

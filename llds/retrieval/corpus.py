@@ -51,7 +51,7 @@ class Corpus:
             DataError: The file changed since it was checked.
         """
         digest = _PassagesDigest()
-        for ordinal, (_, passage) in enumerate(_passages(self.path)):
+        for ordinal, (_, passage) in enumerate(iter_passages(self.path)):
             if ordinal not in self.merged:
                 digest.add(passage)
                 yield passage
@@ -70,7 +70,7 @@ def check_corpus(path: Path) -> Corpus:
     if not path.exists():
         raise DataError(f"Expected a corpus file, got {path}, which does not exist. Check `retriever.corpus`.")
     digest, keys = _PassagesDigest(), array("Q")
-    for _, passage in _passages(path):
+    for _, passage in iter_passages(path):
         digest.add(passage)
         keys.append(_key(passage.document_id))
     if not keys:
@@ -78,7 +78,7 @@ def check_corpus(path: Path) -> Corpus:
     merged = _repetitions(path, keys)
     if merged:
         digest = _PassagesDigest()
-        for ordinal, (_, passage) in enumerate(_passages(path)):
+        for ordinal, (_, passage) in enumerate(iter_passages(path)):
             if ordinal not in merged:
                 digest.add(passage)
     return Corpus(path, len(keys) - len(merged), merged, digest.text_bytes, file_hash(path), digest.hexdigest())
@@ -163,7 +163,7 @@ def _repetitions(path: Path, keys: "array[int]") -> frozenset[int]:
         return frozenset()
     first: dict[str, tuple[int, bytes]] = {}
     repeated = set()
-    for ordinal, (row, passage) in enumerate(_passages(path)):
+    for ordinal, (row, passage) in enumerate(iter_passages(path)):
         if keys[ordinal] not in suspects:
             continue
         text = hashlib.sha256(f"{passage.title}\n{passage.text}".encode()).digest()
@@ -178,7 +178,15 @@ def _repetitions(path: Path, keys: "array[int]") -> frozenset[int]:
     return frozenset(repeated)
 
 
-def _passages(path: Path) -> Iterator[tuple[Row, Passage]]:
+def iter_passages(path: Path) -> Iterator[tuple[Row, Passage]]:
+    """Yield the passages of a corpus file with their rows, each as it is read: ids that come again are not noticed.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: The file is damaged or a row is not as it must be.
+    """
     for row in read_rows(path):
         for item in _pages(row) if _is_pages(row) else [row]:
             yield item, passage_from_row(item)
