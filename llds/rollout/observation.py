@@ -16,6 +16,9 @@ from llds.rollout.protocol import ObservationText, TagProtocol
 _FIXED_TEXTS = 64
 """Openings and closings whose tokens are remembered: a protocol has a few; each call of a tokenizer costs 0.1 ms."""
 
+_MOST_CHARS_PER_TOKEN = 256
+"""More than tokenizers have; their longest tokens are runs of about a hundred spaces."""
+
 
 @dataclass(frozen=True)
 class EncodedObservation:
@@ -70,7 +73,8 @@ class ObservationEncoder:
                 "Expected `limits.observation_tokens` to leave room for the protocol's own words in an observation "
                 f"({len(opening) + len(closing)} tokens), got {limit_tokens}. Raise the limit."
             )
-        valid = text.body.encode("utf-8", "replace").decode()  # half a surrogate pair would make the tokenizer raise
+        near = text.body[: limit_tokens * _MOST_CHARS_PER_TOKEN]  # a passage of megabytes must not take seconds
+        valid = near.encode("utf-8", "replace").decode()  # half a surrogate pair would make the tokenizer raise
         encoded = self.tokenizer.encode(valid, add_special_tokens=False, split_special_tokens=True)
         body = [token for token in encoded if token not in self.forbidden_ids]
         return EncodedObservation([*opening, *body[:room], *closing], is_cut=len(body) > room)

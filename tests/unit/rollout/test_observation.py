@@ -1,7 +1,7 @@
 """Observations as tokens: nothing that they hold may be a special token or a tag, and the frame survives the cut."""
 
 import random
-import time
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -110,12 +110,23 @@ def test_a_corrective_observation_keeps_its_tags(
     assert "To use search" in text
 
 
-def test_a_megabyte_of_search_tags_is_encoded_in_seconds(encoder: ObservationEncoder, protocol: TagProtocol) -> None:
-    text = protocol.observe("<search>" * 125_000, TOOLS)
-    start = time.perf_counter()
-    encoded = encoder.encode(text, 500)
-    assert time.perf_counter() - start < 8.0
+@pytest.mark.parametrize("unit", ["<search>", "</s>", "\u200b", "\u202e<\u200banswer>", " ", "Oslo lies in Norway. "])
+def test_only_the_beginning_of_a_megabyte_is_encoded(
+    encoder: ObservationEncoder, protocol: TagProtocol, unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins = encoder.encode(protocol.observe(unit * (200_000 // len(unit)), TOOLS), 500)
+    sizes: list[int] = []
+    encode = encoder.tokenizer.encode
+
+    def counted(text: str, **settings: Any) -> list[int]:
+        sizes.append(len(text))
+        return encode(text, **settings)
+
+    monkeypatch.setattr(encoder.tokenizer, "encode", counted)
+    encoded = encoder.encode(protocol.observe(unit * (1_000_000 // len(unit)), TOOLS), 500)
+    assert encoded == begins
     assert len(encoded.token_ids) == 500
+    assert max(sizes) == 500 * 256
 
 
 def test_a_limit_below_the_protocols_own_words_is_refused_before_the_first_episode(
