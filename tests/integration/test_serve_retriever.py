@@ -34,7 +34,7 @@ def test_it_says_where_it_serves_and_stops_without_noise(stop: signal.Signals, t
             assert best.text == "The capital of France is Paris."
         assert len(httpx.post(url, json={"queries": ["capital of France"]}).json()["result"][0]) == 2
         process.send_signal(stop)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, out, err) == (0, "Stopped.\n", "")
     finally:
         process.kill()

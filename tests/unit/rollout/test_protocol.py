@@ -164,16 +164,16 @@ def test_a_correction_quotes_a_reason_shortened_and_without_tags(protocol: TagPr
 @pytest.mark.parametrize("unit", ["<search>", "</search>", "<", "< ", "<search ", "<answer></", "</"])
 def test_a_megabyte_of_half_tags_is_read_in_linear_time(protocol: TagProtocol, unit: str) -> None:
     hostile = unit * (1_000_000 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     protocol.parse(hostile, TOOLS)
     protocol.correct(hostile, TOOLS, reason=hostile)
     protocol.observe(hostile, TOOLS)
-    assert time.perf_counter() - start < 2.0  # 0.1 s as measured
+    assert time.process_time() - start < 2.0  # 0.1 s as measured
 
 
 @pytest.mark.parametrize("unit", [" ", "\n", " /", "/ "])
 def test_a_megabyte_of_space_behind_a_bracket_is_read_in_linear_time(protocol: TagProtocol, unit: str) -> None:
     hostile = "<" + unit * 500_000 + "search" + " " * 500_000
-    start = time.perf_counter()
+    start = time.process_time()
     protocol.observe(hostile, TOOLS)
-    assert time.perf_counter() - start < 2.0  # 0.01 s as measured; minutes if white space is split in every way
+    assert time.process_time() - start < 2.0  # 0.01 s as measured; minutes if white space is split in every way
