@@ -191,6 +191,7 @@ def test_the_only_step_of_an_iteration_takes_the_old_policy_from_its_own_forward
     filled = RolloutBatch([])
     filled.policy_batch, filled.trained = batch, random_trajectories()
     module._collect_metrics = lambda batch: None
+    module._update_norm = lambda record: {}
     module.training_step(filled, 0)
     assert filled.policy_batch.old_log_probs is not None
     assert float((filled.policy_batch.old_log_probs - explicit.old_log_probs).abs().max()) <= 1e-12
