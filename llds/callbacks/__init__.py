@@ -4,6 +4,7 @@ from llds.callbacks.checkpoint import IterationCheckpoint, list_checkpoints
 from llds.callbacks.collapse import CollapseMonitor
 from llds.callbacks.evaluation_table import EvaluationTable
 from llds.callbacks.export import ExportPolicy
+from llds.callbacks.iteration_profile import IterationProfile
 from llds.callbacks.probe import LLDProbe
 from llds.callbacks.progress import RolloutProgressBar
 from llds.callbacks.report import RunReport
@@ -17,6 +18,7 @@ __all__ = [
     "EvaluationTable",
     "ExportPolicy",
     "IterationCheckpoint",
+    "IterationProfile",
     "IterationSignals",
     "LLDProbe",
     "RetrievalCallback",

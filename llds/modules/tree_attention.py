@@ -3,8 +3,8 @@
 Registered with transformers as an attention implementation that is `sdpa` wherever no tree is given, so that the same
 model still generates and scores plain batches. With a tree, the keys and values of every segment are laid out one
 segment after the other; then segments are sequences of their own, of different lengths, whose queries are the last of
-their keys. On GPUs, in bf16 and fp16, one call of flash attention takes them all; elsewhere each is a call of SDPA. No
-mask over pairs of tokens exists on a GPU; on a CPU one segment's does at a time.
+their keys. On GPUs, in bf16 and fp16, one call of flash attention takes them all and no mask exists; elsewhere each is
+a call of SDPA, with a mask of its own where it has a path.
 """
 
 from itertools import accumulate
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -80,10 +79,18 @@ def _segment_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: Pref
     outputs = []
     for segment in of_segments:
         q, k, v = (x.transpose(0, 1)[None] for x in segment)
-        mask = causal_lower_right(q.shape[2], k.shape[2])
-        output = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=has_groups)
+        is_root = q.shape[2] == k.shape[2]
+        mask = None if is_root else _causal(q.shape[2], k.shape[2], q.device)
+        output = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=is_root, scale=scale, enable_gqa=has_groups
+        )
         outputs.append(output[0].transpose(0, 1))
     return torch.cat(outputs)
+
+
+def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
+    """The queries are the last of the keys; True where one may look, ``[queries, keys]``."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(diagonal=keys - queries)
 
 
 def _fits_flash_attention(queries: Tensor, values: Tensor) -> bool:

@@ -6,6 +6,7 @@ Every sampler takes requests one at a time from many trajectories at once; it ba
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from llds.rollout.busy_clock import BusyClock
 from llds.types import Completion, SamplingParams
 
 
@@ -78,6 +80,11 @@ class Sampler(ABC):
     policy_version: int = 0
     engine_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     can_resample: bool = False
+
+    @cached_property
+    def busy(self) -> BusyClock:
+        """Runs while it generates; samplers keep it, and profiles read it."""
+        return BusyClock()
 
     @abstractmethod
     async def sample(self, request: SampleRequest) -> Completion:

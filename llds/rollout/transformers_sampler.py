@@ -143,7 +143,7 @@ class TransformersSampler(Sampler):
     @contextmanager
     def _generating(self, model: PreTrainedModel) -> Iterator[None]:
         """Around forwards. Left before completions are handed out: the trainer may go on at once with the last."""
-        with self._is_generating, torch.no_grad(), _evaluating(model), self._forward_context():
+        with self._is_generating, self.busy, torch.no_grad(), _evaluating(model), self._forward_context():
             yield
 
     def _compute_shared_prefixes(self, model: PreTrainedModel, actions: Sequence[OpenAction]) -> None:

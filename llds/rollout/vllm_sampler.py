@@ -66,7 +66,8 @@ class VLLMSampler(Sampler):
 
     async def sample(self, request: SampleRequest) -> Completion:
         """Queue the request; it joins the batch that runs."""
-        return await asyncio.wrap_future(self._submit(request))
+        with self.busy:
+            return await asyncio.wrap_future(self._submit(request))
 
     def probe(self, request: SampleRequest) -> dict[str, Completion]:
         """Sample one action."""

@@ -227,9 +227,10 @@ class VLLMServerSampler(Sampler):
     async def sample(self, request: SampleRequest) -> Completion:
         """Sample on the trajectory's server."""
         # Salted with the version: a cache that outlived an update could not be mistaken for a present one.
-        return await asyncio.wrap_future(
-            self._background().submit(self._generate(request, f"version {self.policy_version}"))
-        )
+        with self.busy:
+            return await asyncio.wrap_future(
+                self._background().submit(self._generate(request, f"version {self.policy_version}"))
+            )
 
     def probe(self, request: SampleRequest) -> dict[str, Completion]:
         """Sample one action on each server."""
