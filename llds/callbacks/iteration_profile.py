@@ -123,8 +123,8 @@ class IterationProfile(pl.Callback):
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """What follows is logging."""
-        self._begin("logging")
-        self._trained = time.perf_counter()
+        if self._phase != "logging":
+            self._end_update()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
         """Close the last iteration, before others write what they write once."""
@@ -151,12 +151,18 @@ class IterationProfile(pl.Callback):
             self._peaks[self._phase] = self._memory.since_last()
             self._phase = phase
 
+    def _end_update(self) -> None:
+        self._begin("logging")
+        self._trained = time.perf_counter()
+
     def _before_forward(self) -> None:
         assert self._batch is not None  # noqa: S101 (hooks are made when training starts)
         if self._module.is_updating:
             self._begin("update")
         elif self._phase == "rollout" and self._batch.trajectories:  # before, a canary may be scored
             self._begin("scoring")
+        elif self._phase == "update":  # a callback before this one looks at what was learned
+            self._end_update()
         self._before()
 
     def _before(self) -> None:
