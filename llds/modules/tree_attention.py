@@ -8,7 +8,7 @@ a call of SDPA, with a mask of its own where it has a path.
 """
 
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ def _fits_flash_attention(queries: Tensor, values: Tensor) -> bool:
 def _flash_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: PrefixTree, scale: float | None) -> Tensor:
     """All segments in one call; ``[U, heads, d]``. A window of (-1, 0) is causal, the last query at the last key."""
     dtype = _half(queries.device.type, queries.dtype)
-    output: Tensor = varlen_attn(
+    output = varlen_attn(
         queries.to(dtype),
         keys.to(dtype),
         values.to(dtype),
@@ -113,7 +113,7 @@ def _flash_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: Prefix
         window_size=(-1, 0),
         enable_gqa=keys.shape[1] != queries.shape[1],
     )
-    return output
+    return cast(Tensor, output)  # without `return_aux` there is nothing beside it
 
 
 def _half(device: str, dtype: torch.dtype) -> torch.dtype:
