@@ -15,6 +15,7 @@ from tools.experiments.records_table import FIXED, REWARD, Run, read_runs, smoot
 from tools.experiments.tables import ANCHORS, paired_rows
 
 COLORS = {0.0: "#444444", 0.01: "#8da0cb", 0.1: "#66c2a5", 0.2: "#1b9e77", 1.0: "#d95f02", 5.0: "#7570b3"}
+STYLES = {"": "-", "lagged": ":", "frozen": "--", "positive": "--"}
 SIGNALS = {
     "reward": REWARD,
     "log-likelihood per token: fixed correct set": FIXED,
@@ -78,15 +79,17 @@ def probe() -> Figure | None:
 
 def by_lambda(study: str, task: str, name: str, title: str) -> Figure | None:
     """After the paper's figures 7 and 8: a signal by lambda, a panel for each learning rate."""
-    runs = [run for run in read_runs(study, task=task) if not run.variant]
+    runs = [run for run in read_runs(study, task=task) if run.variant in ("", "positive")]
     rates = sorted({run.rate for run in runs})
     if not rates:
         return None
     figure, grid = plt.subplots(1, len(rates), figsize=(3.6 * len(rates), 2.5), sharey=True, constrained_layout=True)
     for axes, rate in zip([grid] if len(rates) == 1 else grid, rates, strict=True):
-        for coefficient in sorted({run.coefficient for run in runs if run.rate == rate}):
-            group = [run for run in runs if (run.rate, run.coefficient) == (rate, coefficient)]
-            draw_band(axes, group, name, COLORS[coefficient], f"λ {coefficient:g} (n {len(group)})")
+        for coefficient, variant in sorted({(run.coefficient, run.variant) for run in runs if run.rate == rate}):
+            group = [run for run in runs if (run.rate, run.coefficient, run.variant) == (rate, coefficient, variant)]
+            words = ", A > 0" if variant else ""
+            draw_band(axes, group, name, COLORS[coefficient], f"λ {coefficient:g}{words} (n {len(group)})")
+            axes.lines[-1].set_linestyle(STYLES[variant])
         axes.set_title(f"{title}, learning rate {rate:g}")
         axes.set_xlabel("iteration")
         axes.legend(fontsize=7)
@@ -99,12 +102,11 @@ def erosion() -> Figure | None:
     if not runs:
         return None
     figure, axes = plt.subplots(figsize=(5, 2.8), constrained_layout=True)
-    styles = {"": "-", "lagged": ":", "frozen": "--", "positive": "-."}
     for coefficient, variant in sorted({(run.coefficient, run.variant) for run in runs}):
         group = [run for run in runs if (run.coefficient, run.variant) == (coefficient, variant)]
         anchor = f", anchor {ANCHORS[variant]}" if variant else ""
         draw_band(axes, group, FIXED, COLORS[coefficient], f"λ {coefficient:g}{anchor} (n {len(group)})")
-        axes.lines[-1].set_linestyle(styles[variant])
+        axes.lines[-1].set_linestyle(STYLES[variant])
     axes.set_xlabel("iteration")
     axes.set_ylabel("nats per token")
     axes.legend(fontsize=7)

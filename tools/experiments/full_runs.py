@@ -79,12 +79,20 @@ class Job:
 
 def full(seeds: range = range(100, 110)) -> Iterator[Job]:
     """Study 3, what matters most first: an interrupted study is a smaller one."""
-    grid = [(MIDDLE, 0.0), (MIDDLE, 0.2), (HIGHEST, 0.0), (HIGHEST, 0.2), (LOWEST, 0.0), (LOWEST, 0.2)]
-    rest = [(MIDDLE, 1.0), (HIGHEST, 1.0), (MIDDLE, 0.01), (MIDDLE, 0.1), (HIGHEST, 0.1), (HIGHEST, 0.01)]
-    rest += [(LOWEST, 1.0), (LOWEST, 0.1), (LOWEST, 0.01)]
-    half = len(seeds) // 2
-    for settings, chosen in ((grid, seeds[:half]), (rest[:2], seeds[:half]), (grid, seeds[half:]), (rest, seeds)):
-        yield from (Job(SMALL, rate, value, seed) for seed in chosen for rate, value in settings)
+    for seed in seeds:
+        for rate in (MIDDLE, HIGHEST, LOWEST):
+            yield from (Job(SMALL, rate, value, seed) for value in (0.0, 0.2))
+    for seed in seeds:
+        yield from (Job(SMALL, HIGHEST, value, seed) for value in (0.01, 0.1, 1.0))
+        yield from (Job(SMALL, MIDDLE, value, seed) for value in (1.0, 0.1, 0.01))
+    yield from (Job(SMALL, LOWEST, value, seed) for seed in seeds for value in (1.0, 0.1, 0.01))
+
+
+def positive(seeds: range = range(100, 110)) -> Iterator[Job]:
+    """Study 3 with the preserved set A > 0, and with a frozen anchor."""
+    for seed in seeds:
+        yield from (Job(SMALL, rate, value, seed, "positive") for value in (0.2, 1.0) for rate in (HIGHEST, MIDDLE))
+        yield Job(SMALL, HIGHEST, 0.2, seed, "frozen")
 
 
 def erosion(seeds: range = range(300, 304)) -> Iterator[Job]:
@@ -107,7 +115,9 @@ def quickstart(seeds: range = range(400, 403)) -> Iterator[Job]:
             yield from (Job(QUICKSTART, rate, value, seed, iterations=20) for value in (0.0, 0.2))
 
 
-STUDIES = {"full": full, "erosion": erosion, "quickstart": quickstart, "protect": protect}
+STUDIES = {"full": full, "positive": positive, "erosion": erosion, "quickstart": quickstart, "protect": protect}
+FOLDERS = {"positive": "full"}
+"""Studies whose records lie beside those of another."""
 
 
 @contextmanager
@@ -160,7 +170,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for study in arguments.studies:
         for job in STUDIES[study]():
-            path = arguments.output / study / job.name
+            path = arguments.output / FOLDERS.get(study, study) / job.name
             with claimed(f"{study}-{job.name}") as is_mine:
                 if not is_mine or path.exists():
                     continue

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from llds.monitor.outcome import WINDOW, Outcome, outcome
@@ -70,9 +71,13 @@ class Run:
 
 def read_runs(study: str, **wanted: object) -> list[Run]:
     """The runs of a study, those with the wanted attributes, by seed."""
-    runs = [_read(path) for path in sorted((RECORDS / study).glob("*.csv.gz"))]
-    chosen = [run for run in runs if all(vars(run)[name] == value for name, value in wanted.items())]
+    chosen = [run for run in _read_all(study) if all(vars(run)[name] == value for name, value in wanted.items())]
     return sorted(chosen, key=lambda run: (run.task, run.rate, run.coefficient, run.variant, run.seed))
+
+
+@cache
+def _read_all(study: str) -> tuple[Run, ...]:
+    return tuple(_read(path) for path in sorted((RECORDS / study).glob("*.csv.gz")))
 
 
 def _read(path: Path) -> Run:

@@ -48,7 +48,7 @@ def column(rows: dict[Place, dict[str, str]], places: Sequence[Place], name: str
 
 
 def paired_table(task: str) -> str:
-    """Displacement by variant of the loss."""
+    """Displacement by variant of the loss, and the paired difference to plain GRPO."""
     variants = paired_rows(task)
     if not variants:
         return "No records yet.\n"
@@ -56,25 +56,36 @@ def paired_table(task: str) -> str:
     rows = []
     for name, measured in variants.items():
         both = [place for place in places if place in measured]
-        rate = paired_difference(column(variants[PLAIN], both, "lld_rate"), column(measured, both, "lld_rate"))
         rows.append(
             [
                 name,
-                f"{mean(column(measured, both, 'lld_rate')):.3f}",
-                change(rate) if name != PLAIN else "",
-                f"{mean(column(measured, both, 'lld_rate_actions')):.3f}",
-                f"{1000 * mean(column(measured, both, 'lld_magnitude')):.2f}",
-                f"{1000 * mean(column(measured, both, 'change_correct')):+.1f}",
+                *_against_plain(variants[PLAIN], measured, both, "lld_rate_actions", 1, 3),
+                *_against_plain(variants[PLAIN], measured, both, "lld_rate", 1, 3),
+                *_against_plain(variants[PLAIN], measured, both, "lld_magnitude", 1000, 1),
+                *_against_plain(variants[PLAIN], measured, both, "fixed_set_change", 1000, 1),
+                f"{1000 * mean(column(measured, both, 'change_correct')):+.0f}",
                 f"{1000 * mean(column(measured, both, 'change_incorrect')):+.0f}",
-                f"{1000 * mean(column(measured, both, 'fixed_set_change')):+.1f}",
-                f"{mean(column(measured, both, 'weights_moved')):.3f}",
+                f"{mean(column(measured, both, 'weights_moved')):.2f}",
             ]
         )
-    head = [
-        "loss", "LLD rate", "to lambda 0", "of actions", "magnitude", "correct", "incorrect", "fixed set", "weights"
-    ]  # fmt: skip
+    measures = ("LLD rate, actions", "LLD rate, responses", "magnitude", "fixed set")
+    head = ["loss", *[cell for name in measures for cell in (name, "to lambda 0")], "correct", "incorrect", "weights"]
     runs = len({run for run, _ in places})
     return f"{len(places)} rollout batches of {runs} runs.\n\n" + markdown(head, rows)
+
+
+def _against_plain(
+    plain: dict[Place, dict[str, str]],
+    measured: dict[Place, dict[str, str]],
+    places: Sequence[Place],
+    name: str,
+    scale: float,
+    digits: int,
+) -> list[str]:
+    """Mean of a measure, and its paired difference to plain GRPO."""
+    values, against = ([scale * value for value in column(rows, places, name)] for rows in (measured, plain))
+    shown = f"{mean(values):.{digits}f}"
+    return [shown, "" if measured is plain else change(paired_difference(against, values), digits)]
 
 
 # Study 2

@@ -127,8 +127,8 @@ QUICKSTART = Task(
     "llds:quickstart/train.jsonl",
     "llds:quickstart/corpus.jsonl",
     noise=0.0,
-    prompts=16,
-    group_size=6,
+    prompts=12,
+    group_size=5,
     mini_batch_size=2,
     limits=EpisodeLimits(action_tokens=32, observation_tokens=160, total_tokens=512, turns=3),
 )

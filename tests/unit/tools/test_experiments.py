@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from llds.data.policy_batch import collate
+from llds.monitor.sources import read_metrics
 from tests.runs import answers, make_run, rows, scripted
+from tools.experiments.analyse import PAGES, with_tables
 from tools.experiments.inference import fisher_test, paired_difference, sign_test
 from tools.experiments.paired import VARIANTS, PairedUpdates
 from tools.experiments.recording import Collect, Record, mean_log_likelihood, read_rows, write_rows
@@ -48,8 +50,6 @@ def test_the_fixed_set_is_scored_as_its_mean_log_likelihood(plain) -> None:
 
 
 def test_a_record_comes_back_and_is_read_by_the_monitor(tmp_path: Path) -> None:
-    from llds.monitor.sources import read_metrics
-
     path = tmp_path / "small-lr0.001-lambda0-seed1.csv.gz"
     write_rows(
         path, [{"iteration": 1, "reward/mean": 0.25}, {"iteration": 2, "reward/mean": 0.5, "policy/entropy": 1.0}]
@@ -70,6 +70,12 @@ def test_the_record_keeps_what_was_logged_without_times(tmp_path: Path) -> None:
     run.fit()
     assert [row["iteration"] for row in record.rows] == [1, 2]
     assert not any(name.startswith("time/") for name in record.rows[0])
+
+
+def test_the_tables_of_the_pages_are_those_of_the_records() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert with_tables(text) == text, f"{page.name}: run `python -m tools.experiments.analyse`"
 
 
 def test_fishers_test_by_hand() -> None:
