@@ -33,6 +33,7 @@ class AgentTool(ABC):
     Attributes:
         name: The tag that the model writes, ``<name>...</name>``: lower-case letters, digits and underscores.
         description: One sentence for the model: what the tool does and what to write between the tags.
+        statistics: What it counted since `begin_iteration`, for whoever reports it; None where it counts nothing.
 
     Example:
         ::
@@ -49,6 +50,7 @@ class AgentTool(ABC):
 
     name: str
     description: str
+    statistics: Any = None
 
     @abstractmethod
     async def run(self, argument: str) -> ToolResult:

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from llds.agent_tools import SearchTool
+from llds.agent_tools import SearchStatistics, SearchTool
 from llds.data import RolloutBatch
 from llds.errors import ConfigurationError
 from llds.evaluation import found_gold
@@ -65,7 +65,8 @@ class RetrievalCallback(pl.Callback):
     ) -> None:
         """Add the retrieval's signals to the iteration's metrics."""
         if self._tools:
-            batch.metrics |= self._metrics(pl_module, batch.trajectories)
+            statistics = [batch.tool_statistics[tool] for tool in self._tools]
+            batch.metrics |= self._metrics(pl_module, batch.trajectories, statistics)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the retriever."""
@@ -79,9 +80,11 @@ class RetrievalCallback(pl.Callback):
         if self._tools and self.retriever is not None:
             self.retriever.close()
 
-    def _metrics(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    def _metrics(
+        self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory], mine: list[SearchStatistics]
+    ) -> dict[str, float]:
         """Queries, the share that had been asked before, hit rate; failed calls of the retriever, seconds of one."""
-        statistics = [one for share in gather([tool.statistics for tool in self._tools]) for one in share]
+        statistics = [one for share in gather(mine) for one in share]
         queries = sum(one.queries for one in statistics)
         calls = sum(one.calls for one in statistics)
         values = {"retrieval/queries": float(queries)}

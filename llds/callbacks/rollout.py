@@ -13,9 +13,12 @@ from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 
+from llds.agent_tools import AgentTool
+from llds.callbacks.overlap import NextRollout
+from llds.callbacks.policy_rollouts import PolicyRollouts
 from llds.callbacks.trained_ids import check_trained_ids
-from llds.callbacks.weight_sync import WeightSync, sampled_policy
-from llds.data import PolicyBatch, PromptDataModule, PromptTemplate, RolloutBatch
+from llds.callbacks.weight_sync import sampled_policy
+from llds.data import PolicyBatch, PromptDataModule, PromptLoader, PromptTemplate, RolloutBatch
 from llds.data.answer_span import answer_span
 from llds.data.policy_batch import collate
 from llds.errors import ConfigurationError, TooManyFailuresError
@@ -27,19 +30,16 @@ from llds.rollout import (
     EpisodeLimits,
     EpisodeWatcher,
     ObservationEncoder,
-    RolloutCollector,
+    Rollout,
     SampledPolicy,
     Sampler,
     ToolCallPolicy,
     TransformersSampler,
 )
-from llds.strategies import gather, rank, together, world_size
+from llds.strategies import rank, together, world_size
 from llds.types import Prompt, SamplingParams, Trajectory
 
 _TRAINING, _EVALUATION, _OUTSIDE = 0, 1, 2
-
-_RESAMPLINGS = 2
-"""How often trajectories that the sampler lost are sampled anew in one iteration, before they count as failed."""
 
 
 class RolloutCallback(pl.Callback):
@@ -58,6 +58,8 @@ class RolloutCallback(pl.Callback):
             one that remains is dropped too), or all go ("drop_group").
         max_failed: Share of failed trajectories in one iteration, 0-1, above which the run stops.
         seed: Seed of the sampling.
+        overlap: Whether the next iteration's trajectories are sampled while this one trains, by the weights before its
+            updates. Needs `model.importance_correction` and a sampler that can.
 
     Attributes:
         watcher: Sees the turns of all episodes as they come; set it before the first batch.
@@ -79,6 +81,7 @@ class RolloutCallback(pl.Callback):
         on_failure: Literal["drop_trajectory", "drop_group"] = "drop_trajectory",
         max_failed: float = 0.5,
         seed: int = 0,
+        overlap: bool = False,
     ) -> None:
         if group_size < 2:
             raise ConfigurationError(
@@ -105,8 +108,10 @@ class RolloutCallback(pl.Callback):
         self.on_failure = on_failure
         self.max_failed = max_failed
         self.seed = seed
+        self.overlap = overlap
         self.watcher: EpisodeWatcher | None = None
-        self._collector: RolloutCollector | None = None
+        self._rollouts: PolicyRollouts | None = None
+        self._next = NextRollout(group_size)
         self._policy: SampledPolicy | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: SearchAgentModule, stage: str) -> None:
@@ -123,6 +128,7 @@ class RolloutCallback(pl.Callback):
         has_opening = pl_module.opening_tool is not None
         _check_template(module.template, has_opening)
         if stage == "fit":
+            self._check_overlap(pl_module)
             _check_room("limits", self.limits, module.max_prompt_tokens, has_opening)
             encoder.check_limit(self.limits.observation_tokens)
         if stage != "fit" or "validation" in module.prompts:
@@ -131,69 +137,49 @@ class RolloutCallback(pl.Callback):
         self._policy = sampled_policy(trainer, pl_module, max(self.limits.total_tokens, self.eval_limits.total_tokens))
         together(partial(self.sampler.prepare, self._policy))
 
-    def _collect(
-        self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], collection: Collection
-    ) -> list[Trajectory]:
-        """Roll out this rank's share of the prompts with the present weights, and reward.
+    def _check_overlap(self, pl_module: SearchAgentModule) -> None:
+        if self.overlap and pl_module.objective.importance is None:
+            raise ConfigurationError(
+                "Expected `model.importance_correction` to be set where `rollout.overlap` is true, because "
+                "trajectories are then sampled by older weights than those that train on them, got null. Set it, as "
+                "conf/rollout/overlap.yaml does."
+            )
+        if self.overlap and not self.sampler.can_overlap:
+            raise ConfigurationError(
+                "Expected `rollout.sampler` to be one that can sample while the policy trains, where `rollout.overlap` "
+                f"is true, got {type(self.sampler).__name__}. Use llds.rollout.TransformersSampler, or "
+                "llds.rollout.VLLMServerSampler with `sleep: false`."
+            )
 
-        Returns:
-            The trajectories of all ranks, on every rank, in the order of the prompts.
-        """
-        if self._collector is None:
-            self._collector = self._start(pl_module)
-        collector = self._collector
-        self._sync.update()
-        mine: list[Trajectory] = []
-        together(lambda: mine.extend(collector.collect(prompts, collection)))
-        if self.sampler.can_resample:
-            self._resample_lost(collector, mine, collection)
-        self.sampler.rest()
-        by_rank = together(lambda: self._rewarded(mine))
-        return sorted((one for share in by_rank for one in share), key=lambda trajectory: trajectory.index)
-
-    def _rewarded(self, trajectories: list[Trajectory]) -> list[Trajectory]:
-        for trajectory in trajectories:
-            trajectory.reward = 0.0 if trajectory.status == "failed" else self.reward(trajectory)
-        return trajectories
-
-    def _start(self, pl_module: SearchAgentModule) -> RolloutCollector:
-        if isinstance(self.sampler, TransformersSampler):
-            policy = pl_module.policy
-            model = policy.whole_copy() if policy.is_partitioned else policy.base_model
-            is_live = not policy.is_partitioned
-            self.sampler.attach(model, pl_module.tokenizer, pl_module.forward_context, is_live)
-        assert self._policy is not None  # noqa: S101 (set by `setup`)
-        self._sync = WeightSync(self.sampler, self._policy, pl_module, self.sampling)
-        return RolloutCollector(
-            self.sampler,
-            pl_module.tokenizer,
-            pl_module.protocol,
-            pl_module.agent_tools,
-            self.tool_calls,
-            pl_module.opening_tool,
-            self.watcher,
-        )
-
-    def _resample_lost(
-        self, collector: RolloutCollector, trajectories: Sequence[Trajectory], collection: Collection
-    ) -> None:
-        """Sample whole what an engine lost by its failure; it was restarted, or others do its work."""
-        for _ in range(_RESAMPLINGS):
-            lost = [trajectory for trajectory in trajectories if trajectory.failed_by == "sampler"]
-            if not any(gather(bool(lost))):
-                return
-            self._sync.update(is_forced=True)
-            together(partial(collector.resample, lost, collection))
+    def _start(self, pl_module: SearchAgentModule) -> PolicyRollouts:
+        if self._rollouts is None:
+            assert self._policy is not None  # noqa: S101 (set by `setup`)
+            self._rollouts = PolicyRollouts(
+                self.sampler,
+                self._policy,
+                pl_module,
+                self.sampling,
+                self.reward,
+                self.tool_calls,
+                self.watcher,
+                beside_training=self.overlap and pl_module.trainer.state.fn == "fit",
+            )
+        return self._rollouts
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Roll out, reward and score the batch."""
-        seed = (self.seed, _TRAINING, pl_module.iteration)
+        rollouts = self._start(pl_module)
         with timed(batch, "rollout"):
-            collection = Collection(self.group_size, self.sampling, self.limits, seed, (rank(), world_size()))
-            batch.trajectories = self._collect(pl_module, batch.prompts, collection)
-        batch.metrics |= rollout_metrics(batch.trajectories, pl_module.iteration) | self._sync.metrics
+            collection = self._collection(pl_module.iteration)
+            under_way = self._next.take(pl_module.iteration, batch.prompts, _tools(pl_module))
+            _fill(batch, rollouts.finish(under_way or rollouts.begin(batch.prompts, collection), collection))
+            if self.overlap and batch_idx + 1 < trainer.num_training_batches:
+                self._begin_next(trainer, pl_module, rollouts)
+            else:
+                self.sampler.rest()
+        batch.metrics |= rollout_metrics(batch.trajectories, pl_module.iteration) | rollouts.metrics
         self._check_failures(batch.trajectories)
         kept = self._without_failures(batch.trajectories)
         batch.metrics["rollout/dropped"] = 1 - len(kept) / len(batch.trajectories)
@@ -219,7 +205,7 @@ class RolloutCallback(pl.Callback):
         collection = Collection(
             group_size, self.sampling, self.limits, (self.seed, _OUTSIDE, *seed), (rank(), world_size())
         )
-        return self._without_failures(self._collect(pl_module, prompts, collection))
+        return self._without_failures(self._collect(pl_module, prompts, collection).trajectories)
 
     def tensors(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> PolicyBatch:
         """What there is to train on in trajectories, scored.
@@ -232,10 +218,27 @@ class RolloutCallback(pl.Callback):
         check_trained_ids(trajectories, collated)
         return pl_module.prepare(collated)
 
+    def _begin_next(self, trainer: pl.Trainer, pl_module: SearchAgentModule, rollouts: PolicyRollouts) -> None:
+        """Begin the next iteration's rollout, by the weights before this one's updates."""
+        iteration, prompts = pl_module.iteration + 1, cast(PromptLoader, trainer.train_dataloader).peek()
+        self._next.begun(iteration, prompts, rollouts.begin(prompts, self._collection(iteration)))
+
+    def _collection(self, iteration: int) -> Collection:
+        seed = (self.seed, _TRAINING, iteration)
+        return Collection(self.group_size, self.sampling, self.limits, seed, (rank(), world_size()))
+
+    def _collect(self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], collection: Collection) -> Rollout:
+        """Roll out prompts beside the iterations, by the present weights, once what is under way has ended."""
+        rollouts = self._start(pl_module)
+        self._next.settle()
+        rollout = rollouts.collect(prompts, collection)
+        self.sampler.rest()
+        return rollout
+
     def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
         seed = (self.seed, _EVALUATION, batch_idx)
         collection = Collection(1, self.eval_sampling, self.eval_limits, seed, (rank(), world_size()))
-        batch.trajectories = self._collect(pl_module, batch.prompts, collection)
+        _fill(batch, self._collect(pl_module, batch.prompts, collection))
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
@@ -263,10 +266,25 @@ class RolloutCallback(pl.Callback):
         """Stop the event loop and the sampler."""
         self._stop()
 
+    def forget_next(self) -> None:
+        """Give up the next iteration's rollout, where one has begun: its weights are not to be trained on."""
+        self._next.forget()
+        if self._rollouts is not None:
+            self._rollouts.cancel()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The next iteration's rollout, where one has begun."""
+        return self._next.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with that rollout."""
+        self._next.load_state_dict(state_dict)
+
     def _stop(self) -> None:
-        if self._collector is not None:
-            self._collector.close()
-            self._collector = None
+        self._next.forget()
+        if self._rollouts is not None:
+            self._rollouts.close()
+            self._rollouts = None
         self.sampler.close()
 
     def _check_failures(self, trajectories: Sequence[Trajectory]) -> None:
@@ -292,6 +310,15 @@ class RolloutCallback(pl.Callback):
             return None
         within, tag = penalty.answer_masking.last_tokens, pl_module.protocol.answer_tag
         return [answer_span(trajectory, pl_module.tokenizer, tag, within) for trajectory in trajectories]
+
+
+def _fill(batch: RolloutBatch, rollout: Rollout) -> None:
+    batch.trajectories, batch.tool_statistics = rollout.trajectories, rollout.tool_statistics
+    batch.timings["sampling"] = rollout.seconds
+
+
+def _tools(pl_module: SearchAgentModule) -> list[AgentTool]:
+    return [*pl_module.agent_tools, *([pl_module.opening_tool] if pl_module.opening_tool else [])]
 
 
 def _check_template(template: PromptTemplate, has_opening: bool) -> None:

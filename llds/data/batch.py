@@ -14,6 +14,7 @@ from torch import Tensor
 from llds.types import Prompt, Trajectory
 
 if TYPE_CHECKING:
+    from llds.agent_tools import AgentTool
     from llds.data.policy_batch import PolicyBatch
 
 
@@ -29,6 +30,7 @@ class RolloutBatch:
         trained: The trajectories that are the rows of `policy_batch`, in order.
         policy_batch: The tensors to train on; None before the rollout and in evaluation.
         updated_log_probs: Of the rows of `policy_batch`, as the updates last saw them, ``[B, T]``; None before.
+        tool_statistics: What each agent tool counted in this rank's part of the rollout.
         timings: Seconds by phase, such as ``rollout`` or ``score``.
         metrics: Metrics of this iteration by their full key, such as ``rollout/valid_action_rate``.
     """
@@ -39,6 +41,7 @@ class RolloutBatch:
         self.trained: list[Trajectory] = []
         self.policy_batch: PolicyBatch | None = None
         self.updated_log_probs: Tensor | None = None
+        self.tool_statistics: dict[AgentTool, Any] = {}
         self.timings: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
 

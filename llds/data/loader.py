@@ -102,6 +102,10 @@ class PromptLoader:
         self.position = state["position"]
         self._resumed = True
 
+    def peek(self) -> list[Prompt]:
+        """The prompts of the batch that is handed out next, without handing it out."""
+        return self._encode(self._batch(self.position))
+
     def rewind(self) -> None:
         """Take back the batch that was handed out last: it was not used, and comes first when the run goes on."""
         self.position -= 1

@@ -20,7 +20,15 @@ from llds.monitor.symptoms import (
 from llds.monitor.track import Track
 
 
+def _is_behind_by_design(tracks: Tracks) -> bool:
+    """Whether the sampler has had older weights from the start: iterations overlap, and the gap is the updates'."""
+    lag = ready(tracks, s.WEIGHT_LAG)
+    return lag is not None and lag.center >= 0.5
+
+
 def _gap_from_the_start(tracks: Tracks) -> Finding | None:
+    if _is_behind_by_design(tracks):
+        return None
     for name, low, high, unit in ((s.GAP_MEAN, 0.01, 0.03, "nats"), (s.BEHAVIOR_KL, 0.001, 0.01, "nats of KL")):
         track = ready(tracks, name)
         if track is not None:
@@ -34,6 +42,8 @@ def _gap_grows(tracks: Tracks) -> Finding | None:
     lag = ready(tracks, s.WEIGHT_LAG)
     if lag is not None and lag.fast.value - lag.center >= 1:
         return s.WEIGHT_LAG, 1.0, f"the sampler's weights are {lag.last:.0f} updates behind"
+    if _is_behind_by_design(tracks):
+        return None
     for name, floor in ((s.GAP_MEAN, 0.003), (s.BEHAVIOR_KL, 0.001)):
         track = ready(tracks, name)
         if track is not None:

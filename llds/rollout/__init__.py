@@ -1,6 +1,6 @@
 """Rollouts: the policy acts, the environment observes, trajectories are recorded as token ids."""
 
-from llds.rollout.collect import Collection, RolloutCollector
+from llds.rollout.collect import Collection, Rollout, RolloutCollector, RolloutUnderWay
 from llds.rollout.episode import EpisodeLimits, EpisodeWatcher
 from llds.rollout.observation import EncodedObservation, ObservationEncoder
 from llds.rollout.protocol import ObservationText, TagProtocol
@@ -18,7 +18,9 @@ __all__ = [
     "EpisodeWatcher",
     "ObservationEncoder",
     "ObservationText",
+    "Rollout",
     "RolloutCollector",
+    "RolloutUnderWay",
     "SampleRequest",
     "SampledPolicy",
     "Sampler",

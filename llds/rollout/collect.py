@@ -4,8 +4,11 @@ Trajectories advance independently. One that waits for a tool never holds back a
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -37,6 +40,34 @@ class Collection:
     limits: EpisodeLimits
     seed: tuple[int, ...]
     share: tuple[int, int] = (0, 1)
+
+
+@dataclass
+class Rollout:
+    """What a collection leaves, once `RolloutCollector.wait` has returned it.
+
+    Attributes:
+        trajectories: Those of a prompt are neighbours; failed ones are among them, with status ``failed``.
+        tool_statistics: What each agent tool counted.
+        seconds: Wall time of the collection.
+    """
+
+    trajectories: list[Trajectory]
+    tool_statistics: dict[AgentTool, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RolloutUnderWay:
+    """A collection that has begun.
+
+    Attributes:
+        rollout: What it fills.
+        future: Its end.
+    """
+
+    rollout: Rollout
+    future: "Future[None]"
 
 
 class RolloutCollector:
@@ -78,12 +109,13 @@ class RolloutCollector:
         self._loop = BackgroundLoop()
 
     def collect(self, prompts: Sequence[Prompt], collection: Collection) -> list[Trajectory]:
-        """Run `group_size` episodes of each prompt of the collection's share; those of a prompt are neighbours.
+        """Run `group_size` episodes of each prompt of the collection's share, to their end; see `begin`, `wait`."""
+        return self.wait(self.begin(prompts, collection)).trajectories
 
-        Failed ones are among them, with status ``failed``: what becomes of their group is the caller's policy.
+    def begin(self, prompts: Sequence[Prompt], collection: Collection) -> RolloutUnderWay:
+        """Begin to run `group_size` episodes of each prompt of the collection's share, beside whatever the caller does.
 
-        Raises:
-            ConfigurationError: If a setting proves wrong on the way, such as a limit that no observation fits into.
+        One collection at a time: the last one must have been waited for.
         """
         number, shares = collection.share
         trajectories = [
@@ -98,10 +130,26 @@ class RolloutCollector:
             if position % shares == number
             for member in range(collection.group_size)
         ]
-        for tool in (*self.tools.values(), *([self.opening_tool] if self.opening_tool else [])):
+        for tool in self._all_tools:
             tool.begin_iteration()
-        self._loop.run(self._run_all(trajectories, collection))
-        return trajectories
+        rollout = Rollout(trajectories)
+        return RolloutUnderWay(rollout, self._loop.submit(self._fill(rollout, collection)))
+
+    def wait(self, under_way: RolloutUnderWay) -> Rollout:
+        """Wait for the end of a collection.
+
+        Failed trajectories are among the others, with status ``failed``: what becomes of their group is the caller's
+        policy.
+
+        Raises:
+            ConfigurationError: If a setting proved wrong on the way, such as a limit that no observation fits into.
+        """
+        self._loop.wait(under_way.future)
+        return under_way.rollout
+
+    def cancel(self) -> None:
+        """Give up what is under way; returns once it has ended."""
+        self._loop.cancel_all()
 
     def resample(self, trajectories: Sequence[Trajectory], collection: Collection) -> None:
         """Sample trajectories of a collection anew, from their first action on, by the sampler's present weights.
@@ -119,6 +167,16 @@ class RolloutCollector:
     def close(self) -> None:
         """Stop the event loop; nothing can be collected afterwards."""
         self._loop.close()
+
+    @property
+    def _all_tools(self) -> list[AgentTool]:
+        return [*self.tools.values(), *([self.opening_tool] if self.opening_tool else [])]
+
+    async def _fill(self, rollout: Rollout, collection: Collection) -> None:
+        started = time.perf_counter()
+        await self._run_all(rollout.trajectories, collection)
+        rollout.seconds = time.perf_counter() - started
+        rollout.tool_statistics = {tool: tool.statistics for tool in self._all_tools}
 
     async def _run_all(self, trajectories: Sequence[Trajectory], collection: Collection) -> None:
         environment = Environment(

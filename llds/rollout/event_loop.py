@@ -30,16 +30,19 @@ class BackgroundLoop:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run to the end and return the result.
+        """Run to the end and return the result; like `submit`, then `wait`."""
+        return self.wait(self.submit(coroutine))
+
+    def wait(self, future: "Future[Result]") -> Result:
+        """Wait for what `submit` began and return its result.
 
         An error or an interrupt first cancels whatever else runs on the loop and waits until it has ended, so that
         nothing of this run reaches into the next.
         """
-        future = self.submit(coroutine)
         try:
             return future.result()
         except BaseException:
-            self._cancel_all()
+            self.cancel_all()
             raise
 
     def submit(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
@@ -48,12 +51,12 @@ class BackgroundLoop:
 
     def close(self) -> None:
         """Cancel what runs and stop the loop. A second call does nothing."""
-        if not self._loop.is_closed() and self._cancel_all():
+        if not self._loop.is_closed() and self.cancel_all():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
 
-    def _cancel_all(self) -> bool:
+    def cancel_all(self) -> bool:
         """Cancel what runs; returns whether the loop still reacts (not so when a tool blocks its thread)."""
         try:
             asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(timeout=2 * _UNWIND_S)

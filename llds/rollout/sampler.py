@@ -74,11 +74,13 @@ class Sampler(ABC):
     Attributes:
         policy_version: Version of the weights in use; stamped on every trajectory.
         engine_dtype: Data type of an engine's own copy of the weights.
+        can_overlap: Whether it can sample with weights of its own while the policy trains.
         can_resample: Whether trajectories that it lost can be sampled again after `start`.
     """
 
     policy_version: int = 0
     engine_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    can_overlap: bool = False
     can_resample: bool = False
 
     @cached_property

@@ -52,6 +52,8 @@ class TransformersSampler(Sampler):
         ConfigurationError: If a value is out of its range; or, from `sample`, no model is attached.
     """
 
+    can_overlap = True
+
     def __init__(
         self,
         max_batch_size: int = 256,

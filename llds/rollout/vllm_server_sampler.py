@@ -82,6 +82,7 @@ class VLLMServerSampler(Sampler):
         self.transfer: Transfer = transfer
         self.devices = list(devices)
         self.sleep = sleep
+        self.can_overlap = not sleep
         self.deadline_s = deadline_s
         self.start_deadline_s = start_deadline_s
         self.own: OwnServers | None = None

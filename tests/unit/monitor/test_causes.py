@@ -107,3 +107,14 @@ def test_a_spiral_in_which_right_and_wrong_fall_together_is_not_a_broken_reward(
     for row in rows[40:]:
         row |= {"llds/displacement_correct": -0.05, "llds/displacement_incorrect": -0.05, "llds/lld_rate": 0.9}
     assert causes(rows).most_common(1)[0][0] == "lld_spiral"
+
+
+@pytest.mark.parametrize("lag", [None, 1.0])
+def test_a_gap_is_no_fault_where_iterations_overlap(lag: float | None, healthy: Make) -> None:
+    rows = healthy(60)
+    for at, row in enumerate(rows):
+        row["policy/behavior_gap_mean"] *= 5000 if at else 1
+        if lag is not None:
+            row["rollout/weight_lag"] = lag if at else 0.0
+    said = Counter(one.cause for one in diagnose(enumerate(rows)) if one.level != "none")
+    assert (said["sampler_mismatch"] > 0) is (lag is None)
