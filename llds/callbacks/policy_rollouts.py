@@ -61,7 +61,7 @@ class PolicyRollouts:
             sampler.attach(model, pl_module.tokenizer, pl_module.forward_context, is_live=not has_copy)
         self._sync = WeightSync(sampler, policy, pl_module, sampling)
         tools, opening_tool = pl_module.agent_tools, pl_module.opening_tool
-        self._collector = RolloutCollector(
+        self.collector = RolloutCollector(
             sampler, pl_module.tokenizer, pl_module.protocol, tools, tool_calls, opening_tool, watcher
         )
 
@@ -73,7 +73,7 @@ class PolicyRollouts:
     def begin(self, prompts: Sequence[Prompt], collection: Collection) -> RolloutUnderWay:
         """Send the sampler the present weights and begin to roll out this rank's share of the prompts."""
         self._sync.update()
-        return self._collector.begin(prompts, collection)
+        return self.collector.begin(prompts, collection)
 
     def finish(self, under_way: RolloutUnderWay, collection: Collection) -> Rollout:
         """Wait for a rollout, sample anew what engines lost, and reward.
@@ -85,7 +85,7 @@ class PolicyRollouts:
         Returns:
             The trajectories of all ranks, on every rank, in the order of the prompts; statistics of this rank.
         """
-        together(partial(self._collector.wait, under_way))
+        together(partial(self.collector.wait, under_way))
         rollout = under_way.rollout
         if self.sampler.can_resample:
             self._resample_lost(rollout.trajectories, collection)
@@ -96,13 +96,14 @@ class PolicyRollouts:
         """Begin and finish."""
         return self.finish(self.begin(prompts, collection), collection)
 
-    def cancel(self) -> None:
-        """Give up what is under way."""
-        self._collector.cancel()
+    def forget(self) -> None:
+        """Give up what is under way, and the sampler's weights with it."""
+        self.collector.cancel()
+        self._sync.forget()
 
     def close(self) -> None:
         """Stop the event loop."""
-        self._collector.close()
+        self.collector.close()
 
     def _rewarded(self, trajectories: list[Trajectory]) -> list[Trajectory]:
         for trajectory in trajectories:
@@ -116,7 +117,7 @@ class PolicyRollouts:
             if not any(gather(bool(lost))):
                 return
             self._sync.update(is_forced=True)
-            together(partial(self._collector.resample, lost, collection))
+            together(partial(self.collector.resample, lost, collection))
 
 
 def _joined(by_rank: Sequence[Sequence[Trajectory]]) -> list[Trajectory]:

@@ -266,11 +266,14 @@ class RolloutCallback(pl.Callback):
         """Stop the event loop and the sampler."""
         self._stop()
 
-    def forget_next(self) -> None:
-        """Give up the next iteration's rollout, where one has begun: its weights are not to be trained on."""
+    def weights_changed(self) -> None:
+        """Hear that the policy got other weights than training gave it.
+
+        What was begun with the old ones is given up, and the sampler gets the new ones before it is used again.
+        """
         self._next.forget()
         if self._rollouts is not None:
-            self._rollouts.cancel()
+            self._rollouts.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """The next iteration's rollout, where one has begun."""

@@ -84,6 +84,10 @@ class WeightSync:
         if gap is not None:
             self.metrics = {"rollout/canary_gap": gap, "time/weight_update_s": time.perf_counter() - started}
 
+    def forget(self) -> None:
+        """Send the weights at the next `update`, whatever their version."""
+        self._version = None
+
     def _send(self) -> dict[str, Completion]:
         weights = self._module.policy.weights()
         try:

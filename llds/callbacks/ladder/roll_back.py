@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 from llds.callbacks.checkpoint import IterationCheckpoint
 from llds.callbacks.ladder.rung import Moment, Rung
 from llds.callbacks.ladder.when import When
+from llds.callbacks.rollout import RolloutCallback
 from llds.errors import ConfigurationError
 from llds.modules import SearchAgentModule
 
@@ -54,6 +55,9 @@ class RollBack(Rung):
             return None
         with _same_schedule(moment.trainer):
             moment.restored = moment.module.roll_back(path)
+        for callback in moment.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RolloutCallback):
+                callback.weights_changed()
         return f"went back to the weights and optimizer of iteration {moment.restored['search_agent']['iteration']}"
 
 
