@@ -173,12 +173,23 @@ def best_table() -> str:
         return "No records yet.\n"
     plain = {run.seed: run for run in runs if (run.rate, run.coefficient) == (rates[1], 0.0)}
     rows: list[list[Cell]] = []
-    for rate, coefficient in ((rates[0], 0.0), (rates[0], 0.2), (rates[1], 0.2), (rates[1], 1.0)):
-        group = [run for run in runs if (run.rate, run.coefficient) == (rate, coefficient) and run.seed in plain]
+    for rate, coefficient, variant in (
+        (rates[0], 0.0, ""),
+        (rates[0], 0.2, ""),
+        (rates[1], 0.2, ""),
+        (rates[1], 1.0, ""),
+        (rates[1], 0.2, "positive"),
+    ):
+        group = [
+            run
+            for run in runs
+            if (run.rate, run.coefficient, run.variant) == (rate, coefficient, variant) and run.seed in plain
+        ]
         if group:
             found = paired_difference([plain[run.seed].last for run in group], [run.last for run in group])
             interval = f"{found.low:+.3f} to {found.high:+.3f}"
-            rows.append([f"{rate:g}, lambda {coefficient:g}", found.n, change(found), interval, f"{found.p:.3f}"])
+            name = f"{rate:g}, lambda {coefficient:g}{' ' + variant if variant else ''}"
+            rows.append([name, found.n, change(found), interval, f"{found.p:.3f}"])
     return markdown(["instead", "n", "last 10 rewards", "95% interval", "p (sign)"], rows)
 
 
@@ -252,8 +263,9 @@ def protect_table() -> str:
     fallen = [run for run in runs if plain[(run.rate, run.seed)].outcome.kind == "collapsed"]
     rows: list[list[Cell]] = []
     for words, chosen in (
-        ("fall slowly", [run for run in fallen if not plain[(run.rate, run.seed)].outcome.is_cliff]),
-        ("cliffs", [run for run in fallen if plain[(run.rate, run.seed)].outcome.is_cliff]),
+        ("collapse", fallen),
+        ("... of which fall slowly", [run for run in fallen if not plain[(run.rate, run.seed)].outcome.is_cliff]),
+        ("... and are cliffs", [run for run in fallen if plain[(run.rate, run.seed)].outcome.is_cliff]),
         ("do not collapse", [run for run in runs if run not in fallen]),
     ):
         if chosen:
