@@ -120,13 +120,13 @@ class LLDProbe(pl.Callback):
         """Probe the policy before the iteration, if it is due."""
         if pl_module.iteration % self.every_n_iterations == 0:
             started = time.perf_counter()
-            batch.metrics |= self.probe(trainer, pl_module).metrics()
+            is_done = self.last is not None and self.last.iteration == pl_module.iteration
+            batch.metrics |= (self.last if self.last and is_done else self.probe(trainer, pl_module)).metrics()
             batch.timings["probe"] = time.perf_counter() - started
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
-        """Probe the policy after the last iteration, if it is due."""
-        is_new = self.last is None or self.last.iteration < pl_module.iteration
-        if is_new and pl_module.iteration % self.every_n_iterations == 0:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
+        """Probe the policy after the last iteration, if it is due; before the run's report is written."""
+        if pl_module.iteration % self.every_n_iterations == 0:
             self.probe(trainer, pl_module)
 
     def probe(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> Probe:

@@ -5,6 +5,7 @@ only ``probes/`` is written.
 """
 
 import logging
+import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -63,6 +64,7 @@ def prepare_for_probe(config: Namespace) -> None:
     config.trainer.enable_checkpointing = False
     config.trainer.num_sanity_val_steps = 0
     config.trainer.min_epochs = config.trainer.min_steps = None  # they would train
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")  # they are left out
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

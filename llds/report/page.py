@@ -60,7 +60,7 @@ def render(runs: Sequence[Run]) -> str:
     probed = [(run, *_probe_plots(run, plots)) for run in runs if run.probes]
     axis, others = Axis.over(runs), _Plots()  # a range is shared by the plots of one document
     for panel in other_panels(logged):
-        others.add(panel.title, _curve(panel, runs, axis, MOST_POINTS // 2))
+        others.add(panel.about, _curve(panel, runs, axis, MOST_POINTS // 2))
     places, script = plots.embedded()
     other_places, other_script = others.embedded()
     room = ROOM_FOR_TRAJECTORIES // len(runs)

@@ -21,12 +21,14 @@ class Panel:
         unit: Of its vertical axis.
         lines: Metric keys, and what the legend calls them.
         level: Height of a horizontal line that matters; None without one.
+        about: What its signals mean, for those who point at it or cannot see it.
     """
 
     title: str
     unit: str
     lines: dict[str, str]
     level: float | None = None
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ def _with_data(panels: Iterable[Panel], logged: Collection[str]) -> Iterable[Pan
 
 def _other(stem: str, unit: str, members: list[s.Signal]) -> Panel:
     lines = {one.name: one.name.removeprefix(stem).strip("_").replace("_", " ") or "all" for one in members}
-    title = members[0].meaning if len(members) == 1 else stem
-    return Panel(title, "" if unit == "1" else unit, lines)
+    about = "; ".join(f"{one.name}: {one.meaning}" for one in members)
+    return Panel(members[0].name if len(members) == 1 else stem, "" if unit == "1" else unit, lines, about=about)
 
 
 def _stem(name: str) -> str:

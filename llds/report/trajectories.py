@@ -6,7 +6,7 @@ size to keep. Left out on purpose: what is written to disk (`llds.callbacks.traj
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llds.report.run import Run, read_trajectories
@@ -100,6 +100,7 @@ class ReportedTrajectory:
         status: How the episode ended.
         group: Id of its group.
         turns: In order.
+        count: Trajectories of the group that are equal to it, itself included.
     """
 
     question: str
@@ -110,6 +111,7 @@ class ReportedTrajectory:
     status: str
     group: str
     turns: list[ReportedTurn]
+    count: int = 1
 
     @property
     def change(self) -> float | None:
@@ -142,6 +144,16 @@ class ReportedQuestion:
     text: str
     golds: list[str]
     trajectories: list[ReportedTrajectory]
+
+    @property
+    def count(self) -> int:
+        """Trajectories, equal ones counted each."""
+        return sum(one.count for one in self.trajectories)
+
+    @property
+    def right(self) -> int:
+        """Of these, those with a reward."""
+        return sum(one.count for one in self.trajectories if one.reward > 0)
 
 
 def chosen_iterations(count: int, wanted: Sequence[int]) -> list[int]:
@@ -185,9 +197,18 @@ def _by_question(trajectories: Sequence[ReportedTrajectory]) -> list[ReportedQue
         groups.setdefault(trajectory.group, []).append(trajectory)
     ordered = sorted(groups.values(), key=lambda group: -max(abs(one.change or 0.0) for one in group))
     return [
-        ReportedQuestion(group[0].question, group[0].golds, sorted(group, key=lambda one: -one.reward))
+        ReportedQuestion(group[0].question, group[0].golds, sorted(_merged(group), key=lambda one: -one.reward))
         for group in ordered
     ]
+
+
+def _merged(group: Sequence[ReportedTrajectory]) -> list[ReportedTrajectory]:
+    """Equal trajectories as one: a policy that is sure of itself samples the same again and again."""
+    equal: dict[tuple[str, ...], list[ReportedTrajectory]] = {}
+    for one in group:
+        texts = [text for turn in one.turns for text in (turn.observation, *(token.text for token in turn.tokens))]
+        equal.setdefault((str(one.reward), one.status, *texts), []).append(one)
+    return [replace(same[0], count=len(same)) for same in equal.values()]
 
 
 def _fitting(questions: Sequence[ReportedQuestion], room: int) -> list[ReportedQuestion]:
@@ -199,7 +220,7 @@ def _fitting(questions: Sequence[ReportedQuestion], room: int) -> list[ReportedQ
             room -= trajectory.size
             if room >= 0 and count < PER_ITERATION:
                 kept.append(trajectory)
-                count += 1
+                count += trajectory.count
         if kept:
             fitting.append(ReportedQuestion(question.text, question.golds, kept))
     return fitting

@@ -188,17 +188,27 @@ def test_trajectories_that_were_not_measured_have_no_colors(tmp_path: Path) -> N
 
 def test_trajectories_take_no_more_room_than_they_have(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [0.1, 0.2])
-    turn = trajectory()["turns"][0] | {"observation": "x" * 3000}
+    turns = [[trajectory()["turns"][0] | {"observation": "x" * (3000 + number)}] for number in range(20)]
     for path in (folder / "trajectories").iterdir():
         with gzip.open(path, "wt") as file:
             for number in range(20):
-                file.write(json.dumps(trajectory(turns=[turn], group_id=str(number // 4))) + "\n")
+                file.write(json.dumps(trajectory(turns=turns[number], group_id=str(number // 4))) + "\n")
     run = read_run(folder)
     count = {
         room: [sum(len(one.trajectories) for one in shown) for shown in reported_trajectories(run, [], room).values()]
         for room in (10**6, 14_000, 0)
     }
     assert count == {10**6: [16, 16], 14_000: [2, 2], 0: [0, 0]}
+
+
+def test_equal_trajectories_are_shown_once_and_counted(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.1])
+    with gzip.open(folder / "trajectories" / "iteration-000001.jsonl.gz", "wt") as file:
+        for reward in (0.0, 1.0, 1.0):
+            file.write(json.dumps(trajectory(reward=reward)) + "\n")
+    [[question]] = reported_trajectories(read_run(folder), [], 10**6).values()
+    assert [(one.reward, one.count) for one in question.trajectories] == [(1.0, 2), (0.0, 1)]
+    assert (question.count, question.right) == (3, 2)
 
 
 def test_every_signal_has_a_place_and_families_share_one() -> None:
