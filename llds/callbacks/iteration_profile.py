@@ -92,8 +92,8 @@ class IterationProfile(pl.Callback):
                     decoder.register_forward_pre_hook(self._count_tokens, with_kwargs=True),
                     policy.head.register_forward_pre_hook(self._count_predictions),
                 ]
-        is_partitioned = isinstance(trainer.strategy, ZeRO3Strategy)
-        optimizer = trainer.strategy.own_optimizer if is_partitioned else trainer.optimizers[0]
+        strategy = trainer.strategy
+        optimizer = strategy.own_optimizer if isinstance(strategy, ZeRO3Strategy) else trainer.optimizers[0]
         self._hooks += [
             optimizer.register_step_pre_hook(lambda *_: self._before()),
             optimizer.register_step_post_hook(lambda *_: self._after("optimizer")),

@@ -89,22 +89,22 @@ class PolicyCost:
     def of(cls, policy: Policy) -> "PolicyCost":
         """Count its weights."""
         model = policy.base_model
-        ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}  # type: ignore[union-attr]
+        ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
         weights = list(policy.parameters())
         sizes = {weight: weight.numel() or getattr(weight, "ds_numel", 0) for weight in weights}
         return cls(
             body=sum(size for weight, size in sizes.items() if weight not in ends and weight.ndim > 1),
-            head=sizes[model.get_output_embeddings().weight],  # type: ignore[union-attr]
+            head=sizes[model.get_output_embeddings().weight],
             trained=sum(size for weight, size in sizes.items() if weight.requires_grad),
             is_whole=not policy.has_adapter,
             is_recomputed=bool(model.is_gradient_checkpointing),
         )
 
-    def forward(self, tokens: int, predictions: int) -> float:
+    def forward(self, tokens: float, predictions: float) -> float:
         """Operations of forward passes."""
         return 2.0 * (self.body * tokens + self.head * predictions)
 
-    def backward(self, tokens: int, predictions: int) -> float:
+    def backward(self, tokens: float, predictions: float) -> float:
         """Operations of backward passes: by inputs and by weights; the head's tiles are computed again."""
         body = self.body * tokens * (1 + self.is_whole + self.is_recomputed)
         head = self.head * predictions * (3 if self.is_whole else 0)  # a frozen head keeps what backward needs

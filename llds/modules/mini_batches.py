@@ -44,8 +44,8 @@ class UpdateRecord:
     @classmethod
     def of(cls, batch: PolicyBatch, dtype: torch.dtype) -> "UpdateRecord":
         """An empty record for the rows of a batch."""
-        shape, device = batch.input_ids.shape, batch.input_ids.device
-        return cls(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+        empty = torch.zeros(batch.input_ids.shape, dtype=dtype, device=batch.input_ids.device)
+        return cls(empty, empty.clone())
 
     def keep(self, rows: Tensor, output: PolicyOutput) -> None:
         """Keep what the policy said of some rows, ``[rows, at most T]``; a row too many is left out."""
