@@ -96,6 +96,11 @@ class PolicyRollouts:
         """Begin and finish."""
         return self.finish(self.begin(prompts, collection), collection)
 
+    def rest(self) -> None:
+        """Let engines give their memory back; one that gives its weights up gets them again before the next rollout."""
+        if self.sampler.rest():
+            self._sync.forget()
+
     def forget(self) -> None:
         """Give up what is under way, and the sampler's weights with it."""
         self.collector.cancel()

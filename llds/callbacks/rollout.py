@@ -178,7 +178,7 @@ class RolloutCallback(pl.Callback):
             if self.overlap and batch_idx + 1 < trainer.num_training_batches:
                 self._begin_next(trainer, pl_module, rollouts)
             else:
-                self.sampler.rest()
+                rollouts.rest()
         batch.metrics |= rollout_metrics(batch.trajectories, pl_module.iteration) | rollouts.metrics
         self._check_failures(batch.trajectories)
         kept = self._without_failures(batch.trajectories)
@@ -205,7 +205,9 @@ class RolloutCallback(pl.Callback):
         collection = Collection(
             group_size, self.sampling, self.limits, (self.seed, _OUTSIDE, *seed), (rank(), world_size())
         )
-        return self._without_failures(self._collect(pl_module, prompts, collection).trajectories)
+        trajectories = self._collect(pl_module, prompts, collection).trajectories
+        self._start(pl_module).rest()
+        return self._without_failures(trajectories)
 
     def tensors(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> PolicyBatch:
         """What there is to train on in trajectories, scored.
@@ -231,9 +233,7 @@ class RolloutCallback(pl.Callback):
         """Roll out prompts beside the iterations, by the present weights, once what is under way has ended."""
         rollouts = self._start(pl_module)
         self._next.settle()
-        rollout = rollouts.collect(prompts, collection)
-        self.sampler.rest()
-        return rollout
+        return rollouts.collect(prompts, collection)
 
     def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
         seed = (self.seed, _EVALUATION, batch_idx)

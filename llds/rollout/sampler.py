@@ -137,8 +137,13 @@ class Sampler(ABC):
         """
         return {}
 
-    def rest(self) -> None:  # noqa: B027 (optional hook)
-        """Hear that no requests come until the next `update_weights`."""
+    def rest(self) -> bool:
+        """Hear that no requests come for a while; every rank must call.
+
+        Returns:
+            Whether the engines have given their weights up, and need them again before the next request.
+        """
+        return False
 
     def open_trajectory(self, trajectory: int) -> None:  # noqa: B027 (optional hook)
         """Announce a trajectory that will send requests, one at a time."""

@@ -152,8 +152,9 @@ class ServerClient:
             raise ServerLost(f"no answer from {self.url}/{path} within {deadline_s:g} s") from error
         except aiohttp.ClientError as error:
             raise ServerLost(f"{type(error).__name__}: {error}") from error
-        if answer.status >= 500:
-            raise ServerLost(f"{self.url}/{path} failed ({answer.status}): {text[:300]}")
         if answer.status >= 400:
-            raise SamplerError(f"{self.name} refused {path} ({answer.status}): {text[:300]}")
+            said = " ".join(text.split())[:300]  # on one line, whatever it is
+            if answer.status >= 500:
+                raise ServerLost(f"{self.url}/{path} failed ({answer.status}): {said}")
+            raise SamplerError(f"{self.name} refused {path} ({answer.status}): {said}")
         return json.loads(text) if text else None

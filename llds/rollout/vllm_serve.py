@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from llds.rollout.vllm_engine import WORKER_EXTENSION
-from llds.rollout.vllm_settings import cpu_arguments
+from llds.rollout.vllm_settings import VLLMEngine, cpu_arguments
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -99,7 +99,10 @@ def main() -> None:
     }
     arguments["max_model_len"] = known.max_model_len
     if not torch.cuda.is_available():
-        arguments |= cpu_arguments(known.max_model_len)
+        # Without a size vLLM wants nine tenths of the machine's memory. What the user gives comes later, and wins.
+        arguments |= cpu_arguments(known.max_model_len) | {
+            "kv_cache_memory_bytes": int(VLLMEngine().kv_cache_gb * 2**30)
+        }
     command = server_command(known.model, known.host, known.port, known.weight_transfer, arguments) + others
     os.execvpe(command[0], command, server_environment())  # noqa: S606 (no shell is wanted)
 

@@ -7,6 +7,7 @@ Left out on purpose: sharing the load (`server_pool`), HTTP (`server_client`), h
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -247,12 +248,14 @@ class VLLMServerSampler(Sampler):
         """Forget which server it was on."""
         self._pool.forget(trajectory)
 
-    def rest(self) -> None:
+    def rest(self) -> bool:
         """Let servers give their memory back, if they should, once no rank needs them."""
         if self.sleep:
             gather(None)
             if rank() == 0:
-                self._run(self._pool.each(lambda server: server.post("sleep?level=2", {}, self.deadline_s)))
+                with suppress(SamplerError):  # none is left: the next update starts them anew
+                    self._run(self._pool.each(lambda server: server.post("sleep?level=2", {}, self.deadline_s)))
+        return self.sleep
 
     async def _generate(self, request: SampleRequest, salt: str) -> Completion:
         eos = self._known.tokenizer.eos_token_id

@@ -1,7 +1,7 @@
 """The rollout callback on real trainings: failures, refusals, the check of token ids, and the gap to the sampler."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from llds.callbacks import RolloutCallback, list_checkpoints
+from llds.callbacks import RolloutCallback, list_checkpoints, weight_sync
 from llds.callbacks.trained_ids import check_trained_ids
-from llds.data import PolicyBatch, PromptTemplate, RolloutBatch
+from llds.data import DataSource, PolicyBatch, PromptTemplate, RolloutBatch
 from llds.data.policy_batch import collate
 from llds.errors import ConfigurationError, LLDSError, SamplerError, TooManyFailuresError
 from llds.modules import Policy
-from llds.rollout import EpisodeLimits
-from llds.types import SamplingParams
+from llds.modules.tokenizer import load_tokenizer
+from llds.rollout import EpisodeLimits, SampleRequest
+from llds.types import Completion, SamplingParams
 from tests.runs import POLICY, Oracle, Run, answers, by_iteration, make_run, scripted, tiny_policy
+from tests.scripted_sampler import ScriptedSampler
 from tests.trajectories import random_trajectories
 
 SIGNALS = """
@@ -55,6 +57,52 @@ def trained_on(run: Run) -> list[PolicyBatch | None]:
     run.module.training_step = training_step  # type: ignore[method-assign]
     run.fit()
     return seen
+
+
+class Sleeper(ScriptedSampler):
+    """An engine that gives its weights up when it rests; notes what happens to it."""
+
+    events: list[str]
+
+    def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Wake up."""
+        super().update_weights(weights, version)
+        self.events.append(f"weights {version}")
+
+    def rest(self) -> bool:
+        """Fall asleep."""
+        self.events.append("rest")
+        return True
+
+    async def sample(self, request: SampleRequest) -> Completion:
+        """Work; asleep, it could not."""
+        assert self.events[-1] != "rest"
+        return await super().sample(request)
+
+    def probe(self, request: SampleRequest) -> dict[str, Completion]:
+        """Have something to check, as engines of their own have."""
+        return {"the sleeper": Completion([5], [math.nan], "length")}
+
+
+def test_an_engine_that_gave_its_weights_up_gets_them_before_it_samples_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weight_sync, "check_canary", lambda *_: 0.0)  # a script is no policy
+    sampler = Sleeper(load_tokenizer(POLICY), lambda trajectory, turn: "<answer> a </answer>")
+    sampler.events = []
+    validation = DataSource("llds:quickstart/validation.jsonl", limit=5)
+    run = make_run(
+        tmp_path,
+        iterations=2,
+        sampler=sampler,
+        validation=validation,
+        val_check_interval=1,
+        check_val_every_n_epoch=None,
+    )
+    run.data.eval_batch_size = 2  # three batches, with the same weights
+    run.fit()
+    # Trained on, with the memory of the engine; then validated and sampled from with the weights of the iteration.
+    assert sampler.events == ["weights 0", "rest", "weights 1", "rest", "weights 2"]
 
 
 @pytest.mark.parametrize(

@@ -329,9 +329,9 @@ def test_a_server_that_cannot_read_this_machines_memory_is_refused(stubs: Stubs)
 
 def test_something_else_at_the_address_is_refused(stubs: Stubs) -> None:
     async def web_page(path: str, body: dict[str, Any]) -> web.Response:
-        return web.Response(text="hello", status=404)
+        return web.Response(text="<p>\n  hello\n</p>", status=404)
 
-    with pytest.raises(ConfigurationError, match=r"llds\.rollout\.vllm_serve"):
+    with pytest.raises(ConfigurationError, match=r"\(404\): <p> hello </p>.*llds\.rollout\.vllm_serve"):
         prepare(stubs.start(web_page))
 
 
