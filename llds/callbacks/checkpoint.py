@@ -34,7 +34,7 @@ class IterationCheckpoint(Checkpoint):
     Args:
         every_n_iterations: Iterations between two checkpoints.
         keep_last: Number of checkpoints that are kept.
-        keep_healthy: Number of healthy ones that are kept besides; one more is, while it is not known to be healthy.
+        keep_healthy: Number of healthy ones that are kept besides; two more are while it is not known whether they are.
         healthy_after: Quiet iterations that must follow one until it counts as healthy.
 
     Attributes:

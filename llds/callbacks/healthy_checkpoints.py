@@ -16,28 +16,27 @@ class HealthyCheckpoints:
 
     Attributes:
         healthy: Iterations of the healthy checkpoints, oldest first.
-        pending: Iteration of the one that is not followed by enough quiet iterations yet; None without. There is never
-            more than one, so that their number is bounded.
+        pending: Iterations of those that are not followed by enough quiet iterations yet: the oldest and the newest, so
+            that their number is bounded.
     """
 
     def __init__(self, quiet: int, keep: int) -> None:
         self.quiet = quiet
         self.keep = keep
         self.healthy: list[int] = []
-        self.pending: int | None = None
+        self.pending: list[int] = []
 
     def note(self, iteration: int, *, is_quiet: bool) -> None:
         """Take in an iteration, before it is saved."""
         if not is_quiet:
-            self.pending = None
-        elif self.pending is not None and iteration - self.pending >= self.quiet:
-            self.healthy = [*self.healthy, self.pending][-self.keep :]
-            self.pending = None
+            self.pending = []
+        elif self.pending and iteration - self.pending[0] >= self.quiet:
+            self.healthy = [*self.healthy, self.pending.pop(0)][-self.keep :]
 
     def saved(self, iteration: int, *, is_quiet: bool) -> None:
         """Take in that an iteration is saved."""
-        if is_quiet and self.pending is None and self.keep > 0:
-            self.pending = iteration
+        if is_quiet and self.keep > 0:
+            self.pending = [*self.pending[:1], iteration]
 
     def lacks(self, *, is_quiet: bool) -> bool:
         """Whether there is nothing to go back to, not even a candidate, and the iteration would be one."""
@@ -46,7 +45,7 @@ class HealthyCheckpoints:
     @property
     def needed(self) -> set[int]:
         """Iterations whose checkpoints must stay."""
-        return {*self.healthy, *([] if self.pending is None else [self.pending])}
+        return {*self.healthy, *self.pending}
 
     def take(self, present: set[int]) -> int | None:
         """The one to go back to: the newest; without a newer one until then, the next time the one before.
@@ -67,4 +66,4 @@ class HealthyCheckpoints:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.healthy, self.pending = list(state["healthy"]), state["pending"]
+        self.healthy, self.pending = list(state["healthy"]), list(state["pending"])

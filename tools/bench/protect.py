@@ -9,12 +9,12 @@ iterations), what is left of it at the end, the iterations at which the ladder a
 """
 
 import argparse
+import csv
 import itertools
 import subprocess
 import sys
 from pathlib import Path
 
-from llds.monitor import read_metrics
 from llds.monitor.outcome import WINDOW
 
 LADDERS = ("warn", "protect")
@@ -56,11 +56,12 @@ def train(folder: Path, rate: float, seed: int, ladder: str, given: argparse.Nam
 
 def row(folder: Path, rate: float, seed: int, ladder: str) -> str:
     """The run as a row of the table."""
-    table = read_metrics(folder).rows
-    rewards = [signals["reward/mean"] for _, signals in table if "reward/mean" in signals]
+    with (folder / "csv" / "version_0" / "metrics.csv").open() as file:
+        table = [row for row in csv.DictReader(file) if row["reward/mean"]]
+    rewards = [float(row["reward/mean"]) for row in table]
     means = [sum(rewards[at - WINDOW : at]) / WINDOW for at in range(WINDOW, len(rewards) + 1)]
-    acted = [f"{iteration}" for iteration, signals in table if signals.get("collapse/actions", 0) > 0]
-    back = [f"{signals['collapse/back_to']:.0f}" for _, signals in table if "collapse/back_to" in signals]
+    acted = [f"{float(row['iteration']):.0f}" for row in table if float(row["collapse/actions"]) > 0]
+    back = [f"{float(row['collapse/back_to']):.0f}" for row in table if row.get("collapse/back_to")]
     stopped = " (stopped)" if (folder / "done").read_text() == "3\n" else ""
     cells = [f"{rate:g}", f"{seed}", ladder, f"{max(means):.3f}", f"{means[-1]:.3f}", f"{means[-1] / max(means):.0%}"]
     return f"| {' | '.join([*cells, ' '.join(acted) + stopped, ' '.join(back)])} |"

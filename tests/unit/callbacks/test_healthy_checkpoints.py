@@ -12,26 +12,26 @@ def watch(levels: str, quiet: int = 2, keep: int = 2, every: int = 1) -> Healthy
         healthy.note(iteration, is_quiet=letter == ".")
         if iteration % every == 0:
             healthy.saved(iteration, is_quiet=letter == ".")
-        assert len(healthy.needed) <= keep + 1
+        assert len(healthy.needed) <= keep + 2
     return healthy
 
 
 @pytest.mark.parametrize(
     ("levels", "healthy", "pending"),
     [
-        (".", [], 1),
-        ("..", [], 1),
-        ("...", [1], 3),  # iterations 2 and 3 were quiet
-        (".x..", [], 3),  # 1 was followed by trouble
-        ("x..", [], 2),
-        (".....x", [1, 3], None),
-        (".......", [3, 5], 7),  # the oldest goes
+        (".", [], [1]),
+        ("..", [], [1, 2]),
+        ("...", [1], [2, 3]),  # iterations 2 and 3 were quiet
+        (".x..", [], [3, 4]),  # 1 was followed by trouble
+        ("x..", [], [2, 3]),
+        (".....x", [2, 3], []),
+        (".......", [4, 5], [6, 7]),  # the oldest goes
     ],
 )
-def test_which_are_healthy(levels: str, healthy: list[int], pending: int | None) -> None:
+def test_which_are_healthy(levels: str, healthy: list[int], pending: list[int]) -> None:
     found = watch(levels)
     assert (found.healthy, found.pending) == (healthy, pending)
-    assert found.needed == {*healthy, *([pending] if pending else [])}
+    assert found.needed == {*healthy, *pending}
 
 
 def test_between_two_checkpoints_health_is_found_at_the_iteration_it_is_due() -> None:
@@ -39,10 +39,15 @@ def test_between_two_checkpoints_health_is_found_at_the_iteration_it_is_due() ->
     assert watch("......", quiet=2, every=5).healthy == []
 
 
+def test_where_the_wait_is_longer_than_the_way_between_two_the_oldest_is_decided_first() -> None:
+    found = watch(".....", quiet=4)
+    assert (found.healthy, found.pending) == ([1], [4, 5])  # 2 and 3 were in between
+
+
 def test_the_newest_is_taken_and_next_time_the_one_before() -> None:
     found = watch(".....x")
-    assert [found.take({1, 3}) for _ in range(3)] == [3, 1, 1]
-    assert watch(".....x").take({1}) == 1  # 3 is no longer on disk
+    assert [found.take({2, 3}) for _ in range(3)] == [3, 2, 2]
+    assert watch(".....x").take({2}) == 2  # 3 is no longer on disk
     assert watch(".....x").take(set()) is None
     assert watch("xx").take({1, 2}) is None
 
