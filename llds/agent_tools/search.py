@@ -7,6 +7,7 @@ the collector), and whether the passages were any good (`llds.metrics`).
 
 import asyncio
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,8 @@ class SearchStatistics:
 
     Attributes:
         queries: Valid queries that the policy asked.
-        cached: Those of them that were not sent, because the same query was answered or on its way.
+        cached: Those of them that were not sent, because the same query was asked in this iteration before.
+        remembered: Those of them that were not sent, because an earlier iteration's answer is remembered.
         calls: Calls of the retriever.
         failed_calls: Those of them that failed.
         retriever_s: Seconds inside the retriever, summed over calls.
@@ -35,6 +37,7 @@ class SearchStatistics:
 
     queries: int = 0
     cached: int = 0
+    remembered: int = 0
     calls: int = 0
     failed_calls: int = 0
     retriever_s: float = 0.0
@@ -44,12 +47,15 @@ class SearchTool(AgentTool):
     """Searches the corpus of the retriever that the retrieval callback attaches.
 
     Queries that arrive in the same pass of the event loop go to the retriever in one call, in a worker thread. Within
-    an iteration the same query is asked once; failed calls are not remembered, so that a retry asks again.
+    an iteration the same query is asked once, and the answers that were used last are remembered in the next ones;
+    failed calls are not, so that a retry asks again.
 
     Args:
         top_k: Number of passages per query.
         name: The tag that the model writes.
         max_query_chars: Longest query in characters; a longer one is the model's mistake.
+        cache_size: Queries whose answers are remembered from one iteration to the next, about 2 kB each; 0 forgets them
+            all, for a retriever whose answers change.
 
     Attributes:
         retriever: What is asked; None until `attach`.
@@ -61,17 +67,23 @@ class SearchTool(AgentTool):
 
     description = "Finds passages. Write a short question or keywords between the tags."
 
-    def __init__(self, top_k: int = 3, name: str = "search", max_query_chars: int = 1000) -> None:
+    def __init__(
+        self, top_k: int = 3, name: str = "search", max_query_chars: int = 1000, cache_size: int = 10_000
+    ) -> None:
         if top_k < 1:
             raise ConfigurationError(f"Expected `top_k` of the search tool >= 1, got {top_k}. Raise it.")
         if max_query_chars < 1:
             raise ConfigurationError(f"Expected `max_query_chars` >= 1, got {max_query_chars}. Raise it.")
+        if cache_size < 0:
+            raise ConfigurationError(f"Expected `cache_size` of the search tool >= 0, got {cache_size}.")
         self.top_k = top_k
         self.name = checked_tool_name(name, "name")
         self.max_query_chars = max_query_chars
+        self.cache_size = cache_size
         self.retriever: Retriever | None = None
         self.statistics = SearchStatistics()
-        self._answers: dict[str, list[Passage]] = {}
+        self._answers: OrderedDict[str, list[Passage]] = OrderedDict()  # the one used last is last
+        self._asked: set[str] = set()  # in this iteration
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[str] = []  # queries that the next call will ask
         self._in_flight: dict[str, _Call] = {}  # the calls of queries that wait or were asked
@@ -79,15 +91,16 @@ class SearchTool(AgentTool):
     def attach(self, retriever: Retriever) -> None:
         """Use this retriever from now on; it must be open."""
         self.retriever = retriever
-        self._answers = {}
+        self._answers, self._asked = OrderedDict(), set()
 
     def describe(self) -> dict[str, Any]:
         """Class, name, and the two settings that decide what comes back."""
         return super().describe() | {"top_k": self.top_k, "max_query_chars": self.max_query_chars}
 
     def begin_iteration(self) -> None:
-        """Forget answers and counts of the last iteration."""
-        self._answers = {}
+        """Forget the counts of the last iteration, and all answers but those that were used last."""
+        kept = list(self._answers.items())[-self.cache_size :] if self.cache_size else []
+        self._answers, self._asked = OrderedDict(kept), set()
         self.statistics = SearchStatistics()
 
     async def run(self, argument: str) -> ToolResult:
@@ -123,12 +136,16 @@ class SearchTool(AgentTool):
     async def _passages(self, query: str) -> list[Passage]:
         self._enter_loop()
         self.statistics.queries += 1
-        if query in self._answers:
+        answer = self._answers.get(query)
+        if query in self._asked and (answer is not None or query in self._in_flight):
             self.statistics.cached += 1
-            return self._answers[query]
-        if query in self._in_flight:
-            self.statistics.cached += 1
-        else:
+        elif answer is not None:
+            self.statistics.remembered += 1
+        self._asked.add(query)
+        if answer is not None:
+            self._answers.move_to_end(query)
+            return answer
+        if query not in self._in_flight:
             self._enqueue(query)
         # Shielded: a caller that is cancelled (its deadline) must not take the answer from the others.
         return (await asyncio.shield(self._in_flight[query]))[query]

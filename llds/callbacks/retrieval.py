@@ -90,6 +90,8 @@ class RetrievalCallback(pl.Callback):
         values = {"retrieval/queries": float(queries)}
         if queries:
             values["retrieval/asked_before"] = sum(one.cached for one in statistics) / queries
+            # What is remembered depends on when the run last started, and so is not a signal of its own.
+            values["time/retrieval_remembered"] = sum(one.remembered for one in statistics) / queries
         if calls:  # how queries fall into calls is a matter of time, and so is not a signal of its own
             values["time/retrieval_call_s"] = sum(one.retriever_s for one in statistics) / calls
             values["retrieval/failed_calls"] = float(sum(one.failed_calls for one in statistics))

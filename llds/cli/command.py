@@ -28,7 +28,7 @@ from llds.callbacks import (
 )
 from llds.cli.ask import QUESTION_HELP, answer_question, prepare_for_question
 from llds.cli.checkpoint_path import check_checkpoint, errors_of_damage
-from llds.cli.console import quiet
+from llds.cli.console import quiet, tell_of_indices
 from llds.cli.late_loggers import LateLoggers
 from llds.cli.parser import ConfigurationParser, errors_of_constructors
 from llds.cli.probe import ProbingTrainer, prepare_for_probe
@@ -247,6 +247,7 @@ def run_command(args: list[str] | None = None) -> None:
     # Before any thread pool of a tokenizer exists; its own parallelism deadlocks after forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     quiet()
+    tell_of_indices()
     if os.getcwd() not in sys.path:
         sys.path.append(
             os.getcwd()

@@ -1,8 +1,9 @@
-"""What of other libraries' talk reaches the screen: warnings and errors do, advertisements and internals do not."""
+"""What reaches the screen: of other libraries warnings and errors, not advertisements; what an index needs and does."""
 
 import logging
 import warnings
 
+from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils import logging as transformers_logging
 
 _NOISE = (
@@ -23,6 +24,15 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*`torch.distributed.* is deprecated")  # DeepSpeed's own calls
     warnings.filterwarnings("ignore", message=".*DeepSpeed Stage 3 checkpoint")  # tools/export_checkpoint.py serves
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # the frozen reference is
+
+
+def tell_of_indices() -> None:
+    """Let retrievers say what memory and disk they need, before they take it, and how a build goes; on rank 0."""
+    log = logging.getLogger("llds.retrieval")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+        log.handlers[0].addFilter(lambda record: rank_zero_only.rank == 0 or record.levelno > logging.INFO)
+    log.setLevel(logging.INFO)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

@@ -240,7 +240,7 @@ class ChromaRetriever(Retriever):
         self.place.verify_files(manifest)
         is_small = manifest.rows <= self.exact_up_to
         if is_small or self.server is None:  # else the server holds it
-            check_memory(manifest.size(is_small).search_memory, "searching the index", _log.debug)
+            check_memory(manifest.size(is_small).search_memory, "searching the index", _log.info)
         with ExitStack() as stack:
             database = stack.enter_context(self.place.connect())
             index = open_index(database, self.place, self.collection, manifest, self.embedder, is_small)

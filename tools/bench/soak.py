@@ -166,8 +166,9 @@ def main() -> None:
         print(f"{row[0]:10.0f} {row[1]:8.1f} {row[2]:6.0f} {row[3]:8.0f} {row[4]:8.0f}")
     second = rows[len(rows) // 2 :]
     slope = 100 * float(np.polyfit(second[:, 0], second[:, 1], 1)[0]) * _MIB / 1e6
-    files, threads = (np.ptp(second[:, column]) for column in (2, 3))
-    print(f"second half: {slope:+.3f} MB of memory per 100 iterations, files +{files:.0f}, threads +{threads:.0f}")
+    first = rows[: len(rows) // 2]
+    files, threads = (second[:, column].max() - first[:, column].max() for column in (2, 3))
+    print(f"second half: {slope:+.3f} MB of memory per 100 iterations; files {files:+.0f}, threads {threads:+.0f}")
     sys.exit(int(slope > _LIMIT_MIB or files > 0 or threads > 0))
 
 

@@ -131,14 +131,29 @@ def test_an_identical_query_is_asked_once_together_in_flight_and_later(tool, ret
     assert 0.1 <= statistics.retriever_s < 0.5
 
 
-def test_an_iteration_forgets_the_answers_and_counts_of_the_last(tool, retriever):
-    asyncio.run(ask(tool, "a", "b"))
-    asyncio.run(ask(tool, "a"))  # another event loop of the same iteration
-    assert retriever.calls == [["a", "b"]]
+@pytest.mark.parametrize(("size", "asked_again"), [(0, ["a", "b", "c"]), (2, ["b"]), (10, [])])
+def test_the_answers_that_were_used_last_outlive_their_iteration(retriever, size, asked_again):
+    tool = SearchTool(cache_size=size)
+    tool.attach(retriever)
+    asyncio.run(ask(tool, "a", "b", "c"))
+    asyncio.run(ask(tool, "a"))  # another event loop of the same iteration; "b" is now what was used longest ago
+    assert retriever.calls == [["a", "b", "c"]]
+    assert (tool.statistics.cached, tool.statistics.remembered) == (1, 0)
     tool.begin_iteration()
     assert tool.statistics.queries == 0
-    asyncio.run(ask(tool, "a"))
-    assert retriever.calls == [["a", "b"], ["a"]]
+    asyncio.run(ask(tool, "a", "b", "c", "a"))
+    assert retriever.calls[1:] == ([asked_again] if asked_again else [])
+    assert (tool.statistics.queries, tool.statistics.cached) == (4, 1)
+    assert tool.statistics.remembered == 3 - len(asked_again)
+
+
+def test_the_memory_for_answers_is_bounded(retriever):
+    tool = SearchTool(cache_size=5)
+    tool.attach(retriever)
+    for iteration in range(20):
+        tool.begin_iteration()
+        assert len(tool._answers) <= 5
+        asyncio.run(ask(tool, *(f"{iteration} {number}" for number in range(8))))
 
 
 def test_another_retriever_is_not_answered_for(tool, retriever):
@@ -179,7 +194,10 @@ def test_a_retry_in_the_same_event_loop_asks_again(tool, retriever):
     assert retriever.calls == [["a"], ["a"]]
 
 
-def test_a_new_iteration_in_the_same_event_loop_asks_again(tool, retriever):
+def test_a_tool_that_remembers_nothing_asks_again_in_a_new_iteration_of_the_same_event_loop(retriever):
+    tool = SearchTool(cache_size=0)
+    tool.attach(retriever)
+
     async def main():
         await tool.run("a")
         tool.begin_iteration()
