@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -113,7 +113,8 @@ class TrialUpdates:
         state = deepcopy(of_run.state_dict())  # loading a state shares its tensors
         if self.trial.optimizer == "fresh":
             state["state"] = {}
-        optimizer = torch.optim.AdamW(self._trained)
+        kind: Any = type(of_run)
+        optimizer: torch.optim.Optimizer = kind(self._trained, lr=rate)
         optimizer.load_state_dict(state)
         for group in optimizer.param_groups:
             group["lr"] = rate

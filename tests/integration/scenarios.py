@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from llds.callbacks import LLDProbe
 from llds.data import PolicyBatch
 from llds.errors import SamplerError
 from llds.losses import KLPenalty
@@ -126,6 +127,15 @@ def scenario(folder: Path, agent: type[SearchAgentModule], *callbacks: pl.Callba
     run = make_run(folder, *callbacks, **settings)
     run.data.batch_size, run.data.eval_batch_size = 3, 5
     return run
+
+
+def probed(folder: Path, **changes: Any) -> list[float]:
+    """Change per token of each probed question, after an iteration."""
+    probe = LLDProbe(1, questions=3, rollouts=4, source="train")
+    scenario(folder, AdamWAgent, probe, iterations=1, sampler=None, **changes).fit()
+    assert probe.last is not None
+    assert probe.last.iteration == 1
+    return probe.last.changes
 
 
 def logged(run: Run) -> dict[str, dict[str, float]]:

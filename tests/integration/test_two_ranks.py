@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llds.paths import resolve_path
-from tests.integration.scenarios import AdamWAgent, PoisonedAgent, SGDAgent, logged, scenario
+from tests.integration.scenarios import AdamWAgent, PoisonedAgent, SGDAgent, logged, probed, scenario
 from tests.runs import tiny_policy
 from tools.memory_estimate import Setting, load, states
 
@@ -208,6 +208,16 @@ def test_ranks_climb_the_ladder_together_and_go_back_to_the_bit(found: dict[str,
 def test_ranks_that_resume_after_their_actions_go_on_to_the_bit(found: dict[str, Any], run: str) -> None:
     assert gap(found[run]["weights"], found[run]["weights again"]) == 0
     assert found[run]["logged again"]["5.0"] == found[run]["logged"]["5.0"]
+
+
+def test_ranks_share_the_questions_of_a_probe_and_find_the_same(
+    found: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    alone = probed(tmp_path_factory.mktemp("one"))
+    assert len(alone) == 3
+    for of_rank in found["probes"]["changes"]:
+        assert of_rank == pytest.approx(alone, abs=1e-6)
+    assert "got ZeRO-3" in found["probes"]["refusal"]
 
 
 def test_an_error_of_one_rank_is_known_to_all(found: dict[str, Any]) -> None:

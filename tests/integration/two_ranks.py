@@ -32,6 +32,7 @@ from tests.integration.scenarios import (
     evaluate,
     falling,
     logged,
+    probed,
     scenario,
 )
 from tests.runs import Run, answers, scripted
@@ -204,6 +205,15 @@ def failing_alone() -> Any:
     return None
 
 
+def probes() -> Any:
+    """Two ranks share the questions of a probe; in parts, no rank could probe."""
+    try:
+        probed(FOLDER / "zero3-probe", devices=2, strategy=zero3())
+    except ConfigurationError as error:
+        return {"refusal": str(error), "changes": gather(probed(FOLDER / "ddp-probe", devices=2, strategy=ddp()))}
+    return None
+
+
 def broken_tool() -> Any:
     """One rank's rollout raises what no rollout should; both stop, with a checkpoint of the iteration before."""
 
@@ -257,6 +267,7 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "evaluated": evaluated,
     "refused": refused,
     "sampled": sampled,
+    "probes": probes,
     "failing alone": failing_alone,
     "broken tool": broken_tool,
     "loaded": loaded,
