@@ -1,9 +1,10 @@
 """Measure the collapse detector on recorded runs: recall, false alarms, lead, and the cause.
 
-    python tools/evaluate_detector.py ../shared/runs            # the half that nothing was tuned on
-    python tools/evaluate_detector.py --half tuned ../shared/runs
-    python tools/evaluate_detector.py --signals-of verl ../shared/runs     # with what verl logs only
-    python tools/evaluate_detector.py --half all MY_RUNS        # any folder whose files or folders llds diagnose reads
+    python tools/evaluate_detector.py tests/recordings/prototype      # the half that nothing was tuned on
+    python tools/evaluate_detector.py --half tuned tests/recordings/prototype
+    python tools/evaluate_detector.py --signals-of verl tests/recordings/prototype    # with what verl logs only
+    python tools/evaluate_detector.py --half all tests/recordings/small     # trainings of llds, later than the settings
+    python tools/evaluate_detector.py --half all MY_RUNS    # any folder whose recordings or runs llds diagnose reads
 
 A run belongs to the tuned half when the SHA-256 of its name is even. Truth is `llds.monitor.outcome`. The cause of a
 run is known when its folder is named after one (recordings of fault injections), or by its configuration (random
@@ -17,6 +18,7 @@ import hashlib
 import json
 import math
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Collection
@@ -81,7 +83,12 @@ def read_run(path: Path, signals: Collection[str]) -> Run | None:
 
 def name_of(path: Path) -> str:
     """A run's name: that of its folder, or of its file without endings."""
-    return path.name.split(".jsonl")[0]
+    return re.sub(r"\.(jsonl|csv)(\.gz)?$", "", path.name)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The recordings in a folder and those below it, or else the folders of runs in it."""
+    return sorted(folder.rglob("*.gz")) or sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def known_cause(path: Path) -> str | None:
@@ -111,6 +118,7 @@ def figures(runs: list[Run]) -> dict[str, Any]:
     early = [run for run in collapsed if (run.truth.fall or 0) < EARLY]
     foreseeable = [run for run in collapsed if not run.truth.is_cliff and run not in early]
     iterations = sum(len(run.rows) for run in healthy)
+    expected = [error for run in collapsed if (error := error_of_expected_collapse(run)) is not None]
     alarms, warnings = (sum(run.begins(*levels) for run in healthy) for levels in (("alarm",), ("warning", "alarm")))
     return {
         "runs": len(runs),
@@ -130,9 +138,22 @@ def figures(runs: list[Run]) -> dict[str, Any]:
         "  false alarms": alarms,
         "  false alarms per 2,000 iterations": 2000 * alarms / max(iterations, 1),
         "  warnings per 2,000 iterations": 2000 * warnings / max(iterations, 1),
+        "expected collapse given, of the collapsed": len(expected) / max(len(collapsed), 1),
+        "  median error, share of the iterations that were left": median(expected) if expected else None,
         "between": len(between),
         "  with an alarm": sum(run.begins("alarm") > 0 for run in between),
     }
+
+
+def error_of_expected_collapse(run: Run) -> float | None:
+    """How wrong the first expected time to collapse is, as a share of the iterations that were left."""
+    halved = run.truth.deadline
+    if halved is None or halved == len(run.rows) - 1:
+        return None
+    for at, one in enumerate(run.said[:halved]):
+        if one.iterations_to_collapse is not None:
+            return abs(one.iterations_to_collapse - (halved - at)) / (halved - at)
+    return None
 
 
 def seen(runs: list[Run], until: str) -> float:
@@ -225,7 +246,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     signals = SIGNALS_OF[options.signals_of]
-    paths = sorted(path for folder in options.folder for path in folder.iterdir() if path.name != "README.md")
+    paths = [path for folder in options.folder for path in find_runs(folder)]
     wanted = [path for path in paths if options.half in ("all", "tuned" if is_tuned(name_of(path)) else "held-out")]
     runs = [run for path in wanted if (run := read_run(path, signals)) is not None]
     injected = injected_causes(runs, signals)

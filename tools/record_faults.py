@@ -4,7 +4,7 @@
     python tools/record_faults.py --faults "stale weights" --seeds 0
     python tools/evaluate_detector.py --half all tests/recordings/*/
 
-Real trainings (the policy that ships, real search, real updates) of 48 trajectories an iteration, in which one thing
+Real trainings (the policy that ships, real search, real updates) of 36 trajectories an iteration, in which one thing
 breaks, from an iteration on or from the start. A recording is a CSV in gzip with the signals of each iteration, in a
 folder named after the cause: `llds diagnose FILE` reads it. Those of `healthy` have no fault.
 """
@@ -32,7 +32,7 @@ from llds.callbacks import IterationSignals, RetrievalCallback, RolloutCallback
 from llds.data import PromptDataModule, PromptLoader
 from llds.data.template import PromptTemplate
 from llds.errors import RetrievalError
-from llds.losses import KLPenalty, LLDSPenalty
+from llds.losses import LLDSPenalty
 from llds.modules import Optimization, SearchAgentModule
 from llds.retrieval import ChromaRetriever, Passage
 from llds.rewards import ExactMatchReward, Reward
@@ -41,8 +41,8 @@ from llds.types import Completion, Trajectory
 
 FOLDER = Path(__file__).parents[1] / "tests" / "recordings"
 INDEX = Path(tempfile.gettempdir()) / "llds-recordings-index"
-ITERATIONS = 24
-START = 11
+ITERATIONS = 20
+START = 9
 """Iterations before a fault that does not begin with the run."""
 
 
@@ -104,12 +104,12 @@ class OwnCopy(TransformersSampler):
         return value
 
 
-class EightBits(OwnCopy):
-    """Holds its weights in 8 bits, one scale for each tensor."""
+class SixBits(OwnCopy):
+    """Holds its weights in 6 bits, one scale for each tensor."""
 
     def received(self, value: Tensor) -> Tensor:
         """Round."""
-        scale = value.abs().max() / 127
+        scale = value.abs().max() / 31
         return (value / scale).round() * scale
 
 
@@ -248,7 +248,7 @@ def _set(name: str, make: Callable[[Parts], Any]) -> Callable[[Parts], None]:
 FAULTS: dict[str, tuple[str, Callable[[Parts], None]]] = {
     "none": ("healthy", lambda parts: None),
     "other temperature": ("sampler_mismatch", _set("sampler", lambda parts: OtherTemperature(max_wait_s=60.0))),
-    "8-bit sampler": ("sampler_mismatch", _set("sampler", lambda parts: EightBits(parts.clock))),
+    "6-bit sampler": ("sampler_mismatch", _set("sampler", lambda parts: SixBits(parts.clock))),
     "stale weights": ("stale_weights", _set("sampler", lambda parts: Deaf(parts.clock))),
     "failing retriever": ("retriever_outage", _set("retriever", lambda parts: Unreliable(parts.clock, fails))),
     "empty index": ("retriever_outage", _set("retriever", lambda parts: Unreliable(parts.clock, finds_nothing))),
@@ -303,15 +303,14 @@ def record(fault: str, seed: int) -> list[dict[str, float]]:
         )  # fmt: skip
         agent = SearchAgentModule(
             "llds:quickstart/policy",
-            kl_penalty=KLPenalty(0.001),
             llds_penalty=LLDSPenalty(coefficient=parts.llds),
             agent_tools=[SearchTool(top_k=2)],
-            optimization=Optimization(learning_rate=parts.learning_rate, mini_batch_size=2, micro_batch_size=48),
+            optimization=Optimization(learning_rate=parts.learning_rate, mini_batch_size=2, micro_batch_size=36),
             seed=seed,
         )
         data = PromptDataModule(
             train="llds:quickstart/train.jsonl",
-            batch_size=8,
+            batch_size=6,
             iterations=ITERATIONS,
             max_prompt_tokens=64,
             template=PromptTemplate("Question: {question}\n"),

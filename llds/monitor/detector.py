@@ -13,7 +13,7 @@ from typing import Any
 from llds.monitor import signals as s
 from llds.monitor.causes import attribute
 from llds.monitor.diagnosis import Diagnosis, Level, Phase, Symptom
-from llds.monitor.drift import Drift
+from llds.monitor.drift import LIKELIHOODS, Drift
 from llds.monitor.faults import FAULTS
 from llds.monitor.symptoms import VOTE, Check, tracked_values
 from llds.monitor.track import Track
@@ -32,6 +32,18 @@ RECOVERED = 0.65
 """Share of the peak reward above which a collapsed run has recovered."""
 RELEASE = 10
 """Rows without a reason after which a level ends; a symptom ends after half of them, unless an alarm lasts."""
+SIGNALS_READ = tuple(
+    dict.fromkeys(
+        (
+            s.REWARD,
+            *(name for check in (*VOTES, *FAULTS) for name in check.signals),
+            *LIKELIHOODS,
+            s.LIKELIHOOD_INCORRECT,
+            s.DISPLACEMENT_INCORRECT,
+        )
+    )
+)
+"""All signals that bear on a diagnosis."""
 FATAL = ("reward_is_constant", "tools_fail")
 """Faults that are an alarm before the reward falls: nothing, or nothing true, is learned while they last."""
 

@@ -110,12 +110,6 @@ class Track:
         return median(self.baseline)
 
     @property
-    def spread(self) -> float:
-        """Robust standard deviation of the warm-up."""
-        center = self.center
-        return MAD_TO_SD * median(abs(value - center) for value in self.baseline)
-
-    @property
     def noise(self) -> float:
         """Robust standard deviation of one value around the trend."""
         window = self._window_noise()

@@ -4,13 +4,21 @@ import re
 from pathlib import Path
 
 from llds.errors import DataError
-from llds.monitor.sources import llds_run, prime_rl, recorded, trl, verl
+from llds.monitor.sources import llds_run, nemo_rl, prime_rl, recorded, skyrl, trl, verl
 from llds.monitor.sources.files import read_records
 from llds.monitor.sources.tensorboard import read_events
 from llds.monitor.sources.vocabulary import MetricTable, Record, Vocabulary, build_table
 from llds.monitor.sources.wandb import plain_names
 
-VOCABULARIES = (llds_run.VOCABULARY, verl.VOCABULARY, trl.VOCABULARY, prime_rl.VOCABULARY, recorded.VOCABULARY)
+VOCABULARIES = (
+    llds_run.VOCABULARY,
+    verl.VOCABULARY,
+    trl.VOCABULARY,
+    prime_rl.VOCABULARY,
+    nemo_rl.VOCABULARY,
+    skyrl.VOCABULARY,
+    recorded.VOCABULARY,
+)
 _EVENTS = "events.out.tfevents.*"
 _SEVERAL = ("csv/**/metrics.csv", "version_*/metrics.csv")
 _ONE = ("metrics.csv", "metrics.jsonl", "trainer_state.json", "checkpoint-*/trainer_state.json")

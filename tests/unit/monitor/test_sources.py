@@ -142,6 +142,60 @@ def test_metrics_of_prime_rl_whose_trainer_and_orchestrator_write_a_line_each(tm
     assert table.rows[1][1] == {"reward/mean": 0.5, "rollout/weight_lag": 1.0}
 
 
+def test_a_history_of_nemo_rl_is_not_taken_for_one_of_trl(tmp_path: Path) -> None:
+    values = {
+        "train/reward": 0.5,
+        "train/loss": 0.2,
+        "train/approx_entropy": 0.9,
+        "train/grad_norm": 0.2,
+        "train/lr": 1e-6,
+        "train/gen_kl_error": 0.0004,
+        "train/token_mult_prob_error": 1.02,
+        "train/probs_ratio_max": 1.3,
+        "validation/accuracy": 0.4,
+    }
+    (tmp_path / "history.jsonl").write_text(json.dumps({"_step": 7, **values}) + "\n")
+    table = read_metrics(tmp_path)
+    assert (table.framework, table.rows[0][0]) == ("NeMo-RL", 7)
+    assert only_row(table) == {
+        "reward/mean": 0.5,
+        "policy/entropy": 0.9,
+        "train/grad_norm": 0.2,
+        "train/learning_rate": 1e-6,
+        "policy/behavior_kl": 0.0004,
+        "policy/behavior_gap_mean": pytest.approx(0.02),
+        "policy/ratio_max": 1.3,
+    }
+    assert table.ignored == ["train/loss", "validation/accuracy"]
+
+
+def test_metrics_of_skyrl(tmp_path: Path) -> None:
+    values = {
+        "trainer/global_step": 3,
+        "reward/avg_raw_reward": 0.48,
+        "reward/avg_pass_at_4": 0.66,
+        "policy/policy_entropy": 1.2,
+        "policy/raw_grad_norm": 0.47,
+        "policy/policy_lr": 1e-6,
+        "policy/ppo_clip_ratio": 0.01,
+        "policy/tis/log_ratio_abs_mean": 0.02,
+        "async/staleness_mean": 1.0,
+        "timing/step": 292.0,
+    }
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(values) + "\n")
+    table = read_metrics(tmp_path)
+    assert (table.framework, table.rows[0][0]) == ("SkyRL", 3)
+    assert only_row(table) == {
+        "reward/mean": 0.48,
+        "policy/entropy": 1.2,
+        "train/grad_norm": 0.47,
+        "train/learning_rate": 1e-6,
+        "policy/clip_share": 0.01,
+        "policy/behavior_gap_mean": 0.02,
+        "rollout/weight_lag": 1.0,
+    }
+
+
 def test_a_history_of_wandb_with_holes(tmp_path: Path) -> None:
     history = tmp_path / "history.csv"
     history.write_text(
