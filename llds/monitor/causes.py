@@ -110,7 +110,7 @@ _RULES: tuple[tuple[Cause, tuple[str, ...], bool], ...] = (
     ("optimizer_blow_up", ("learning_rate_jumps",), True),
     ("broken_reward", ("reward_is_blind",), True),
     ("data_repeating", ("prompts_repeat",), False),
-    ("retriever_outage", ("searches_vanish",), True),
+    ("retriever_outage", ("searches_find_nothing", "searches_vanish"), True),
     ("format_break", ("format_breaks",), True),
     ("broken_reward", ("reward_is_constant",), True),
     ("optimizer_blow_up", ("updates_blow_up",), True),

@@ -78,6 +78,14 @@ def _searches_vanish(tracks: Tracks) -> Finding | None:
     return found
 
 
+def _searches_find_nothing(tracks: Tracks) -> Finding | None:
+    track = ready(tracks, s.EMPTY_SEARCHES)
+    if track is None:
+        return None
+    over = latest(track) - track.center
+    return s.EMPTY_SEARCHES, ramp(over, 0.1, 0.4), f"{in_percent(track.last)} of the queries find nothing"
+
+
 def _format_breaks(tracks: Tracks) -> Finding | None:
     found = None
     for name, what in ((s.VALID_ACTIONS, "well-formed actions"), (s.ANSWERED, "trajectories with an answer")):
@@ -173,6 +181,7 @@ FAULTS = (
     Check("gap_from_the_start", _gap_from_the_start, (s.GAP_MEAN, s.BEHAVIOR_KL)),
     Check("gap_grows", _gap_grows, (s.GAP_MEAN, s.BEHAVIOR_KL, s.WEIGHT_LAG)),
     Check("tools_fail", _tools_fail, (s.FAILED, s.TOOL_FAILURES)),
+    Check("searches_find_nothing", _searches_find_nothing, (s.EMPTY_SEARCHES,)),
     Check("searches_vanish", _searches_vanish, (s.SEARCHES, s.HIT_RATE)),
     Check("format_breaks", _format_breaks, (s.VALID_ACTIONS, s.ANSWERED)),
     Check("reward_is_constant", _reward_is_constant, (s.REWARD, s.INFORMATIVE), delay=4),

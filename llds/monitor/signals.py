@@ -63,6 +63,7 @@ ACTION_TOKENS = "rollout/action_tokens"
 ACTION_CUT = "rollout/action_cut"
 FIRST_ACTION_MATCH = "rollout/first_action_match"
 HIT_RATE = "retrieval/hit_rate"
+EMPTY_SEARCHES = "retrieval/empty_searches"
 WEIGHT_LAG = "rollout/weight_lag"
 REPEATED_PROMPTS = "data/repeated_prompts"
 
@@ -216,6 +217,7 @@ SIGNALS = (
     Signal("retrieval/queries", "Queries of the iteration", "count", "holds"),
     Signal("retrieval/asked_before", "Queries that were answered from the cache", "share", "-"),
     Signal("retrieval/failed_calls", "Calls of the retriever that failed, after its own retries", "count", "0", "up"),
+    Signal(EMPTY_SEARCHES, "Queries that found nothing", "share", "near 0", "up"),
     Signal(HIT_RATE, "Trajectories whose passages hold a gold answer", "share", "rises or holds", "down"),
 )
 
