@@ -136,7 +136,7 @@ def _reward_is_blind(tracks: Tracks) -> Finding | None:
         if moved >= VOTE:
             words = "from the start, updates favor correct responses no more than incorrect ones"
             return s.DISPLACEMENT_CORRECT, moved, words
-    track = ready(tracks, LIKELIHOOD_CONTRAST, 12)
+    track = ready(tracks, LIKELIHOOD_CONTRAST, 8)
     if track is None:
         return None
     error = track.noise * math.sqrt(track.slow.weight / (2 - track.slow.weight))
