@@ -2,7 +2,7 @@
 
     python tools/record_faults.py                                  # all that are not there yet; half a minute each
     python tools/record_faults.py --faults "stale weights" --seeds 0
-    python tools/evaluate_detector.py --half all tests/recordings/*/
+    python tools/evaluate_detector.py --half all --recorded-only tests/recordings/faults
 
 Real trainings (the policy that ships, real search, real updates) of 36 trajectories an iteration, in which one thing
 breaks, from an iteration on or from the start. A recording is a CSV in gzip with the signals of each iteration, in a
@@ -39,7 +39,7 @@ from llds.rewards import ExactMatchReward, Reward
 from llds.rollout import EpisodeLimits, SampleRequest, ToolCallPolicy, TransformersSampler
 from llds.types import Completion, Trajectory
 
-FOLDER = Path(__file__).parents[1] / "tests" / "recordings"
+FOLDER = Path(__file__).parents[1] / "tests" / "recordings" / "faults"
 INDEX = Path(tempfile.gettempdir()) / "llds-recordings-index"
 ITERATIONS = 20
 START = 9
