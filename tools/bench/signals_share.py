@@ -19,11 +19,13 @@ from typing import Any
 
 import torch
 
+import llds.callbacks.rollout as rollout
 import llds.modules.search_agent as search_agent
 from llds.callbacks import CollapseMonitor, IterationSignals
 from llds.cli import main as run_command
 from llds.modules import SearchAgentModule
 from llds.modules.objective import Objective
+from llds.modules.update_steps import UpdateSteps
 
 SECONDS: dict[str, list[float]] = defaultdict(list)
 
@@ -68,7 +70,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=6)
     arguments = parser.parse_args()
-    parts = ("LLDS: loss", "policy signals", "second look", "detector", "measuring", "iteration")
+    shown = (
+        "LLDS: loss", "rollout signals", "policy signals", "losses' own signals", "norm of the update", "second look",
+        "detector",
+    )  # fmt: skip
+    parts = (*shown, "measuring", "iteration")
     started = [0.0]
 
     def begin(*_: Any) -> None:
@@ -80,7 +86,10 @@ def main() -> None:
             SECONDS[part].append(0.0)
 
     measure_llds()
+    clock(rollout, "rollout_metrics", "rollout signals")
     clock(search_agent, "policy_metrics", "policy signals")
+    clock(Objective, "signals", "losses' own signals")
+    clock(UpdateSteps, "_update_norm", "norm of the update")
     clock(IterationSignals, "on_train_batch_end", "second look")
     clock(CollapseMonitor, "on_train_batch_end", "detector")
     IterationSignals.on_train_batch_start = begin  # type: ignore[method-assign]
@@ -99,10 +108,10 @@ def main() -> None:
     whole = totals["iteration"] - totals["measuring"]
     sys.stdout.write(f"{arguments.iterations - 1} iterations of {whole / (arguments.iterations - 1):.2f} CPU s, ")
     sys.stdout.write(f"load {os.getloadavg()[0]:.1f}\n| part | CPU ms an iteration | share |\n| --- | --- | --- |\n")
-    for part in parts[:4]:
+    for part in shown:
         milliseconds = 1000 * totals[part] / (arguments.iterations - 1)
         sys.stdout.write(f"| {part} | {milliseconds:.1f} | {totals[part] / whole:.2%} |\n")
-    sys.stdout.write(f"| **together** | | **{sum(totals[part] for part in parts[:4]) / whole:.2%}** |\n")
+    sys.stdout.write(f"| **together** | | **{sum(totals[part] for part in shown) / whole:.2%}** |\n")
 
 
 if __name__ == "__main__":
