@@ -219,8 +219,8 @@ def cut_actions(trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
 def rename_answer(trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
     """The parser looks for another tag than the policy writes."""
     [rollout] = [one for one in trainer.callbacks if isinstance(one, RolloutCallback)]  # type: ignore[attr-defined]
-    assert rollout._collector is not None  # noqa: S101
-    rollout._collector.protocol.answer_tag = "final"
+    assert rollout._rollouts is not None  # noqa: S101
+    rollout._rollouts.collector.protocol.answer_tag = "final"
 
 
 @dataclass
