@@ -39,7 +39,8 @@ def clock(owner: Any, name: str, part: str) -> None:
         try:
             return function(*arguments, **named)
         finally:
-            SECONDS[part][-1] += time.process_time() - started
+            if SECONDS[part]:  # the first rollout is over before the first clock starts
+                SECONDS[part][-1] += time.process_time() - started
 
     setattr(owner, name, run)
 
