@@ -28,13 +28,9 @@ class SearchStatistics:
 
     Attributes:
         queries: Valid queries that the policy asked.
-<<<<<<< HEAD
         cached: Those of them that were not sent, because the same query was asked in this iteration before.
         remembered: Those of them that were not sent, because an earlier iteration's answer is remembered.
-=======
-        cached: Those of them that were not sent, because the same query was answered or on its way.
         empty: Those of them that found nothing.
->>>>>>> 84190bb (retrieval: the share of queries that find nothing; monitor: it points to the retriever)
         calls: Calls of the retriever.
         failed_calls: Those of them that failed.
         retriever_s: Seconds inside the retriever, summed over calls.
@@ -42,11 +38,8 @@ class SearchStatistics:
 
     queries: int = 0
     cached: int = 0
-<<<<<<< HEAD
     remembered: int = 0
-=======
     empty: int = 0
->>>>>>> 84190bb (retrieval: the share of queries that find nothing; monitor: it points to the retriever)
     calls: int = 0
     failed_calls: int = 0
     retriever_s: float = 0.0

@@ -90,12 +90,9 @@ class RetrievalCallback(pl.Callback):
         values = {"retrieval/queries": float(queries)}
         if queries:
             values["retrieval/asked_before"] = sum(one.cached for one in statistics) / queries
-<<<<<<< HEAD
             # What is remembered depends on when the run last started, and so is not a signal of its own.
             values["time/retrieval_remembered"] = sum(one.remembered for one in statistics) / queries
-=======
             values["retrieval/empty_searches"] = sum(one.empty for one in statistics) / queries
->>>>>>> 84190bb (retrieval: the share of queries that find nothing; monitor: it points to the retriever)
         if calls:  # how queries fall into calls is a matter of time, and so is not a signal of its own
             values["time/retrieval_call_s"] = sum(one.retriever_s for one in statistics) / calls
             values["retrieval/failed_calls"] = float(sum(one.failed_calls for one in statistics))
