@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from llds.callbacks.ladder import Moment, Rung
+from llds.callbacks.side_work import without_ending_the_run
 from llds.callbacks.trajectory_file import TrajectoryFile, trajectory_updates
 from llds.callbacks.worst_trajectories import worst_trajectories
 from llds.monitor import PHASES, Diagnosis
@@ -66,7 +67,7 @@ class IncidentFolder:
             return None
         what = re.sub(r"(?<!^)(?=[A-Z])", "-", type(rung).__name__).lower()
         path = scratch.with_name(f"iteration-{moment.diagnosis.iteration:06d}-{what}")
-        try:
+        with without_ending_the_run("No folder of the incident"):
             _write_signals(scratch / "signals.csv", signals)
             (scratch / "decision.md").write_text(decision(moment.diagnosis, moment.done), encoding="utf-8")
             _copy_config(Path(moment.trainer.default_root_dir) / "config.yaml", scratch)
@@ -74,11 +75,9 @@ class IncidentFolder:
             if path.exists():  # of a run that was killed and comes here again
                 shutil.rmtree(path)
             os.replace(scratch, path)
-        except Exception as error:  # whatever it is, the run matters more
-            rank_zero_warn(f"No folder of the incident: {type(error).__name__}: {error}. The run goes on.")
-            self.discard(scratch)
-            return None
-        return path
+            return path
+        self.discard(scratch)
+        return None
 
     def _write_trajectories(self, path: Path, moment: Moment) -> None:
         file = TrajectoryFile(path, moment.module.tokenizer)

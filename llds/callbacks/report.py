@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from llds.callbacks.side_work import without_ending_the_run
 from llds.errors import ConfigurationError, LLDSError
 from llds.modules import SearchAgentModule
 
@@ -49,11 +50,10 @@ class RunReport(pl.Callback):
         from llds.report import read_run, write_report
 
         folder = Path(trainer.default_root_dir)
-        try:
-            return write_report([read_run(folder)], folder / "report.html")
-        except LLDSError as error:
-            if (folder / "csv").exists():
-                rank_zero_warn(f"No report: {error}")
-        except Exception as error:  # whatever it is, the run matters more
-            rank_zero_warn(f"No report: {type(error).__name__}: {error}")
+        with without_ending_the_run("No report"):
+            try:
+                return write_report([read_run(folder)], folder / "report.html")
+            except LLDSError as error:
+                if (folder / "csv").exists():
+                    rank_zero_warn(f"No report: {error}")
         return None

@@ -9,8 +9,9 @@ from concurrent.futures import Future
 
 from torch import Tensor
 
-from llds.errors import ConfigurationError
+from llds.errors import ConfigurationError, SamplerError
 from llds.rollout.engine_thread import EngineThread
+from llds.rollout.outcome import errors_of_engine
 from llds.rollout.sampler import SampledPolicy, Sampler, SampleRequest
 from llds.rollout.vllm_engine import LocalEngine, check_installed
 from llds.rollout.vllm_requests import sampling_params
@@ -89,11 +90,12 @@ class VLLMSampler(Sampler):
         if self._thread is None:
             folder, arguments = str(self._known.folder), self.settings.arguments(self._known)
             try:
-                self._thread = EngineThread(lambda: LocalEngine(folder, arguments))
-            except Exception as error:  # of whatever kind: what the settings ask for cannot be had here
+                with errors_of_engine("vLLM does not start"):
+                    self._thread = EngineThread(lambda: LocalEngine(folder, arguments))
+            except SamplerError as error:  # what the settings ask for cannot be had here
                 raise ConfigurationError(
-                    f"Expected vLLM to start with `rollout.sampler.engine` {self.settings}, got "
-                    f"{type(error).__name__}: {error}. Change the settings, or free what they need."
+                    f"Expected settings in `rollout.sampler.engine` that this machine can serve, got {self.settings}: "
+                    f"{error}. Change them, or free what they need."
                 ) from error
         return self._thread
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from lightning.pytorch.utilities import rank_zero_warn
+from llds.callbacks.side_work import without_ending_the_run
 
 _GRACE_S = 5.0
 """What a task may take beyond its time limit, to clean up."""
@@ -24,10 +24,8 @@ class Background:
         """Start a task; what it raises becomes a warning."""
 
         def run() -> None:
-            try:
+            with without_ending_the_run(name):
                 task()
-            except Exception as error:  # whatever it is, the run matters more
-                rank_zero_warn(f"{name}: {type(error).__name__}: {error}. The run goes on.")
 
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(target=run, name=name, daemon=True)

@@ -1,0 +1,19 @@
+"""Work beside a training that must never be what ends it: reports, records, messages."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+@contextmanager
+def without_ending_the_run(what: str) -> Iterator[None]:
+    """Turn any error into a warning.
+
+    Args:
+        what: What there is not, or what failed, for the warning.
+    """
+    try:
+        yield
+    except Exception as error:  # a full disk, a plotting library, a webhook: whatever it is, the run matters more
+        rank_zero_warn(f"{what}: {type(error).__name__}: {error}. The run goes on.")
