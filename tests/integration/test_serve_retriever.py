@@ -35,7 +35,8 @@ def test_it_says_where_it_serves_and_stops_without_noise(stop: signal.Signals, t
         assert len(httpx.post(url, json={"queries": ["capital of France"]}).json()["result"][0]) == 2
         process.send_signal(stop)
         out, err = process.communicate(timeout=60)
-        assert (process.returncode, out, err) == (0, "Stopped.\n", "")
+        assert (process.returncode, out) == (0, "Stopped.\n")
+        assert not [line for line in err.splitlines() if line and not line.startswith("Index:")]  # a slow build's bar
     finally:
         process.kill()
         process.communicate()
