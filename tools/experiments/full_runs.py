@@ -111,7 +111,7 @@ def protect(seeds: range = range(100, 110)) -> Iterator[Job]:
 def quickstart(seeds: range = range(400, 403)) -> Iterator[Job]:
     """Study 3 on the quickstart's agent, smaller."""
     for seed in seeds:
-        for rate in (1e-3, 2e-4, 2e-3):
+        for rate in (2e-3, 1e-3, 2e-4):
             yield from (Job(QUICKSTART, rate, value, seed, iterations=20) for value in (0.0, 0.2))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from llds.monitor.outcome import WINDOW, Outcome, outcome
 from tools.experiments.recording import RECORDS, read_rows
 
-_NAME = re.compile(
+NAME = re.compile(
     r"(?P<task>[a-z]+)-lr(?P<rate>[\d.e-]+?)-lambda(?P<coefficient>[\d.]+)(?P<variant>(?:-[a-z_]+[\d.]*)*?)-seed(?P<seed>\d+)\.csv\.gz"
 )
 LAST = 10
@@ -81,7 +81,7 @@ def _read_all(study: str) -> tuple[Run, ...]:
 
 
 def _read(path: Path) -> Run:
-    match = _NAME.fullmatch(path.name)
+    match = NAME.fullmatch(path.name)
     if match is None:
         raise ValueError(f"Expected a record named like small-lr0.001-lambda0.2-seed1.csv.gz, got {path}.")
     rows = read_rows(path)

@@ -19,12 +19,14 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 def with_error(values: Sequence[float], digits: int = 3) -> str:
     """Mean and standard error."""
-    return f"{mean(values):.{digits}f} ± {standard_error(values):.{digits}f}" if values else "-"
+    error = f" ± {standard_error(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{error}" if values else "-"
 
 
 def change(difference: Difference, digits: int = 3) -> str:
     """Mean difference, its standard error, and how many pairs went which way."""
-    return f"{difference.mean:+.{digits}f} ± {difference.error:.{digits}f} ({difference.up} up, {difference.down} down)"
+    error = f" ± {difference.error:.{digits}f}" if difference.n > 1 else ""
+    return f"{difference.mean:+.{digits}f}{error} ({difference.up} up, {difference.down} down)"
 
 
 # Study 1

@@ -1,5 +1,6 @@
 """The experiments' instruments: paired updates leave a run as it is, and the statistics are right."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,16 @@ import torch
 
 from llds.data.policy_batch import collate
 from llds.monitor.sources import read_metrics
+from llds.retrieval import Passage, Retriever
 from tests.runs import answers, make_run, rows, scripted
+from tests.trajectories import random_trajectories
 from tools.experiments.analyse import PAGES, with_tables
+from tools.experiments.full_runs import STUDIES
 from tools.experiments.inference import fisher_test, paired_difference, sign_test
 from tools.experiments.paired import VARIANTS, PairedUpdates
 from tools.experiments.recording import Collect, Record, mean_log_likelihood, read_rows, write_rows
+from tools.experiments.records_table import NAME
+from tools.experiments.tasks import QUICKSTART, NoisySearchTool, RandomReward
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,45 @@ def test_the_tables_of_the_pages_are_those_of_the_records() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert with_tables(text) == text, f"{page.name}: run `python -m tools.experiments.analyse`"
+
+
+class Echo(Retriever):
+    """Finds the query."""
+
+    def retrieve(self, queries: list[str], top_k: int) -> list[list[Passage]]:
+        """One passage."""
+        return [[Passage("echo", query, query)] for query in queries]
+
+    def describe(self) -> dict[str, str]:
+        """Nothing."""
+        return {}
+
+
+@pytest.mark.parametrize(("noise", "share"), [(0.0, 0.0), (0.3, 0.3), (1.0, 1.0)])
+def test_so_many_searches_return_other_passages_the_same_ones_every_time(noise: float, share: float) -> None:
+    def search_often() -> list[tuple[str, ...]]:
+        tool = NoisySearchTool(noise, QUICKSTART.corpus, 1, seed=1)
+        tool.attach(Echo())
+        tool.begin_iteration()
+        return [asyncio.run(tool.run(f"query {number}")).document_ids for number in range(200)]
+
+    found = search_often()
+    assert sum(ids != ("echo",) for ids in found) / len(found) == pytest.approx(share, abs=0.1)
+    assert search_often() == found
+
+
+def test_a_random_reward_is_a_coin_that_a_trajectory_keeps() -> None:
+    trajectories = random_trajectories(groups=50)
+    rewards = [RandomReward()(one) for one in trajectories]
+    assert rewards == [RandomReward()(one) for one in trajectories]
+    assert sum(rewards) / len(rewards) == pytest.approx(0.5, abs=0.15)
+
+
+def test_no_two_jobs_of_a_study_share_a_record_and_the_page_reads_their_names() -> None:
+    for study, jobs in STUDIES.items():
+        names = [job.name for job in jobs()]
+        assert len(set(names)) == len(names), study
+        assert all(NAME.fullmatch(name) for name in names), study
 
 
 def test_fishers_test_by_hand() -> None:
