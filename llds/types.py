@@ -157,7 +157,7 @@ class Trajectory:
         turns: Actions and observations, in order.
         status: How the episode ended.
         failure: What failed, where the status is ``failed``.
-        failed_by: Which part of the infrastructure it was.
+        failed_by: Which part of the infrastructure it was; "time" for one that was abandoned as a straggler.
         reward: Set by the reward function after the episode.
     """
 
@@ -169,7 +169,7 @@ class Trajectory:
     turns: list[Turn] = field(default_factory=list)
     status: TrajectoryStatus = "out_of_turns"
     failure: str = ""
-    failed_by: Literal["", "tool", "sampler"] = ""
+    failed_by: Literal["", "tool", "sampler", "time"] = ""
     reward: float = 0.0
 
     @property

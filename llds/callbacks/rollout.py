@@ -22,7 +22,7 @@ from llds.data import PolicyBatch, PromptDataModule, PromptLoader, PromptTemplat
 from llds.data.answer_span import answer_span
 from llds.data.policy_batch import collate
 from llds.errors import ConfigurationError, TooManyFailuresError
-from llds.metrics import by_group, rollout_metrics
+from llds.metrics import abandoned_metrics, by_group, rollout_metrics
 from llds.modules import SearchAgentModule
 from llds.rewards import ExactMatchReward, Reward
 from llds.rollout import (
@@ -33,6 +33,7 @@ from llds.rollout import (
     Rollout,
     SampledPolicy,
     Sampler,
+    Stragglers,
     ToolCallPolicy,
     TransformersSampler,
 )
@@ -60,6 +61,8 @@ class RolloutCallback(pl.Callback):
         seed: Seed of the sampling.
         overlap: Whether the next iteration's trajectories are sampled while this one trains, by the weights before its
             updates. Needs `model.importance_correction` and a sampler that can.
+        stragglers: When an iteration's last trajectories are abandoned, which then leave their group by `on_failure`;
+            None waits for all. Biased towards short trajectories, and not reproducible: it goes by time.
 
     Attributes:
         watcher: Sees the turns of all episodes as they come; set it before the first batch.
@@ -82,6 +85,7 @@ class RolloutCallback(pl.Callback):
         max_failed: float = 0.5,
         seed: int = 0,
         overlap: bool = False,
+        stragglers: Stragglers | None = None,
     ) -> None:
         if group_size < 2:
             raise ConfigurationError(
@@ -109,6 +113,7 @@ class RolloutCallback(pl.Callback):
         self.max_failed = max_failed
         self.seed = seed
         self.overlap = overlap
+        self.stragglers = stragglers
         self.watcher: EpisodeWatcher | None = None
         self._rollouts: PolicyRollouts | None = None
         self._next = NextRollout(group_size)
@@ -180,6 +185,8 @@ class RolloutCallback(pl.Callback):
             else:
                 rollouts.rest()
         batch.metrics |= rollout_metrics(batch.trajectories, pl_module.iteration) | rollouts.metrics
+        if self.stragglers is not None:
+            batch.metrics |= abandoned_metrics(batch.trajectories)
         self._check_failures(batch.trajectories)
         kept = self._without_failures(batch.trajectories)
         batch.metrics["rollout/dropped"] = 1 - len(kept) / len(batch.trajectories)
@@ -227,7 +234,8 @@ class RolloutCallback(pl.Callback):
 
     def _collection(self, iteration: int) -> Collection:
         seed = (self.seed, _TRAINING, iteration)
-        return Collection(self.group_size, self.sampling, self.limits, seed, (rank(), world_size()))
+        share = (rank(), world_size())
+        return Collection(self.group_size, self.sampling, self.limits, seed, share, self.stragglers)
 
     def _collect(self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], collection: Collection) -> Rollout:
         """Roll out prompts beside the iterations, by the present weights, once what is under way has ended."""
@@ -291,7 +299,7 @@ class RolloutCallback(pl.Callback):
         self.sampler.close()
 
     def _check_failures(self, trajectories: Sequence[Trajectory]) -> None:
-        failed = [trajectory for trajectory in trajectories if trajectory.status == "failed"]
+        failed = [one for one in trajectories if one.status == "failed" and one.failed_by != "time"]
         if len(failed) > self.max_failed * len(trajectories):
             raise TooManyFailuresError(
                 f"Expected at most a share of {self.max_failed:g} failed trajectories per iteration "

@@ -31,7 +31,9 @@ def tell_of_indices() -> None:
     log = logging.getLogger("llds.retrieval")
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
-        log.handlers[0].addFilter(lambda record: rank_zero_only.rank == 0 or record.levelno > logging.INFO)
+        log.handlers[0].addFilter(
+            lambda record: getattr(rank_zero_only, "rank", 0) == 0 or record.levelno > logging.INFO
+        )
     log.setLevel(logging.INFO)
 
 

@@ -9,12 +9,13 @@ from llds.metrics.actions import ActionKinds, has_answer
 from llds.metrics.averages import Scalars, as_floats, mean_metrics
 from llds.metrics.displacement import displacement_metrics
 from llds.metrics.policy import policy_metrics
-from llds.metrics.rollout import by_group, first_action_match, rollout_metrics, served_calls
+from llds.metrics.rollout import abandoned_metrics, by_group, first_action_match, rollout_metrics, served_calls
 from llds.metrics.update_norm import squared_adam_update
 
 __all__ = [
     "ActionKinds",
     "Scalars",
+    "abandoned_metrics",
     "as_floats",
     "by_group",
     "displacement_metrics",

@@ -37,7 +37,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
         "reward/mean": _mean(trajectory.reward for trajectory in alive),
         "reward/informative_groups": _mean(max(group) > min(group) for group in rewards),
         "reward/all_correct_groups": _mean(min(group) > 0 for group in rewards),
-        "rollout/failed": _mean(trajectory.status == "failed" for trajectory in trajectories),
+        "rollout/failed": _mean(one.status == "failed" and one.failed_by != "time" for one in trajectories),
         "rollout/answered": _mean(trajectory.status == "answered" for trajectory in alive),
         "rollout/searches": _mean(served_calls(trajectory) for trajectory in alive),
         "rollout/turns": _mean(len(trajectory.turns) for trajectory in alive),
@@ -51,6 +51,25 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
         "rollout/repeated_ngrams": _repeated_ngrams(alive),
         "rollout/tool_failures": _failed_calls(trajectories),
         "rollout/weight_lag": _mean(iteration - trajectory.policy_version for trajectory in trajectories),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def abandoned_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Signals of stragglers that were abandoned.
+
+    Args:
+        trajectories: All of the iteration.
+
+    Returns:
+        ``rollout/abandoned`` (share of the trajectories), and ``rollout/abandoned_tokens`` (mean length that they had
+        got to, prompt included) where there are any: far above ``rollout/total_tokens``, that of the others, where what
+        is trained on is biased towards short ones.
+    """
+    abandoned = [one for one in trajectories if one.failed_by == "time"]
+    values = {
+        "rollout/abandoned": len(abandoned) / len(trajectories),
+        "rollout/abandoned_tokens": _mean(len(one.token_ids) for one in abandoned),
     }
     return {key: value for key, value in values.items() if value is not None}
 

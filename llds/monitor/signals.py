@@ -206,6 +206,15 @@ SIGNALS = (
     Signal("rollout/observation_cut", "Observations that were shortened", "share", "low"),
     Signal("rollout/dropped", "Trajectories left out of the loss", "share", "0", "up"),
     Signal(
+        "rollout/abandoned", "Trajectories given up as stragglers, where `rollout.stragglers` is set", "share", "low"
+    ),
+    Signal(
+        "rollout/abandoned_tokens",
+        "Length those had got to; far above `rollout/total_tokens` is a bias",
+        "tokens",
+        "near the others'",
+    ),
+    Signal(
         FIRST_ACTION_MATCH,
         "Wrong trajectories whose first search finds a right one's documents",
         "share",

@@ -5,6 +5,7 @@ from llds.rollout.episode import EpisodeLimits, EpisodeWatcher
 from llds.rollout.observation import EncodedObservation, ObservationEncoder
 from llds.rollout.protocol import ObservationText, TagProtocol
 from llds.rollout.sampler import SampledPolicy, Sampler, SampleRequest
+from llds.rollout.stragglers import Stragglers
 from llds.rollout.tool_calls import ToolCallPolicy
 from llds.rollout.transformers_sampler import TransformersSampler
 from llds.rollout.vllm_sampler import VLLMSampler
@@ -24,6 +25,7 @@ __all__ = [
     "SampleRequest",
     "SampledPolicy",
     "Sampler",
+    "Stragglers",
     "TagProtocol",
     "ToolCallPolicy",
     "TransformersSampler",

@@ -18,6 +18,7 @@ from llds.rollout.event_loop import BackgroundLoop
 from llds.rollout.observation import ObservationEncoder
 from llds.rollout.protocol import TagProtocol
 from llds.rollout.sampler import Sampler
+from llds.rollout.stragglers import Stragglers, abandon_stragglers
 from llds.rollout.tool_calls import ToolCallPolicy
 from llds.types import Prompt, SamplingParams, Trajectory
 
@@ -32,6 +33,7 @@ class Collection:
         limits: Limits of an episode.
         seed: Non-negative numbers: the run's seed, then those that name the collection within the run, such as
             (seed, stage, iteration). Equal ones sample the same. All but the first begin the collection's group ids.
+        stragglers: When the last trajectories are abandoned; None waits for all.
         share: (number, shares): with several ranks, each collects every `shares`-th prompt, whole groups of it.
     """
 
@@ -40,6 +42,7 @@ class Collection:
     limits: EpisodeLimits
     seed: tuple[int, ...]
     share: tuple[int, int] = (0, 1)
+    stragglers: Stragglers | None = None
 
 
 @dataclass
@@ -192,7 +195,11 @@ class RolloutCollector:
         )
         try:
             async with asyncio.TaskGroup() as group:
-                for trajectory in trajectories:
+                tasks = [
                     group.create_task(run_episode(environment, trajectory, (*collection.seed, trajectory.index)))
+                    for trajectory in trajectories
+                ]
+                if collection.stragglers is not None and tasks:
+                    await abandon_stragglers(tasks, trajectories, collection.stragglers)
         except BaseExceptionGroup as errors:  # the first is the cause: it cancelled the others
             raise errors.exceptions[0] from None
