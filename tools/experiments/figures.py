@@ -83,7 +83,7 @@ def by_lambda(study: str, task: str, name: str, title: str) -> Figure | None:
     rates = sorted({run.rate for run in runs})
     if not rates:
         return None
-    figure, grid = plt.subplots(1, len(rates), figsize=(3.6 * len(rates), 2.5), sharey=True, constrained_layout=True)
+    figure, grid = plt.subplots(1, len(rates), figsize=(3.6 * len(rates), 3.2), sharey=True, constrained_layout=True)
     for axes, rate in zip([grid] if len(rates) == 1 else grid, rates, strict=True):
         for coefficient, variant in sorted({(run.coefficient, run.variant) for run in runs if run.rate == rate}):
             group = [run for run in runs if (run.rate, run.coefficient, run.variant) == (rate, coefficient, variant)]
@@ -92,7 +92,7 @@ def by_lambda(study: str, task: str, name: str, title: str) -> Figure | None:
             axes.lines[-1].set_linestyle(STYLES[variant])
         axes.set_title(f"{title}, learning rate {rate:g}")
         axes.set_xlabel("iteration")
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     return figure
 
 

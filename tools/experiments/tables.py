@@ -138,7 +138,7 @@ def full_table(study: str, task: str) -> str:
             group = [run for run in runs if (run.rate, run.coefficient, run.variant) == (rate, coefficient, variant)]
             rows.append(_full_row(rate, coefficient, variant, group, base))
     head = [
-        "learning rate", "lambda", "n", "collapsed", "halved", "peak", "last 10", "fixed set, end",
+        "learning rate", "lambda", "n", "collapsed", "halved", "first 10", "peak", "last 10", "fixed set, end",
         "last 10, to lambda 0", "p (sign)", "collapsed, p (Fisher)",
     ]  # fmt: skip
     return markdown(head, rows)
@@ -152,6 +152,7 @@ def _full_row(rate: float, coefficient: float, variant: str, group: list[Run], b
         len(group),
         collapsed,
         sum(run.halved for run in group),
+        with_error([mean(run.rewards[:10]) for run in group]),
         f"{mean(run.peak for run in group):.3f}",
         with_error([run.last for run in group]),
         with_error([run.fixed_set[-1] for run in group], 2),
