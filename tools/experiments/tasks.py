@@ -53,19 +53,19 @@ class NoisySearchTool(SearchTool):
         self.noise = noise
         self.seed = seed
         self._corpus = list(read_corpus(resolve_path(corpus)))
-        self._iteration = 0
-        self._asked: Counter[str] = Counter()
+        self._iteration_number = 0
+        self._times_asked: Counter[str] = Counter()
 
     def begin_iteration(self) -> None:
         """Count the iteration."""
         super().begin_iteration()
-        self._iteration += 1
-        self._asked = Counter()
+        self._iteration_number += 1
+        self._times_asked = Counter()
 
     async def run(self, argument: str) -> ToolResult:
         """Search, or return something else."""
-        self._asked[argument] += 1
-        draw = random.Random(f"{self.seed} {self._iteration} {argument} {self._asked[argument]}")  # noqa: S311
+        self._times_asked[argument] += 1
+        draw = random.Random(f"{self.seed} {self._iteration_number} {argument} {self._times_asked[argument]}")  # noqa: S311
         if draw.random() >= self.noise:
             return await super().run(argument)
         passages = draw.sample(self._corpus, self.top_k)
