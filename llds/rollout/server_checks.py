@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from llds.errors import ConfigurationError, SamplerError
 from llds.files import FROM_FOLDER
@@ -32,6 +32,7 @@ _SAMPLES = (
     "<think> a </think> <search> b </search> <information> c </information> <answer> d </answer>",
     "Who wrote it, and in which year (1984)?  It's \u00e9t\u00e9, \u6771\u4eac!\n\n\tx += 3.14",
 )
+_WORDS = 64
 _KEY = "`rollout.sampler.urls`"
 
 
@@ -48,8 +49,9 @@ async def check_server(server: ServerClient, policy: SampledPolicy, dtype: str, 
         ConfigurationError: Saying what is wrong.
     """
     try:
-        found = await server.describe()
-        tokens = [await server.tokenize(text) for text in _SAMPLES]
+        _check_description(server, policy, dtype, await server.describe())
+        samples = [*_SAMPLES, _words(policy.tokenizer)]
+        tokens = [await server.tokenize(text) for text in samples]
         if shares_memory:
             await _check_memory(server)
     except ServerLost as error:
@@ -61,13 +63,18 @@ async def check_server(server: ServerClient, policy: SampledPolicy, dtype: str, 
             f"Expected the server at {server.url} ({_KEY}) to be one of vLLM that llds can give weights to, got: "
             f"{error}. Start it with `python -m llds.rollout.vllm_serve {policy.folder}`."
         ) from error
-    _check_description(server, policy, dtype, found)
-    ours = [policy.tokenizer.encode(text, add_special_tokens=False) for text in _SAMPLES]
+    ours = [policy.tokenizer.encode(text, add_special_tokens=False) for text in samples]
     if tokens != ours:
         raise ConfigurationError(
             f"Expected {server.name} ({_KEY}) to have the tokenizer of `model.policy` {policy.folder}, got one that "
             "splits a sample text differently. Start it from that folder."
         )
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Tokens from all over the vocabulary as a text, in which another vocabulary shows that has common words alike."""
+    stride = max(1, len(tokenizer) // _WORDS)
+    return " ".join(str(tokenizer.decode([token])) for token in range(0, len(tokenizer), stride))
 
 
 def check_placement(devices: Sequence[int], servers: int, transfer: str, policy: SampledPolicy) -> None:

@@ -5,6 +5,7 @@ import base64
 import importlib.util
 import json
 import pickle
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -281,9 +282,9 @@ def description(**changes: Any) -> dict[str, Any]:
     return known | changes
 
 
-def server_like(stubs: Stubs, found: dict[str, Any], shift: int = 0, opens: bool = True) -> str:
+def server_like(stubs: Stubs, found: dict[str, Any], shift: int = 0, opens: bool = True, tokenizer: Any = None) -> str:
     """A server that says this of itself; `shift` makes its tokens others."""
-    tokenizer = load_tokenizer(POLICY)
+    tokenizer = tokenizer or load_tokenizer(POLICY)
 
     async def handle(path: str, body: dict[str, Any]) -> web.Response:
         if path == "tokenize":
@@ -320,6 +321,17 @@ def test_the_wrong_server_is_refused_with_the_key(stubs: Stubs) -> None:
         with pytest.raises(ConfigurationError, match=r"`rollout\.sampler\.urls`") as error:
             prepare(server_like(stubs, found, shift))
         assert message in str(error.value)
+
+
+def test_a_vocabulary_that_differs_in_rare_words_alone_is_refused(stubs: Stubs, tmp_path: Path) -> None:
+    shutil.copytree(resolve_path(POLICY), tmp_path / "policy")
+    file = tmp_path / "policy" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    merges = content["model"]["merges"]
+    file.write_text(json.dumps(content | {"model": content["model"] | {"merges": merges[: len(merges) // 2]}}))
+    url = server_like(stubs, description(), tokenizer=load_tokenizer(str(tmp_path / "policy")))
+    with pytest.raises(ConfigurationError, match="tokenizer"):
+        prepare(url)
 
 
 def test_a_server_that_cannot_read_this_machines_memory_is_refused(stubs: Stubs) -> None:
