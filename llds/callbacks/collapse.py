@@ -186,7 +186,16 @@ class CollapseMonitor(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the run was."""
+        """Go on where the run was.
+
+        Raises:
+            ConfigurationError: If the checkpoint is of before there was a ladder.
+        """
+        if "detector" not in state_dict:
+            raise ConfigurationError(
+                "Expected a checkpoint with the state of `collapse`, got one that an earlier version of llds wrote. Start "
+                "a new run from its weights: python tools/export_checkpoint.py CHECKPOINT FOLDER, then --model.policy FOLDER."
+            )
         self.detector.load_state_dict(state_dict["detector"])
         self.ladder.load_state_dict(state_dict["ladder"])
         self._signals.extend(state_dict["signals"])

@@ -4,7 +4,10 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from llds.callbacks import CollapseMonitor
+from llds.errors import ConfigurationError
 
 
 def watch(monitor: CollapseMonitor, rewards: list[float], start: int = 0) -> tuple[list[str], list[dict[str, float]]]:
@@ -48,3 +51,8 @@ def test_a_resumed_monitor_remembers_the_peak() -> None:
     assert len(said) == 1
     assert logged[-1]["collapse/level"] == 2.0
     assert watch(CollapseMonitor(max_incidents=0), [0.1] * 8)[0] == []
+
+
+def test_a_checkpoint_of_before_the_ladder_is_refused_with_the_way_on() -> None:
+    with pytest.raises(ConfigurationError, match="export_checkpoint"):
+        CollapseMonitor().load_state_dict({"warmup": 5, "tracks": {}})
