@@ -325,6 +325,7 @@ def main() -> None:
             "stops",
             "crowd",
             "too_long",
+            "adapters",
             "updates",
             "cancelled",
             "faults",
