@@ -85,7 +85,7 @@ class PolicyRollouts:
         Returns:
             The trajectories of all ranks, on every rank, in the order of the prompts; statistics of this rank.
         """
-        together(partial(self.collector.wait, under_way))
+        together(partial(self._wait, under_way))
         rollout = under_way.rollout
         if self.sampler.can_resample:
             self._resample_lost(rollout.trajectories, collection)
@@ -109,6 +109,10 @@ class PolicyRollouts:
     def close(self) -> None:
         """Stop the event loop."""
         self.collector.close()
+
+    def _wait(self, under_way: RolloutUnderWay) -> None:
+        """Wait, and return nothing, which is what the ranks then exchange: a rollout holds connections of its tools."""
+        self.collector.wait(under_way)
 
     def _rewarded(self, trajectories: list[Trajectory]) -> list[Trajectory]:
         for trajectory in trajectories:
