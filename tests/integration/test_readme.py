@@ -61,7 +61,7 @@ def test_every_command_parses(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    words = [PLACES.get(word, word) for word in shlex.split(command)]
+    words = [PLACES.get(word, word) for word in shlex.split(command, comments=True)]
     assert words[0] == "llds"
     kept = [word for word in words[1:] if word != "last"]
     kept = [word for word in kept if word != "--ckpt_path"]  # no run is there to go on with
