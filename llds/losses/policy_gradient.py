@@ -63,7 +63,7 @@ def grpo_loss(
 
     Returns:
         The loss and ``policy/ratio_max``, ``policy/clip_share`` (share of tokens whose surrogate is clipped), the same
-        of tokens with a positive or negative advantage (``policy/clip_share_{positive,negative}``, NaN without any) and
+        of tokens with a positive or negative advantage (``policy/clip_share_{positive,negative}``, 0 without any) and
         ``policy/likelihood_displacement`` (mean of ``log_probs - old_log_probs``, in nats).
 
     Note:
@@ -117,7 +117,7 @@ def gspo_loss(
 
     Returns:
         The loss and ``policy/ratio_max`` (of a trajectory), ``policy/clip_share`` (of trajectories),
-        ``policy/clip_share_{positive,negative}`` (of those with such an advantage, NaN without any) and
+        ``policy/clip_share_{positive,negative}`` (of those with such an advantage, 0 without any) and
         ``policy/likelihood_displacement`` (mean over trajectories of their mean log-ratio, in nats).
     """
     _check_clip(clip_low, clip_high, None)
@@ -153,9 +153,9 @@ def _surrogate(
 
 
 def _ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor, advantage: Tensor) -> dict[str, Tensor]:
-    """Detached scalars about the ratios on a mask; NaN where no advantage has the sign."""
+    """Detached scalars about the ratios on a mask; a share of nothing is 0."""
     clipped = {
-        f"policy/clip_share_{name}": (is_clipped & mask & sign).sum() / (mask & sign).sum()
+        f"policy/clip_share_{name}": masked_mean(is_clipped.to(log_ratio.dtype), mask & sign)
         for name, sign in (("positive", advantage > 0), ("negative", advantage < 0))
     }
     lowest = torch.full_like(log_ratio.detach(), -torch.inf)
