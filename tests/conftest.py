@@ -1,5 +1,6 @@
 """Tolerances, written once, and what every test starts from."""
 
+import logging
 import signal
 from collections.abc import Iterator
 
@@ -39,3 +40,10 @@ def interrupts() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def _talkative() -> None:
+    """Lightning speaks as after its import: a command of an earlier test (`llds probe`) may have silenced it."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.INFO)

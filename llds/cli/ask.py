@@ -1,13 +1,12 @@
 """``llds predict --question "..."``: one question, answered before one's eyes; nothing is written."""
 
-import logging
-
 import lightning.pytorch as pl
 from jsonargparse import Namespace
 from rich.console import Console
 from rich.text import Text
 
 from llds.callbacks import RolloutCallback
+from llds.cli.console import quiet_lightning
 from llds.cli.conversation import Conversation
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError, LLDSError
@@ -30,8 +29,7 @@ def prepare_for_question(config: Namespace) -> None:
     config.trainer.logger = False
     config.trainer.callbacks = []
     config.trainer.enable_progress_bar = False
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
 
 
 def answer_question(

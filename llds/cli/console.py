@@ -6,6 +6,7 @@ import warnings
 from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils import logging as transformers_logging
 
+_LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 _NOISE = (
     "litlogger",  # an advertisement
     "TPU available",
@@ -16,7 +17,7 @@ _NOISE = (
 def quiet() -> None:
     """Silence progress bars of transformers, tips of Lightning, and warnings that no user can act on."""
     transformers_logging.disable_progress_bar()
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in _LIGHTNING:
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_is_wanted)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own code
@@ -24,6 +25,12 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*`torch.distributed.* is deprecated")  # DeepSpeed's own calls
     warnings.filterwarnings("ignore", message=".*DeepSpeed Stage 3 checkpoint")  # tools/export_checkpoint.py serves
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # the frozen reference is
+
+
+def quiet_lightning() -> None:
+    """Of Lightning's own loggers only warnings and errors, for the rest of the process: for commands of one answer."""
+    for name in _LIGHTNING:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def tell_of_indices() -> None:

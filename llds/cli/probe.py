@@ -4,7 +4,6 @@ The run is restored as ``llds fit`` would go on with it, probed, and left: nothi
 only ``probes/`` is written.
 """
 
-import logging
 import warnings
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llds.callbacks import LLDProbe
+from llds.cli.console import quiet_lightning
 from llds.data import PromptDataModule
 from llds.modules import SearchAgentModule
 from llds.probes import PLACES, Probe, ProbedAction, ProbedQuestion, probe_folder
@@ -65,8 +65,7 @@ def prepare_for_probe(config: Namespace) -> None:
     config.trainer.num_sanity_val_steps = 0
     config.trainer.min_epochs = config.trainer.min_steps = None  # they would train
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")  # they are left out
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
 
 
 class _ProbeAndStop(pl.Callback):

@@ -1,10 +1,9 @@
 """Bad input through the real command line: one sentence, exit status 1, nothing half-written, nothing lost."""
 
 import json
-import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -213,17 +212,6 @@ def test_the_shell_sees_one_line_and_a_status_and_no_traceback(tmp_path: Path) -
     assert "litlogger" not in done.stderr
 
 
-@pytest.fixture
-def _talkative() -> Iterator[None]:
-    """Lightning's loggers as they were, after a command that silences them."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
-
-
-@pytest.mark.usefixtures("_talkative")
 def test_one_question_needs_no_data_and_no_folder(
     llds: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
