@@ -125,7 +125,14 @@ def quickstart(seeds: range = range(400, 410)) -> Iterator[Job]:
         yield from (Job(QUICKSTART, 2e-3, value, seed, iterations=20) for value in (1.0, 0.1, 0.01))
 
 
-STUDIES = {"full": full, "more": more, "positive": positive, "erosion": erosion, "quickstart": quickstart, "protect": protect}
+STUDIES = {
+    "full": full,
+    "more": more,
+    "positive": positive,
+    "erosion": erosion,
+    "quickstart": quickstart,
+    "protect": protect,
+}
 FOLDERS = {"positive": "full", "more": "full"}
 """Studies whose records lie beside those of another; what the ladder protected is by itself."""
 
