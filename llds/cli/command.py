@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jsonargparse
+from jsonargparse import ActionYesNo
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -32,6 +33,7 @@ from llds.cli.console import quiet, tell_of_indices
 from llds.cli.late_loggers import LateLoggers
 from llds.cli.parser import ConfigurationParser, errors_of_constructors
 from llds.cli.probe import ProbingTrainer, prepare_for_probe
+from llds.cli.profile import PROFILE_HELP, with_profile
 from llds.cli.saved_config import SaveConfig
 from llds.cli.serve_retriever import serve_retriever
 from llds.data import PromptDataModule
@@ -58,10 +60,12 @@ class SearchAgentCLI(LightningCLI):
     """LightningCLI with the callbacks of a search agent and checkpoints found by ``--ckpt_path last``."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the callbacks that every run has, and the folder that configuration files name as ``${data_root}``."""
+        """Add the callbacks that every run has, the folder that files name as ``${data_root}``, and the profile."""
         parser.add_argument(
             "--data_root", type=str, default="data", help="folder that ${data_root} stands for in files"
         )
+        # Every command takes it, as every command takes the configuration that a training has saved.
+        parser.add_argument("--profile", action=ActionYesNo(no_prefix="no_"), default=False, help=PROFILE_HELP)
         parser.add_lightning_class_args(RolloutCallback, "rollout")
         parser.add_lightning_class_args(RetrievalCallback, "retrieval")
         parser.add_lightning_class_args(IterationSignals, "signals")
@@ -159,11 +163,13 @@ class SearchAgentCLI(LightningCLI):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer.
+        """Build the trainer, with a profile where a training shall have one.
 
         Raises:
             ConfigurationError: If Lightning refuses a setting, or this machine cannot serve it.
         """
+        if self.subcommand in (None, "fit") and self._get(self.config, "profile"):
+            kwargs["callbacks"] = with_profile(self._get(self.config_init, "trainer").callbacks)
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:

@@ -1,0 +1,68 @@
+"""A flag that adds a profile to a training, whatever files say, and to nothing else."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch import Callback
+
+from llds.callbacks import ExportPolicy, IterationProfile
+from llds.cli import main
+from llds.cli.command import build_cli
+from llds.cli.profile import with_profile
+
+ROOT = Path(__file__).parents[3]
+QUICKSTART = ("-c", str(ROOT / "conf" / "quickstart.yaml"))
+FILE = ("-c", str(ROOT / "conf" / "profile.yaml"))
+
+
+def profiles(*args: str) -> list[IterationProfile]:
+    """The profiles of a training with these arguments."""
+    callbacks: list[Callback] = build_cli([*args], run=False).trainer.callbacks  # type: ignore[attr-defined]
+    return [one for one in callbacks if isinstance(one, IterationProfile)]
+
+
+@pytest.mark.parametrize(
+    ("args", "count"),
+    [
+        (QUICKSTART, 0),
+        (("--profile", *QUICKSTART), 1),
+        ((*QUICKSTART, *FILE), 1),
+        ((*QUICKSTART, *FILE, "--profile"), 1),
+        ((*QUICKSTART, *FILE, "--no_profile"), 0),
+    ],
+)
+def test_the_flag_and_the_file_are_the_same_and_the_last_word_counts(args: tuple[str, ...], count: int) -> None:
+    assert len(profiles(*args)) == count
+
+
+def test_a_profile_that_the_configuration_holds_keeps_its_settings(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("trainer: {callbacks+: [{class_path: llds.callbacks.IterationProfile, init_args: {warmup: 7}}]}\n")
+    [profile] = profiles(*QUICKSTART, "-c", str(own), "--profile")
+    assert profile.warmup == 7
+
+
+def test_callbacks_are_a_list_or_one_or_none_and_stay_in_front() -> None:
+    export = ExportPolicy()
+    for given, before in ((None, []), (export, [export]), ([export], [export])):
+        *front, last = with_profile(given)
+        assert front == before
+        assert isinstance(last, IterationProfile)
+
+
+def test_what_is_printed_is_the_flag_and_reads_back_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = tmp_path / "printed.yaml"
+    for word, said in (("--profile", True), ("--no_profile", False)):
+        with pytest.raises(SystemExit):
+            main(["fit", *QUICKSTART, word, "--print_config"])
+        printed.write_text(capsys.readouterr().out)
+        values = yaml.safe_load(printed.read_text())
+        assert values["profile"] is said
+        assert "IterationProfile" not in printed.read_text()
+        for command in ("fit", "test"):
+            with pytest.raises(SystemExit):
+                main([command, "-c", str(printed), "--print_config"])
+            assert yaml.safe_load(capsys.readouterr().out)["profile"] is said
