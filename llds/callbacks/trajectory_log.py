@@ -5,14 +5,11 @@ written again. Predictions are written as they come, and never over those of ano
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from llds.callbacks.evaluation_card import make_card, policy_label
 from llds.callbacks.trajectory_file import TrajectoryFile, TrajectoryUpdate
@@ -30,28 +27,26 @@ class TrajectoryLog(pl.Callback):
 
     Predictions go to ``evaluation/<time>-predict-<policy>/trajectories.jsonl.gz``, beside an evaluation card.
 
-    What the updates themselves see of a trajectory is from before the step that trains on it. So some are scored once
-    more when the updates are over: of these the file says how much log-likelihood each token gained or lost.
+    Of the trajectories that `IterationSignals`, before it among the callbacks, scores once more after the updates, the
+    file says how much log-likelihood each token gained or lost.
 
     Args:
         every_n_iterations: Iterations between two files.
-        max_trajectories: Most trajectories of an iteration's file, the first ones; None is all.
-        rescored: Trajectories among them that are scored once more, whole groups, those with right and wrong answers
-            first; the cost is so many trajectories' share of the iteration's scoring. 0 leaves the changes out.
+        max_trajectories: Most trajectories of an iteration's file: those scored once more, then the first ones; None is
+            all.
 
     Raises:
         ConfigurationError: If a number is out of its range.
     """
 
-    def __init__(self, every_n_iterations: int = 1, max_trajectories: int | None = 64, rescored: int = 16) -> None:
-        if every_n_iterations < 1 or (max_trajectories is not None and max_trajectories < 1) or rescored < 0:
+    def __init__(self, every_n_iterations: int = 1, max_trajectories: int | None = 64) -> None:
+        if every_n_iterations < 1 or (max_trajectories is not None and max_trajectories < 1):
             raise ConfigurationError(
-                "Expected `TrajectoryLog` to have every_n_iterations >= 1, max_trajectories >= 1 or null, and "
-                f"rescored >= 0, got {every_n_iterations}, {max_trajectories} and {rescored}."
+                "Expected `TrajectoryLog` to have every_n_iterations >= 1 and max_trajectories >= 1 or null, got "
+                f"{every_n_iterations} and {max_trajectories}."
             )
         self.every_n_iterations = every_n_iterations
         self.max_trajectories = max_trajectories
-        self.rescored = rescored
         self._predictions: TrajectoryFile | None = None
 
     def on_train_batch_end(
@@ -60,27 +55,17 @@ class TrajectoryLog(pl.Callback):
         """Write the iteration's file if one is due."""
         if pl_module.iteration % self.every_n_iterations:
             return
-        changes = self._changes(pl_module, batch)
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "trajectories" / f"iteration-{pl_module.iteration:06d}.jsonl.gz"
             file = TrajectoryFile(path, pl_module.tokenizer)
-            file.write(batch.trajectories[: self.max_trajectories], _updates(batch, changes))
+            file.write(self._logged(batch), _updates(batch))
             file.close()
 
-    def _changes(self, pl_module: SearchAgentModule, batch: RolloutBatch) -> dict[int, Tensor]:
-        """By row, the change of each token's log-likelihood over the iteration's updates, of those scored once more."""
-        logged = {id(trajectory) for trajectory in batch.trajectories[: self.max_trajectories]}
-        rows = [row for row, trajectory in enumerate(batch.trained) if id(trajectory) in logged]
-        tensors = batch.policy_batch
-        if tensors is None or tensors.old_log_probs is None:
-            return {}
-        chosen = torch.tensor(_informative_first(rows, batch.trained)[: self.rescored], dtype=torch.long)
-        if not len(chosen):
-            return {}
-        sample = tensors.rows(chosen.to(tensors.input_ids.device))
-        assert sample.old_log_probs is not None  # noqa: S101 (the batch has them)
-        change = (pl_module.score(pl_module.policy, sample) - sample.old_log_probs).cpu()
-        return dict(zip(chosen.tolist(), change, strict=True))
+    def _logged(self, batch: RolloutBatch) -> list[Trajectory]:
+        """As many as are wanted, those whose tokens' changes are known before others, in their order."""
+        changed = {id(batch.trained[row]) for row in batch.log_prob_changes}
+        rows = sorted(range(len(batch.trajectories)), key=lambda row: id(batch.trajectories[row]) not in changed)
+        return [batch.trajectories[row] for row in sorted(rows[: self.max_trajectories])]
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
         """Open the file of predictions."""
@@ -113,22 +98,14 @@ class TrajectoryLog(pl.Callback):
             self._predictions = None
 
 
-def _informative_first(rows: Sequence[int], trajectories: Sequence[Trajectory]) -> list[int]:
-    """The rows by group, the groups with right and wrong answers first."""
-    rewards: dict[str, set[bool]] = {}
-    for row in rows:
-        rewards.setdefault(trajectories[row].group_id, set()).add(trajectories[row].reward > 0)
-    return sorted(rows, key=lambda row: -len(rewards[trajectories[row].group_id]))
-
-
-def _updates(batch: RolloutBatch, changes: Mapping[int, Tensor]) -> dict[int, TrajectoryUpdate]:
+def _updates(batch: RolloutBatch) -> dict[int, TrajectoryUpdate]:
     """What the updates did, by the identity of the trajectory; all have their advantage, some their changes."""
     tensors = batch.policy_batch
     if tensors is None:
         return {}
-    masks, advantages = tensors.action_mask.cpu(), tensors.advantages.tolist()
+    masks, advantages, changes = tensors.action_mask.cpu(), tensors.advantages.tolist(), batch.log_prob_changes
     found = {}
     for row, trajectory in enumerate(batch.trained):
-        change = changes[row][masks[row][: len(changes[row])]].tolist() if row in changes else None
+        change = changes[row][: masks.shape[1]][masks[row][: len(changes[row])]].tolist() if row in changes else None
         found[id(trajectory)] = TrajectoryUpdate(advantages[row], change)
     return found

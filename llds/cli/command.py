@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jsonargparse
+import lightning.pytorch as pl
 from jsonargparse import ActionYesNo
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -149,7 +150,9 @@ class SearchAgentCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run; weights that prove to be damaged when they are read are one sentence too."""
-        self.trainer.callbacks.insert(0, LateLoggers(self.trainer))  # type: ignore[attr-defined]
+        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.sort(key=lambda callback: not isinstance(callback, IterationSignals))  # others write what they find
+        callbacks.insert(0, LateLoggers(self.trainer))
         with errors_of_damage(self.config[subcommand].ckpt_path):
             super()._run_subcommand(subcommand)
 

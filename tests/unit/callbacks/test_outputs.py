@@ -77,13 +77,17 @@ def test_trajectories_say_what_the_updates_did_to_each_token(tmp_path: Path) -> 
     assert any(abs(value) > 1e-3 for value in truth.changes[0][0])  # of the first mini-batch's trajectories, too
 
 
-def test_groups_with_right_and_wrong_answers_are_scored_once_more_first(tmp_path: Path) -> None:
+def test_groups_with_right_and_wrong_answers_are_scored_once_more_and_written_first(tmp_path: Path) -> None:
     make_run(
-        tmp_path, TrajectoryLog(rescored=4), iterations=1, sampler=scripted(answers), rollout={"reward": SecondGroup()}
+        tmp_path,
+        TrajectoryLog(max_trajectories=10),
+        iterations=1,
+        sampler=scripted(answers),
+        rollout={"reward": SecondGroup(), "group_size": 8},
     ).fit()
     [path] = (tmp_path / "trajectories").iterdir()
     measured = ["log_prob_changes" in record["turns"][0] for record in read(path)]
-    assert measured == [False] * 4 + [True] * 4
+    assert measured == [False] * 2 + [True] * 8
     assert all("advantage" in record for record in read(path))
 
 
@@ -92,7 +96,7 @@ class SecondGroup(Reward):
 
     def __call__(self, trajectory: Trajectory) -> float:
         """Score."""
-        return float(trajectory.index >= 6)
+        return float(trajectory.index >= 12)
 
 
 def test_an_action_of_one_token_is_recorded_as_one() -> None:
@@ -243,7 +247,7 @@ def test_a_warm_up_without_a_baseline_is_refused() -> None:
         CollapseMonitor(warmup=2)
 
 
-@pytest.mark.parametrize("settings", [{"every_n_iterations": 0}, {"max_trajectories": 0}, {"rescored": -1}])
+@pytest.mark.parametrize("settings", [{"every_n_iterations": 0}, {"max_trajectories": 0}])
 def test_logs_of_nothing_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         TrajectoryLog(**settings)
