@@ -44,7 +44,7 @@ class IterationSignals(pl.Callback):
         ConfigurationError: If the share is out of its range.
     """
 
-    def __init__(self, rescored_share: float = 0.04) -> None:
+    def __init__(self, rescored_share: float = 0.025) -> None:
         if not 0 <= rescored_share <= 1:
             raise ConfigurationError(
                 f"Expected `signals.rescored_share` to be a share in [0, 1], got {rescored_share}."

@@ -39,8 +39,12 @@ def _squares(optimizer: torch.optim.Adam, learning_rate: float) -> Iterator[Tens
         step = float(state["step"])
         flat = (state["exp_avg"].flatten(), state["exp_avg_sq"].flatten(), parameter.detach().flatten())
         for first, second, weights in zip(*(tensor.split(_CHUNK) for tensor in flat), strict=True):
-            scale = (second / (1 - second_decay**step)).sqrt_().add_(group["eps"])
-            update = (first / (1 - first_decay**step)).div_(scale)
+            # m^ / (sqrt(v^) + eps) = size * m / (sqrt(v) + eps'), in as few passes over memory as there are
+            root = (1 - second_decay**step) ** 0.5
+            size = root / (1 - first_decay**step)
+            scale = second.sqrt().add_(group["eps"] * root)
+            update = torch.div(first, scale, out=scale)
             if decay:  # theta_before = (theta + eta * update) / (1 - eta * decay)
-                update += decay / (1 - learning_rate * decay) * (weights.to(update) + learning_rate * update)
-            yield (learning_rate * torch.linalg.vector_norm(update, dtype=torch.float64)).square()
+                size /= 1 - learning_rate * decay
+                update.add_(weights, alpha=decay / (1 - learning_rate * decay) / size)
+            yield (learning_rate * size * torch.linalg.vector_norm(update, dtype=torch.float64)).square()

@@ -1,6 +1,6 @@
 """What LLDS and the early-warning signals cost: their share of the processor time of an iteration of the quickstart.
 
-    python tools/bench/signals_share.py [--iterations 6]
+    python tools/bench/signals_share.py [--iterations 6] [-- --data.batch_size 512 --rollout.group_size 5]
 
 Runs the quickstart with clocks around what a plain GRPO run would not need. LLDS: its term in the loss of every
 micro-batch with its part of the backward pass, measured apart on the same tensors. Early warning: the signals of the
@@ -70,6 +70,7 @@ def main() -> None:
     """Run, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=6)
+    parser.add_argument("overrides", nargs="*", help="further words for llds fit, after --")
     arguments = parser.parse_args()
     shown = (
         "LLDS: loss", "rollout signals", "policy signals", "losses' own signals", "norm of the update", "second look",
@@ -104,7 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         words = ["--data.iterations", str(arguments.iterations), "--trainer.default_root_dir", f"{folder}/run"]
         index = ["--retrieval.retriever.path", f"{folder}/index"]
-        run_command(["fit", "-c", "conf/quickstart.yaml", *words, *index])
+        run_command(["fit", "-c", "conf/quickstart.yaml", *words, *index, *arguments.overrides])
     totals = {part: sum(SECONDS[part][1:]) for part in parts}
     whole = totals["iteration"] - totals["measuring"]
     sys.stdout.write(f"{arguments.iterations - 1} iterations of {whole / (arguments.iterations - 1):.2f} CPU s, ")
