@@ -27,8 +27,8 @@ class PolicyBatch:
         rewards: ``[B]`` fp32.
         advantages: ``[B]`` fp32; zero until the module sets them.
         groups: Group number of each row, ``[B]`` long.
-        old_log_probs: Under the policy at the start of the iteration, ``[B, T]`` fp32; None before the only optimizer
-            step of an iteration, whose own forward gives them.
+        old_log_probs: Under the policy at the start of the iteration, ``[B, T]`` fp32; None where the step's
+            own forward gives them: before the weights have moved.
         ref_log_probs: Under the reference policy, where a KL penalty uses it.
         anchor_log_probs: Under the anchor of the LLDS penalty, where it is not the old policy.
     """

@@ -76,7 +76,9 @@ def llds_penalty(
     :math:`\Delta` the likelihood lost (positive: fell). :math:`w` is the answer weight on the answer span, 1 elsewhere.
 
     Gradients flow to `log_probs` only, on fallen tokens inside an open gate only, and raise them; the gate carries
-    none. Zero on-policy. An empty mask or preserved set gives exactly 0 with a zero gradient.
+    none. The gradient on a fallen token does not shrink with its fall, so rounding between `log_probs` and
+    `old_log_probs` acts like a real fall: on-policy, give the very same tensor for both, and the penalty is exactly 0.
+    An empty mask or preserved set gives exactly 0 with a zero gradient.
 
     Args:
         log_probs: ``[B, T]``; anything off the actions.

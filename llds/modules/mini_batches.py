@@ -47,6 +47,11 @@ class UpdateRecord:
         empty = torch.zeros(batch.input_ids.shape, dtype=dtype, device=batch.input_ids.device)
         return cls(empty, empty.clone())
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether a step has been taken, so that the policy is no longer the old one."""
+        return any(not step["train/nonfinite_step"] for step in self.steps)
+
     def keep(self, rows: Tensor, output: PolicyOutput) -> None:
         """Keep what the policy said of some rows, ``[rows, at most T]``; a row too many is left out."""
         width = output.log_probs.shape[1]

@@ -265,14 +265,14 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
         )
         has_own_forward = has_one_step(self._prompts_per_iteration, self.optimization)
         old = None if has_own_forward else self.score(self.policy, batch)
-        is_initial = old is not None and self.iteration == 0  # the policy is then its own anchor, too
         batch = replace(batch, old_log_probs=old)
         if self.objective.uses_reference:
-            is_reference = is_initial and self.reference_path is None
+            is_reference = old is not None and self.iteration == 0 and self.reference_path is None
             batch = replace(batch, ref_log_probs=old if is_reference else self._score_reference(batch))
         if self.anchor is not None:
             self.anchor.advance(self.iteration, self.policy)
-            batch = replace(batch, anchor_log_probs=old if is_initial else self._score_anchor(batch, self.anchor))
+            if self.iteration > 0:  # before, the anchor is the old policy
+                batch = replace(batch, anchor_log_probs=self._score_anchor(batch, self.anchor))
         return batch
 
     def _score_reference(self, batch: PolicyBatch) -> Tensor:

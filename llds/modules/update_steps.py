@@ -68,7 +68,12 @@ class UpdateSteps(pl.LightningModule):
         for epoch in range(self.optimization.epochs):
             seed = (self.seed, self.iteration, epoch)
             for rows in mini_batches(batch.groups, self._mini_batches_per_iteration, seed):
-                self._step(batch.rows(rows), rows, answer_weight, record)
+                mini_batch = batch.rows(rows)
+                if not record.has_moved:
+                    # The policy is still the old one. Scored in other micro-batches, its log-probs would differ by
+                    # rounding, and LLDS, whose gradient does not shrink with the fall, would act on the noise.
+                    mini_batch = replace(mini_batch, old_log_probs=None)
+                self._step(mini_batch, rows, answer_weight, record)
         return record
 
     def _step(self, batch: PolicyBatch, rows: Tensor, answer_weight: float, record: UpdateRecord) -> None:
@@ -85,7 +90,7 @@ class UpdateSteps(pl.LightningModule):
         for number, (micro_rows, micro_batch) in enumerate(micro_batches, start=1):
             with self._micro_step(is_last=number == len(micro_batches)) as forward:
                 output = forward(micro_batch)
-                if micro_batch.old_log_probs is None:  # the iteration's only step: this is the old policy
+                if micro_batch.old_log_probs is None:  # before the weights have moved: this is the old policy
                     micro_batch = replace(micro_batch, old_log_probs=output.log_probs.detach())
                 share = self.objective.loss(output.log_probs, micro_batch, denominators, answer_weight)
                 self.manual_backward(share * self.trainer.world_size)  # ranks average the gradients of their shares

@@ -198,6 +198,32 @@ def test_the_only_step_of_an_iteration_takes_the_old_policy_from_its_own_forward
     assert filled.metrics["policy/ratio_max"] == 1.0
 
 
+@pytest.mark.parametrize("anchor", ["old", "lagged"])
+def test_llds_does_not_act_on_rounding_before_the_first_step(make_module: MakeModule, anchor: str) -> None:
+    module = make_module(llds_penalty=LLDSPenalty(1.0, anchor=anchor, anchor_lag=9), kl_penalty=None)
+    plain = make_module(llds_penalty=None, kl_penalty=None)
+    steps = []
+    for one in (module, plain):
+        batch = one.prepare(collate(random_trajectories()))
+        rounding = 1e-6 * torch.randn(batch.old_log_probs.shape, generator=torch.Generator().manual_seed(0))
+        record = one._update(replace(batch, old_log_probs=batch.old_log_probs + rounding), 1.0)
+        steps.append([as_floats(step) for step in record.steps])
+    first, second = steps[0]
+    assert first["llds/open_gates"] == first["train/llds_loss"] == 0
+    assert first["train/grad_norm"] == steps[1][0]["train/grad_norm"]
+    assert second["llds/open_gates"] > 0  # the weights have moved: what fell since is measured
+    assert second["train/llds_loss"] > 0
+
+
+def test_the_policy_is_the_old_one_until_a_step_was_taken() -> None:
+    record = UpdateRecord(torch.zeros(1), torch.zeros(1))
+    assert not record.has_moved
+    record.steps.append({"train/nonfinite_step": 1.0})
+    assert not record.has_moved
+    record.steps.append({"train/nonfinite_step": 0.0})
+    assert record.has_moved
+
+
 def test_updates_raise_what_was_right_and_are_recorded(make_module: MakeModule) -> None:
     module = make_module(llds_penalty=None)
     batch = module.prepare(collate(random_trajectories()))
