@@ -2,6 +2,7 @@
 
     python -m tools.experiments.full_runs full          # study 3 on the small task
     python -m tools.experiments.full_runs more          # twenty seeds more of its middle, with and without the ladder
+    python -m tools.experiments.full_runs longer        # three times as long at its lowest rate
     python -m tools.experiments.full_runs erosion       # study 2: random rewards
     python -m tools.experiments.full_runs quickstart    # study 3 on the quickstart's agent
     python -m tools.experiments.full_runs protect       # the runs that fall, with conf/collapse/protect.yaml
@@ -96,6 +97,12 @@ def more(seeds: range = range(110, 130)) -> Iterator[Job]:
     yield from (Job(SMALL, MIDDLE, 0.0, seed, is_protected=True) for seed in seeds)
 
 
+def longer(seeds: range = range(100, 110)) -> Iterator[Job]:
+    """Three times as long at the rate at which nothing collapses: does it cure, or delay?"""
+    for seed in seeds:
+        yield from (Job(SMALL, LOWEST, value, seed, iterations=96) for value in (0.0, 0.2))
+
+
 def positive(seeds: range = range(100, 110)) -> Iterator[Job]:
     """Study 3 with the preserved set A > 0, and with a frozen anchor."""
     for seed in seeds:
@@ -128,6 +135,7 @@ def quickstart(seeds: range = range(400, 410)) -> Iterator[Job]:
 STUDIES = {
     "full": full,
     "more": more,
+    "longer": longer,
     "positive": positive,
     "erosion": erosion,
     "quickstart": quickstart,
