@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 
+from llds.callbacks import RolloutCallback
 from llds.data import RolloutBatch
 from llds.errors import ConfigurationError
 from llds.modules import SearchAgentModule
@@ -178,6 +179,20 @@ class Watch(pl.Callback):
             self.refusals = refusals(urls, self.logs)
 
 
+class GoesBack(pl.Callback):
+    """After the third iteration goes back to the weights of the second, as the ladder does."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Go back."""
+        if batch_idx == 2:
+            pl_module.roll_back(next((Path(trainer.default_root_dir) / "checkpoints").glob("*2.ckpt")))
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, RolloutCallback):
+                    callback.weights_changed()
+
+
 def refusals(urls: list[str], logs: Path) -> dict[str, str]:
     """What a sampler says that is told of these servers for another policy."""
     ours = SampledPolicy(resolve_path(POLICY), load_tokenizer(POLICY), "float32", 512, logs)
@@ -216,13 +231,14 @@ def test_servers_that_are_killed_in_mid_rollout_cost_nothing_but_time(
     tool = KillsServers(sampler, {(1, 1): 0, (2, 1): 0, (2, 2): 1})
     watch = Watch(sampler, tmp_path)
     run = make_run(
-        tmp_path, watch, iterations=4, sampler=sampler, tools=[tool], module={"policy": POLICY}, every=10
+        tmp_path, watch, GoesBack(), iterations=4, sampler=sampler, tools=[tool], module={"policy": POLICY}, every=1
     ).fit()
 
     logged = by_iteration(tmp_path)
     assert len(logged) == 4
     assert {row["rollout/failed"] for row in logged.values()} == {"0.0"}
     assert watch.versions == [{0}, {1}, {2}, {3}]  # never a trajectory by two versions
+    # After the deaths and after the roll-back the servers have the trainer's weights.
     assert max(float(row["policy/behavior_gap_max"]) for row in logged.values()) < 1e-4
     assert max(float(row["rollout/canary_gap"]) for row in logged.values()) < 1e-4
     # The first death is made up for by the other server; after both, what was lost is sampled anew.
