@@ -65,7 +65,7 @@ class RetrievalCallback(pl.Callback):
     ) -> None:
         """Add the retrieval's signals to the iteration's metrics."""
         if self._tools:
-            statistics = [batch.tool_statistics[tool] for tool in self._tools]
+            statistics = [one for tool in self._tools for one in batch.tool_statistics[tool]]
             batch.metrics |= self._metrics(pl_module, batch.trajectories, statistics)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

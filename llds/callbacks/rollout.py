@@ -8,6 +8,7 @@ Left out on purpose: how an episode goes (`llds.rollout`), and what is trained o
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -16,20 +17,24 @@ import lightning.pytorch as pl
 from llds.agent_tools import AgentTool
 from llds.callbacks.overlap import NextRollout
 from llds.callbacks.policy_rollouts import PolicyRollouts
+from llds.callbacks.rollout_checks import check_overlap, check_oversampling, check_room, check_template
+from llds.callbacks.rounds import Rounds
 from llds.callbacks.trained_ids import check_trained_ids
 from llds.callbacks.weight_sync import sampled_policy
-from llds.data import PolicyBatch, PromptDataModule, PromptLoader, PromptTemplate, RolloutBatch
+from llds.data import PolicyBatch, PromptDataModule, PromptLoader, RolloutBatch
 from llds.data.answer_span import answer_span
 from llds.data.policy_batch import collate
-from llds.errors import ConfigurationError, TooManyFailuresError
-from llds.metrics import abandoned_metrics, by_group, rollout_metrics
+from llds.errors import ConfigurationError
+from llds.metrics import abandoned_metrics, rollout_metrics
 from llds.modules import SearchAgentModule
 from llds.rewards import ExactMatchReward, Reward
 from llds.rollout import (
     Collection,
     EpisodeLimits,
     EpisodeWatcher,
+    FailurePolicy,
     ObservationEncoder,
+    Oversampling,
     Rollout,
     SampledPolicy,
     Sampler,
@@ -63,6 +68,8 @@ class RolloutCallback(pl.Callback):
             updates. Needs `model.importance_correction` and a sampler that can.
         stragglers: When an iteration's last trajectories are abandoned, which then leave their group by `on_failure`;
             None waits for all. Biased towards short trajectories, and not reproducible: it goes by time.
+        oversampling: How far an iteration goes on drawing prompts in place of those whose group has no signal; None
+            draws none. Biased towards prompts of middling difficulty.
 
     Attributes:
         watcher: Sees the turns of all episodes as they come; set it before the first batch.
@@ -86,6 +93,7 @@ class RolloutCallback(pl.Callback):
         seed: int = 0,
         overlap: bool = False,
         stragglers: Stragglers | None = None,
+        oversampling: Oversampling | None = None,
     ) -> None:
         if group_size < 2:
             raise ConfigurationError(
@@ -99,8 +107,6 @@ class RolloutCallback(pl.Callback):
             )
         if seed < 0:
             raise ConfigurationError(f"Expected `rollout.seed` >= 0, got {seed}.")
-        if not 0 <= max_failed <= 1:
-            raise ConfigurationError(f"Expected `rollout.max_failed` to be a share in [0, 1], got {max_failed}.")
         self.group_size = group_size
         self.sampler = sampler or TransformersSampler()
         self.reward = reward or ExactMatchReward()
@@ -109,14 +115,15 @@ class RolloutCallback(pl.Callback):
         self.limits = limits
         self.eval_limits = eval_limits
         self.tool_calls = tool_calls
-        self.on_failure = on_failure
-        self.max_failed = max_failed
+        self.failures = FailurePolicy(on_failure, max_failed)
         self.seed = seed
         self.overlap = overlap
         self.stragglers = stragglers
+        self.oversampling = oversampling
         self.watcher: EpisodeWatcher | None = None
         self._rollouts: PolicyRollouts | None = None
         self._next = NextRollout(group_size)
+        self._rounds = None if oversampling is None else Rounds(oversampling, self.failures)
         self._policy: SampledPolicy | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: SearchAgentModule, stage: str) -> None:
@@ -131,30 +138,19 @@ class RolloutCallback(pl.Callback):
         names = [tool.name for tool in pl_module.agent_tools]
         encoder = ObservationEncoder(pl_module.tokenizer, pl_module.protocol, names)
         has_opening = pl_module.opening_tool is not None
-        _check_template(module.template, has_opening)
+        check_template(module.template, has_opening)
         if stage == "fit":
-            self._check_overlap(pl_module)
-            _check_room("limits", self.limits, module.max_prompt_tokens, has_opening)
+            if self.overlap:
+                check_overlap(pl_module.objective, self.sampler)
+            if self.oversampling is not None:
+                check_oversampling(self.oversampling, pl_module.objective, module.batch_size)
+            check_room("limits", self.limits, module.max_prompt_tokens, has_opening)
             encoder.check_limit(self.limits.observation_tokens)
         if stage != "fit" or "validation" in module.prompts:
-            _check_room("eval_limits", self.eval_limits, module.max_prompt_tokens, has_opening)
+            check_room("eval_limits", self.eval_limits, module.max_prompt_tokens, has_opening)
             encoder.check_limit(self.eval_limits.observation_tokens)
         self._policy = sampled_policy(trainer, pl_module, max(self.limits.total_tokens, self.eval_limits.total_tokens))
         together(partial(self.sampler.prepare, self._policy))
-
-    def _check_overlap(self, pl_module: SearchAgentModule) -> None:
-        if self.overlap and pl_module.objective.importance is None:
-            raise ConfigurationError(
-                "Expected `model.importance_correction` to be set where `rollout.overlap` is true, because "
-                "trajectories are then sampled by older weights than those that train on them, got null. Set it, as "
-                "conf/rollout/overlap.yaml does."
-            )
-        if self.overlap and not self.sampler.can_overlap:
-            raise ConfigurationError(
-                "Expected `rollout.sampler` to be one that can sample while the policy trains, where `rollout.overlap` "
-                f"is true, got {type(self.sampler).__name__}. Use llds.rollout.TransformersSampler, or "
-                "llds.rollout.VLLMServerSampler with `sleep: false`."
-            )
 
     def _start(self, pl_module: SearchAgentModule) -> PolicyRollouts:
         if self._rollouts is None:
@@ -175,11 +171,9 @@ class RolloutCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Roll out, reward and score the batch."""
-        rollouts = self._start(pl_module)
+        rollouts, wanted = self._start(pl_module), len(batch.prompts)
         with timed(batch, "rollout"):
-            collection = self._collection(pl_module.iteration)
-            under_way = self._next.take(pl_module.iteration, batch.prompts, _tools(pl_module))
-            _fill(batch, rollouts.finish(under_way or rollouts.begin(batch.prompts, collection), collection))
+            rounds = self._roll_out(trainer, pl_module, batch, rollouts)
             if self.overlap and batch_idx + 1 < trainer.num_training_batches:
                 self._begin_next(trainer, pl_module, rollouts)
             else:
@@ -187,13 +181,35 @@ class RolloutCallback(pl.Callback):
         batch.metrics |= rollout_metrics(batch.trajectories, pl_module.iteration) | rollouts.metrics
         if self.stragglers is not None:
             batch.metrics |= abandoned_metrics(batch.trajectories)
-        self._check_failures(batch.trajectories)
-        kept = self._without_failures(batch.trajectories)
+        self.failures.check(batch.trajectories)
+        kept = self.failures.survivors(batch.trajectories)
         batch.metrics["rollout/dropped"] = 1 - len(kept) / len(batch.trajectories)
+        if self._rounds is not None:
+            kept, metrics = self._rounds.choose(rounds, wanted)
+            batch.metrics |= metrics
         if kept:
             with timed(batch, "score"):
                 batch.policy_batch = self.tensors(pl_module, kept)
                 batch.trained = kept
+
+    def _roll_out(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, rollouts: PolicyRollouts
+    ) -> list[Rollout]:
+        """All rounds of an iteration; the batch gets what came of them."""
+        collection = self._collection(pl_module.iteration)
+        under_way = self._next.take(pl_module.iteration, batch.prompts, _tools(pl_module))
+        rounds = [rollouts.finish(under_way or rollouts.begin(batch.prompts, collection), collection)]
+        if self._rounds is not None:
+            prompts, further = self._rounds.further(
+                batch.prompts,
+                rounds[0],
+                cast(PromptLoader, trainer.train_dataloader).draw,
+                lambda prompts, before: rollouts.collect(prompts, replace(collection, first_position=before)),
+            )
+            batch.prompts, rounds = [*batch.prompts, *prompts], [*rounds, *further]
+            batch.timings["further_sampling"] = sum(one.seconds for one in further)
+        _fill(batch, rounds)
+        return rounds
 
     def sample(
         self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], group_size: int, seed: tuple[int, ...]
@@ -214,7 +230,7 @@ class RolloutCallback(pl.Callback):
         )
         trajectories = self._collect(pl_module, prompts, collection).trajectories
         self._start(pl_module).rest()
-        return self._without_failures(trajectories)
+        return self.failures.survivors(trajectories)
 
     def tensors(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> PolicyBatch:
         """What there is to train on in trajectories, scored.
@@ -246,7 +262,7 @@ class RolloutCallback(pl.Callback):
     def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
         seed = (self.seed, _EVALUATION, batch_idx)
         collection = Collection(1, self.eval_sampling, self.eval_limits, seed, (rank(), world_size()))
-        _fill(batch, self._collect(pl_module, batch.prompts, collection))
+        _fill(batch, [self._collect(pl_module, batch.prompts, collection)])
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
@@ -298,23 +314,6 @@ class RolloutCallback(pl.Callback):
             self._rollouts = None
         self.sampler.close()
 
-    def _check_failures(self, trajectories: Sequence[Trajectory]) -> None:
-        failed = [one for one in trajectories if one.status == "failed" and one.failed_by != "time"]
-        if len(failed) > self.max_failed * len(trajectories):
-            raise TooManyFailuresError(
-                f"Expected at most a share of {self.max_failed:g} failed trajectories per iteration "
-                f"(`rollout.max_failed`), got {len(failed)} of {len(trajectories)}; the first: {failed[0].failure}. "
-                "Mend the cause and resume with `--ckpt_path last`: nothing is lost."
-            )
-
-    def _without_failures(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-        kept: list[Trajectory] = []
-        for group in by_group(trajectories).values():
-            alive = [trajectory for trajectory in group if trajectory.status != "failed"]
-            if len(alive) == len(group) or (self.on_failure == "drop_trajectory" and len(alive) >= 2):
-                kept += alive
-        return kept
-
     def _answer_spans(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> list[range] | None:
         penalty = pl_module.objective.active_llds
         if penalty is None or penalty.answer_masking is None:
@@ -323,32 +322,16 @@ class RolloutCallback(pl.Callback):
         return [answer_span(trajectory, pl_module.tokenizer, tag, within) for trajectory in trajectories]
 
 
-def _fill(batch: RolloutBatch, rollout: Rollout) -> None:
-    batch.trajectories, batch.tool_statistics = rollout.trajectories, rollout.tool_statistics
-    batch.timings["sampling"] = rollout.seconds
+def _fill(batch: RolloutBatch, rounds: Sequence[Rollout]) -> None:
+    batch.trajectories = [trajectory for rollout in rounds for trajectory in rollout.trajectories]
+    for rollout in rounds:
+        for tool, statistics in rollout.tool_statistics.items():
+            batch.tool_statistics.setdefault(tool, []).append(statistics)
+    batch.timings["sampling"] = sum(rollout.seconds for rollout in rounds)
 
 
 def _tools(pl_module: SearchAgentModule) -> list[AgentTool]:
     return [*pl_module.agent_tools, *([pl_module.opening_tool] if pl_module.opening_tool else [])]
-
-
-def _check_template(template: PromptTemplate, has_opening: bool) -> None:
-    if template.has_opening != has_opening:
-        found = "an opening tool and no such place" if has_opening else "the place and no opening tool"
-        raise ConfigurationError(
-            "Expected {observation} in `data.template.text` exactly where there is a `model.opening_tool`, whose words "
-            f"stand there, got {found}. Change one of them."
-        )
-
-
-def _check_room(key: str, limits: EpisodeLimits, prompt_tokens: int, has_opening: bool) -> None:
-    opening, words = (limits.observation_tokens, " plus the opening tool's observation") if has_opening else (0, "")
-    if prompt_tokens + opening >= limits.total_tokens:
-        raise ConfigurationError(
-            f"Expected `data.max_prompt_tokens`{words} to be below `rollout.{key}.total_tokens` "
-            f"({limits.total_tokens}), got {prompt_tokens}{f' + {opening}' if opening else ''}: the longest prompt "
-            "would leave no room for an action. Change one of them."
-        )
 
 
 @contextmanager

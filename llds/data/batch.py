@@ -25,14 +25,14 @@ class RolloutBatch:
         prompts: The questions, in the order in which they are rolled out.
 
     Attributes:
-        prompts: The questions.
+        prompts: The questions, also those that were drawn beside the loader's.
         trajectories: What the rollout left; empty before it.
         trained: The trajectories that are the rows of `policy_batch`, in order.
         policy_batch: The tensors to train on; None before the rollout and in evaluation.
         updated_log_probs: Of the rows of `policy_batch`, as the updates last saw them, ``[B, T]``; None before.
         log_prob_changes: By row of `policy_batch`, what all updates added to each token's log-probability, ``[T]`` on
             the CPU; of the rows that were scored once more.
-        tool_statistics: What each agent tool counted in this rank's part of the rollout.
+        tool_statistics: What each agent tool counted in this rank's part of the rollout, in each of its rounds.
         timings: Seconds by phase, such as ``rollout`` or ``score``.
         metrics: Metrics of this iteration by their full key, such as ``rollout/valid_action_rate``.
     """
@@ -44,7 +44,7 @@ class RolloutBatch:
         self.policy_batch: PolicyBatch | None = None
         self.updated_log_probs: Tensor | None = None
         self.log_prob_changes: dict[int, Tensor] = {}
-        self.tool_statistics: dict[AgentTool, Any] = {}
+        self.tool_statistics: dict[AgentTool, list[Any]] = {}
         self.timings: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
 

@@ -2,7 +2,8 @@
 
 Lightning finds `state_dict` and `load_state_dict` on the loader and keeps them in its checkpoints. It does not fetch
 ahead from a loader that has a length, so the position is exactly the number of batches that training consumed, and a
-run that resumes goes on with the next prompt.
+run that resumes goes on with the next prompt. An iteration may draw further prompts beside its batch: they come next in
+the stream, and are part of the position.
 
 A plain iterable and not a `torch.utils.data.DataLoader`: prompts are small and in memory, so there is nothing to load.
 """
@@ -38,6 +39,7 @@ class PromptLoader:
 
     Attributes:
         position: Number of batches that were consumed so far, over all passes.
+        further: Number of prompts that were drawn beside them.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class PromptLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.position = 0
+        self.further = 0
+        self._further_before = 0  # the batch that was handed out last
         self._encode = encode
         self._resumed = False
         self.mixture = Mixture(sizes or [len(prompts)], weights, shuffle, seed)
@@ -77,8 +81,9 @@ class PromptLoader:
             self.position += -self.position % len(self)  # a pass that was left early is not finished later
         self._resumed = False
         for _ in range(len(self) if self.iterations is not None else len(self) - self.position % len(self)):
-            batch = RolloutBatch(self._encode(self._batch(self.position)))
+            batch = RolloutBatch(self.peek())
             self.position += 1
+            self._further_before = self.further
             yield batch
 
     def order(self, pass_number: int) -> list[int]:
@@ -87,7 +92,7 @@ class PromptLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, and what the order depends on."""
-        return {"position": self.position, "order": self._order_settings()}
+        return {"position": self.position, "further": self.further, "order": self._order_settings()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a position.
@@ -98,20 +103,42 @@ class PromptLoader:
         Raises:
             ConfigurationError: If the prompts or their order are not those of the state.
         """
-        self.check_state(state)
-        self.position = state["position"]
+        self.go_to(state)
         self._resumed = True
 
     def peek(self) -> list[Prompt]:
         """The prompts of the batch that is handed out next, without handing it out."""
-        return self._encode(self._batch(self.position))
+        return self._encode(self._batch())
+
+    def draw(self, count: int) -> list[Prompt]:
+        """Draw the prompts that come next in the endless stream, beside the batches: the next batch follows them.
+
+        Args:
+            count: Number of prompts.
+
+        Raises:
+            ConfigurationError: Without `iterations`: there is no stream.
+        """
+        if self.iterations is None:
+            raise ConfigurationError("Expected a loader with `iterations` to draw further prompts from, got one pass.")
+        drawn = self._encode(self._stream(self._next, count))
+        self.further += count
+        return drawn
 
     def rewind(self) -> None:
-        """Take back the batch that was handed out last: it was not used, and comes first when the run goes on."""
+        """Take back the batch that was handed out last and what was drawn beside it: they come first hereafter."""
         self.position -= 1
+        self.further = self._further_before
 
-    def check_state(self, state: dict[str, Any]) -> None:
-        """Raise a `ConfigurationError` unless the state belongs to the same prompts in the same order."""
+    def go_to(self, state: dict[str, Any]) -> None:
+        """Take the position of a state.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ConfigurationError: Unless the state belongs to the same prompts in the same order.
+        """
         for name, value in self._order_settings().items():
             if state["order"].get(name) != value:  # a state of before there were weights has none
                 raise ConfigurationError(
@@ -119,14 +146,25 @@ class PromptLoader:
                     f"got {value}: the next prompt is not defined otherwise. Restore the setting, or start a new run "
                     "from the exported weights."
                 )
+        self.position = state["position"]
+        self.further = state.get("further", 0)  # a state of before prompts were drawn has none
 
-    def _batch(self, position: int) -> list[Prompt]:
-        """The prompts of a batch: the one place where several processes would share them out, as ``[rank::world]``."""
-        size, count = self.batch_size, len(self.prompts)
+    @property
+    def _next(self) -> int:
+        """Place in the stream of the prompt that comes next."""
+        return self.position * self.batch_size + self.further
+
+    def _batch(self) -> list[Prompt]:
+        """The prompts of the next batch: where several processes would share them out, as ``[rank::world]``."""
+        size = self.batch_size
         if self.iterations is None:
-            pass_number, number = divmod(position, len(self))
+            pass_number, number = divmod(self.position, len(self))
             return [self.prompts[index] for index in self.order(pass_number)[number * size : (number + 1) * size]]
-        places = (divmod(place, count) for place in range(position * size, (position + 1) * size))
+        return self._stream(self._next, size)
+
+    def _stream(self, start: int, count: int) -> list[Prompt]:
+        """The prompts of some places of the endless stream."""
+        places = (divmod(place, len(self.prompts)) for place in range(start, start + count))
         return [self.prompts[self.order(pass_number)[offset]] for pass_number, offset in places]
 
     def _order_settings(self) -> dict[str, Any]:

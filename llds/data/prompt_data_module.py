@@ -140,7 +140,7 @@ class PromptDataModule(LightningDataModule):
             encode=self._encode,
         )
         if self._restored:
-            self._go_on(loader)
+            loader.go_to(self._restored)
         self._train_loader = loader
         return loader
 
@@ -182,11 +182,7 @@ class PromptDataModule(LightningDataModule):
         """
         self._restored = state_dict
         if self._train_loader is not None:
-            self._go_on(self._train_loader)
-
-    def _go_on(self, loader: PromptLoader) -> None:
-        loader.check_state(self._restored)
-        loader.position = self._restored["position"]
+            self._train_loader.go_to(self._restored)
 
     def _sources_of(self, name: str) -> list[DataSource]:
         sources = self.sources[name]

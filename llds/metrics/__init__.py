@@ -8,20 +8,24 @@ trajectory, say) is left out, never NaN.
 from llds.metrics.actions import ActionKinds, has_answer
 from llds.metrics.averages import Scalars, as_floats, mean_metrics
 from llds.metrics.displacement import displacement_metrics
+from llds.metrics.group_signal import GroupsBySignal, by_signal, oversampling_metrics
 from llds.metrics.policy import policy_metrics
 from llds.metrics.rollout import abandoned_metrics, by_group, first_action_match, rollout_metrics, served_calls
 from llds.metrics.update_norm import squared_adam_update
 
 __all__ = [
     "ActionKinds",
+    "GroupsBySignal",
     "Scalars",
     "abandoned_metrics",
     "as_floats",
     "by_group",
+    "by_signal",
     "displacement_metrics",
     "first_action_match",
     "has_answer",
     "mean_metrics",
+    "oversampling_metrics",
     "policy_metrics",
     "rollout_metrics",
     "served_calls",

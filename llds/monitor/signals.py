@@ -81,6 +81,12 @@ def _split(
 SIGNALS = (
     Signal(REWARD, "Mean reward of the iteration's trajectories", "reward", "rises, then holds", "down"),
     Signal(
+        "reward/mean_trained",
+        "The same of those trained on, where `rollout.oversampling` is set: not comparable with a run without it",
+        "reward",
+        "-",
+    ),
+    Signal(
         INFORMATIVE, "Groups with both right and wrong answers", "share", "> 0.2; near 0 nothing is learned", "down"
     ),
     Signal(ALL_CORRECT, "Groups in which every answer is right", "share", "rises slowly; near 1 the task is used up"),
@@ -204,7 +210,13 @@ SIGNALS = (
     Signal("rollout/distinct_queries", "Tool calls of a group that differ from each other", "share", "holds", "down"),
     Signal(ACTION_CUT, "Actions that hit the length limit", "share", "near 0", "up"),
     Signal("rollout/observation_cut", "Observations that were shortened", "share", "low"),
-    Signal("rollout/dropped", "Trajectories left out of the loss", "share", "0", "up"),
+    Signal("rollout/dropped", "Trajectories left out of the loss because they or others failed", "share", "0", "up"),
+    Signal("rollout/rounds", "Rounds of sampling, where `rollout.oversampling` is set", "count", "1 to 3", "up"),
+    Signal("rollout/groups_drawn", "Groups sampled in all rounds", "count", "far below the bound", "up"),
+    Signal("rollout/groups_with_signal", "Those whose rewards differ", "count", ">= `data.batch_size`", "down"),
+    Signal("rollout/groups_all_correct", "Those whose rewards are all the same and above 0", "count", "-"),
+    Signal("rollout/groups_all_wrong", "Those whose rewards are all the same and not above 0", "count", "falls"),
+    Signal("rollout/further_tokens", "Sampled tokens that rounds after the first sampled", "share", "low", "up"),
     Signal(
         "rollout/abandoned", "Trajectories given up as stragglers, where `rollout.stragglers` is set", "share", "low"
     ),

@@ -2,7 +2,9 @@
 
 from llds.rollout.collect import Collection, Rollout, RolloutCollector, RolloutUnderWay
 from llds.rollout.episode import EpisodeLimits, EpisodeWatcher
+from llds.rollout.failures import FailurePolicy
 from llds.rollout.observation import EncodedObservation, ObservationEncoder
+from llds.rollout.oversampling import Oversampling
 from llds.rollout.protocol import ObservationText, TagProtocol
 from llds.rollout.sampler import SampledPolicy, Sampler, SampleRequest
 from llds.rollout.stragglers import Stragglers
@@ -17,8 +19,10 @@ __all__ = [
     "EncodedObservation",
     "EpisodeLimits",
     "EpisodeWatcher",
+    "FailurePolicy",
     "ObservationEncoder",
     "ObservationText",
+    "Oversampling",
     "Rollout",
     "RolloutCollector",
     "RolloutUnderWay",

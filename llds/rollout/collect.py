@@ -35,6 +35,8 @@ class Collection:
             (seed, stage, iteration). Equal ones sample the same. All but the first begin the collection's group ids.
         stragglers: When the last trajectories are abandoned; None waits for all.
         share: (number, shares): with several ranks, each collects every `shares`-th prompt, whole groups of it.
+        first_position: Prompts that were collected before with the same seed: the numbers of groups and trajectories
+            go on after theirs.
     """
 
     group_size: int
@@ -43,6 +45,7 @@ class Collection:
     seed: tuple[int, ...]
     share: tuple[int, int] = (0, 1)
     stragglers: Stragglers | None = None
+    first_position: int = 0
 
 
 @dataclass
@@ -129,7 +132,7 @@ class RolloutCollector:
                 sampling=collection.sampling,
                 policy_version=self.sampler.policy_version,
             )
-            for position, prompt in enumerate(prompts)
+            for position, prompt in enumerate(prompts, start=collection.first_position)
             if position % shares == number
             for member in range(collection.group_size)
         ]

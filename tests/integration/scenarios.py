@@ -16,8 +16,10 @@ from llds.data import PolicyBatch
 from llds.errors import SamplerError
 from llds.losses import KLPenalty
 from llds.modules import Optimization, PolicyOutput, SearchAgentModule
+from llds.rollout import Oversampling
 from llds.strategies import rank, world_size
-from tests.runs import Run, answers, by_iteration, make_run, scripted
+from llds.types import Trajectory
+from tests.runs import FirstIsRight, Run, answers, by_iteration, make_run, scripted
 
 
 class AdamWAgent(SearchAgentModule):
@@ -55,6 +57,18 @@ class PoisonedAgent(AdamWAgent):
             return output._replace(log_probs=output.log_probs * float("nan"))
         output.log_probs.register_hook(lambda gradient: gradient * float("inf"))
         return output
+
+
+class SecondIsHopeless(FirstIsRight):
+    """The second prompt of an iteration has no signal."""
+
+    def __call__(self, trajectory: Trajectory) -> float:
+        """Score."""
+        return super().__call__(trajectory) * (trajectory.index // 4 != 1)
+
+
+OVERSAMPLED = {"rollout": {"oversampling": Oversampling(max_factor=1.4), "reward": SecondIsHopeless()}}
+"""One prompt more than the three of the batch, which leaves one of two ranks without any in that round."""
 
 
 class GoesBack(pl.Callback):

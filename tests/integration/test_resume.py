@@ -12,6 +12,7 @@ SMALL = {
     "--model.optimization.mini_batch_size": "2",
     "--model.llds_penalty.anchor": "lagged",
     "--rollout.group_size": "4",
+    "--rollout.oversampling.max_factor": "2.0",
 }
 
 

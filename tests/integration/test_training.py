@@ -1,5 +1,6 @@
 """From questions to a trained policy and a table of results, with nothing but real components."""
 
+import gzip
 import math
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from llds.data import DataSource
 from llds.evaluation import Summary, read_record, summarize
 from llds.retrieval import ChromaRetriever
 from llds.rewards import ExactMatchReward
-from llds.rollout import EpisodeLimits, TransformersSampler
+from llds.rollout import EpisodeLimits, Oversampling, TransformersSampler
 from tests.integration.conftest import QUESTIONS
 from tests.runs import POLICY, Run, by_iteration, make_run
 
 LIMITS = EpisodeLimits(action_tokens=32, observation_tokens=128, total_tokens=512, turns=3)
 
 
-def real_run(folder: Path, corpus: Path, iterations: int = 3) -> Run:
+def real_run(folder: Path, corpus: Path, iterations: int = 3, oversampling: Oversampling | None = None) -> Run:
     """Four questions x six trajectories per iteration."""
     callbacks = [
         RetrievalCallback(ChromaRetriever(str(folder.parent / "index"), str(corpus))),
@@ -30,6 +31,7 @@ def real_run(folder: Path, corpus: Path, iterations: int = 3) -> Run:
         ExportPolicy(),
     ]
     rollout = {"group_size": 6, "limits": LIMITS, "eval_limits": LIMITS, "reward": ExactMatchReward()}
+    rollout["oversampling"] = oversampling
     run = make_run(
         folder,
         *callbacks,
@@ -66,6 +68,23 @@ def test_a_run_trains_measures_and_exports(tmp_path: Path, corpus: Path) -> None
     summary = _test(run)
     assert summary.all_questions.n == QUESTIONS == sum(source.n for source in summary.sources)
     assert summary.all_questions.exact_match.low <= summary.all_questions.exact_match.value
+
+
+@pytest.mark.slow
+def test_a_run_that_oversamples_trains_on_groups_with_a_signal(tmp_path: Path, corpus: Path) -> None:
+    run = real_run(tmp_path / "run", corpus, iterations=2, oversampling=Oversampling(max_factor=2.5)).fit()
+    rows = by_iteration(run.folder).values()
+    for row in rows:
+        count = {name: float(row[f"rollout/groups_{name}"]) for name in ("drawn", "with_signal")}
+        assert count["with_signal"] >= 4 or count["drawn"] == 10
+        assert float(row["reward/informative_groups"]) == pytest.approx(count["with_signal"] / count["drawn"])
+        assert float(row["policy/behavior_gap_max"]) <= 1e-4
+        assert 0 < float(row["reward/mean_trained"]) < 1
+    assert any(float(row["rollout/rounds"]) > 1 for row in rows)
+    assert any(float(row["retrieval/queries"]) > 24 for row in rows)  # of all rounds
+    files = sorted((run.folder / "trajectories").iterdir())
+    lines = [len(gzip.decompress(file.read_bytes()).splitlines()) for file in files]
+    assert lines == [6 * float(row["rollout/groups_drawn"]) for row in rows]
 
 
 def _test(run: Run) -> Summary:

@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llds.paths import resolve_path
-from tests.integration.scenarios import AdamWAgent, PoisonedAgent, SGDAgent, logged, probed, scenario
+from tests.integration.scenarios import OVERSAMPLED, AdamWAgent, PoisonedAgent, SGDAgent, logged, probed, scenario
 from tests.runs import tiny_policy
 from tools.memory_estimate import Setting, load, states
 
@@ -63,6 +63,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     runs = {
         "adamw": scenario(tmp_path_factory.mktemp("one"), AdamWAgent).fit(),
         "sgd": scenario(tmp_path_factory.mktemp("one"), SGDAgent).fit(),
+        "oversampled": scenario(tmp_path_factory.mktemp("one"), AdamWAgent, **OVERSAMPLED).fit(),
         "poisoned": scenario(tmp_path_factory.mktemp("one"), PoisonedAgent).fit(),
         "bf16": scenario(tmp_path_factory.mktemp("one"), AdamWAgent, iterations=1, precision="bf16-mixed").fit(),
     }
@@ -76,7 +77,14 @@ def gap(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float
 
 
 @pytest.mark.parametrize(
-    ("run", "tolerance"), [("zero3 adamw", ADAMW), ("zero3 sgd", SGD), ("ddp adamw", ADAMW), ("ddp sgd", SGD)]
+    ("run", "tolerance"),
+    [
+        ("zero3 adamw", ADAMW),
+        ("zero3 sgd", SGD),
+        ("ddp adamw", ADAMW),
+        ("ddp sgd", SGD),
+        ("ddp oversampled", ADAMW),
+    ],
 )
 def test_weights_and_metrics_are_those_of_one_process(
     found: dict[str, Any], alone: dict[str, Any], run: str, tolerance: float
@@ -117,6 +125,7 @@ def test_the_scenario_clips_and_loses_a_trajectory(alone: dict[str, Any]) -> Non
         assert all(metrics["train/grad_norm"] > 0.05 for metrics in one["logged"].values())
         assert any(metrics["rollout/failed"] > 0 for metrics in one["logged"].values())
     assert gap(alone["adamw"]["weights"], alone["sgd"]["weights"]) > 1e-3
+    assert {metrics["rollout/groups_drawn"] for metrics in alone["oversampled"]["logged"].values()} == {4}
 
 
 @pytest.mark.parametrize("run", ["zero3 adamw", "ddp adamw"])

@@ -25,6 +25,7 @@ from llds.strategies import ZeRO3Strategy, gather, is_partitioned, local_part, r
 from llds.strategies.zero3_checkpoint import trained_weights
 from tests.integration.resident import Peak
 from tests.integration.scenarios import (
+    OVERSAMPLED,
     AdamWAgent,
     GoesBack,
     PoisonedAgent,
@@ -260,6 +261,7 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "ddp sgd": trained("ddp-sgd", ddp, SGDAgent),
     "zero3 rolled back": rolled_back("zero3-back", zero3),
     "zero3 offload bf16 rolled back": rolled_back("zero3-offload-back", offloading, precision="bf16-mixed"),
+    "ddp oversampled": trained("ddp-oversampled", ddp, AdamWAgent, **OVERSAMPLED),
     "ddp rolled back": rolled_back("ddp-back", ddp),
     "zero3 guarded": guarded("zero3-guarded", zero3),
     "ddp guarded": guarded("ddp-guarded", ddp),

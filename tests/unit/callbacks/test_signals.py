@@ -17,7 +17,7 @@ from llds.metrics.averages import masked_mean
 from llds.modules import SearchAgentModule
 from llds.monitor.signals import BY_NAME
 from llds.retrieval import Passage, Retriever
-from llds.rollout import EpisodeLimits
+from llds.rollout import EpisodeLimits, Oversampling
 from llds.types import Prompt
 from tests.runs import LIMITS, answers, by_iteration, make_run, rows, scripted
 from tests.trajectories import random_trajectories, random_trajectory
@@ -169,7 +169,7 @@ def test_the_vocabulary_has_every_key_that_a_run_logs_and_no_other(tmp_path: Pat
         iterations=3,
         sampler=scripted(script),
         tools=[SearchTool(top_k=1)],
-        rollout={"limits": EpisodeLimits(**{**vars(LIMITS), "turns": 3})},
+        rollout={"limits": EpisodeLimits(**{**vars(LIMITS), "turns": 3}), "oversampling": Oversampling()},
     ).fit()
     logged = {name for row in rows(tmp_path) for name in row if not name.startswith(NOT_SIGNALS)}
     assert logged - set(BY_NAME) == set()

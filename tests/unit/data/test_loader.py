@@ -82,6 +82,45 @@ def test_a_restored_stream_goes_on_with_the_next_prompt_at_every_position(
         assert ids(done + take(after, 20 - stop)) == whole
 
 
+def test_further_prompts_come_next_and_the_batches_after_them(make_prompts: MakePrompts) -> None:
+    loader = PromptLoader(make_prompts(8), 2, iterations=4, shuffle=True)
+    stream = [*loader.order(0), *loader.order(1)]
+    batches = iter(loader)
+    found = ids([next(batches), next(batches)])
+    drawn = [int(one.prompt_id) for one in [*loader.draw(1), *loader.draw(5)]]  # across the border of two passes
+    assert [int(one.prompt_id) for one in loader.peek()] == stream[10:12]
+    assert [*chain(*found), *drawn, *chain(*ids([*batches]))] == stream[:14]
+
+
+def test_further_prompts_are_part_of_the_position(make_prompts: MakePrompts) -> None:
+    def fresh() -> PromptLoader:
+        return PromptLoader(make_prompts(5), 2, iterations=9)
+
+    before, after = fresh(), fresh()
+    batches = iter(before)
+    next(batches)
+    before.draw(3)
+    after.load_state_dict(before.state_dict())
+    assert ids([*after]) == [[0, 1], [2, 3], [4, 0], [1, 2], [3, 4], [0, 1], [2, 3], [4, 0], [1, 2]]
+    state = before.state_dict()
+    del state["further"]  # as a checkpoint of before has it
+    after.load_state_dict(state)
+    assert [int(one.prompt_id) for one in after.peek()] == [2, 3]
+
+
+def test_a_batch_that_is_taken_back_comes_again_with_what_was_drawn_beside_it(make_prompts: MakePrompts) -> None:
+    loader = PromptLoader(make_prompts(20), 2, iterations=9)
+    batches = iter(loader)
+    next(batches)
+    loader.draw(1)
+    next(batches)  # 3 and 4
+    loader.draw(4)
+    loader.rewind()
+    assert [int(one.prompt_id) for one in loader.peek()] == [3, 4]
+    with pytest.raises(ConfigurationError, match="`iterations`"):
+        PromptLoader(make_prompts(3), 1).draw(1)
+
+
 def test_a_restored_pass_is_finished_and_the_next_one_is_whole(make_prompts: MakePrompts) -> None:
     reference = PromptLoader(make_prompts(11), 3, shuffle=True)
     first, second = ids(list(reference)), ids(list(reference))
