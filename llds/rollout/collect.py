@@ -4,6 +4,7 @@ Trajectories advance independently. One that waits for a tool never holds back a
 """
 
 import asyncio
+import copy
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -105,13 +106,14 @@ class RolloutCollector:
         names = [tool.name for tool in agent_tools]
         protocol.check_tool_names(names)
         self.sampler = sampler
-        self.tokenizer = tokenizer
+        # Of its own: transformers sets what is split on the tokenizer, and others use theirs while the loop runs.
+        self.tokenizer = copy.deepcopy(tokenizer)
         self.protocol = protocol
         self.tools = {tool.name: tool for tool in agent_tools}
         self.tool_calls = tool_calls
         self.opening_tool = opening_tool
         self.watcher = watcher
-        self.encoder = ObservationEncoder(tokenizer, protocol, names)
+        self.encoder = ObservationEncoder(self.tokenizer, protocol, names)
         self._loop = BackgroundLoop()
 
     def collect(self, prompts: Sequence[Prompt], collection: Collection) -> list[Trajectory]:

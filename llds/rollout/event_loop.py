@@ -5,6 +5,7 @@ the connections of asynchronous tools alive between iterations; and never waits 
 """
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,16 +75,33 @@ async def _cancel_others() -> None:
 
 
 class _DaemonThreads(ThreadPoolExecutor):  # a loop takes no other kind of executor
-    """A thread for each call of ``asyncio.to_thread``.
+    """A thread for each call of ``asyncio.to_thread`` that is under way, kept for later calls.
 
-    A pool would let as many tools run at once as it has threads, stop when that many hang, and hold up the exit.
+    A pool of a fixed size would let as many tools run at once as it has threads, and stop when that many hang; the
+    standard one's threads would hold up the exit. To start a thread for each call would take three times the time.
     """
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)  # threads that no call in the queue is meant for
 
     def submit(
         self, fn: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> "Future[Result]":
-        """Start the call in a daemon thread."""
+        """Do the call in a thread that is idle, or in a new one."""
         future: Future[Result] = Future()
-        work = partial(fn, *args, **kwargs)
-        threading.Thread(target=fulfil, args=(future, work), name="llds-tool", daemon=True).start()
+        self._work.put(partial(fulfil, future, partial(fn, *args, **kwargs)))
+        if not self._idle.acquire(blocking=False):
+            threading.Thread(target=self._serve, name="llds-tool", daemon=True).start()
         return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end; waits for none."""
+        self._work.put(None)
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # it holds the call's arguments and result
+            self._idle.release()
+        self._work.put(None)  # for the next thread

@@ -1,7 +1,7 @@
 """Requests of many trajectories become batches: the asyncio half of a sampler that generates in batches.
 
 Requests that wait at the same moment form a round, in the order of their trajectories; a round runs in batches of a
-bounded size, one at a time, in one thread, and hands out each completion as soon as it is there. A round waits a
+bounded size, one at a time, in one thread, and hands out completions as soon as they are there. A round waits a
 bounded time for trajectories that are at their tools, and for each of them once per tool call: one that is slow or
 hangs holds back the others no longer than that.
 
@@ -32,12 +32,16 @@ class Ticket:
         return self.future.done()
 
 
+Answered = tuple[Ticket, Completion]
+"""A request with its completion."""
+
+
 class RequestQueue:
     """Runs requests in batches.
 
     Args:
-        generate: Answers a batch whose requests share sampling law and stop strings, in any order; may leave out those
-            that are abandoned. Runs in a thread of its own.
+        generate: Answers a batch whose requests share sampling law and stop strings, some at a time, in any order; may
+            leave out those that are abandoned. Runs in a thread of its own.
         max_batch_size: Most requests of a batch.
         max_wait_s: Longest time that a round waits for open trajectories that have no request in it, in seconds.
 
@@ -47,7 +51,7 @@ class RequestQueue:
 
     def __init__(
         self,
-        generate: Callable[[Sequence[Ticket]], Iterator[tuple[Ticket, Completion]]],
+        generate: Callable[[Sequence[Ticket]], Iterator[list[Answered]]],
         max_batch_size: int,
         max_wait_s: float,
     ) -> None:
@@ -125,8 +129,8 @@ class RequestQueue:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llds-sampler")
 
         def work() -> None:
-            for ticket, completion in self._generate(batch):
-                loop.call_soon_threadsafe(self._hand_out, ticket, completion)
+            for answered in self._generate(batch):
+                loop.call_soon_threadsafe(self._hand_out, answered)
 
         try:
             with errors_of_engine("the sampler failed on its batch"):
@@ -136,7 +140,8 @@ class RequestQueue:
                 if not ticket.is_abandoned:
                     ticket.future.set_exception(error)
 
-    def _hand_out(self, ticket: Ticket, completion: Completion) -> None:
-        if not ticket.is_abandoned:
-            ticket.future.set_result(completion)
-            self._awaited |= {ticket.request.trajectory} & self.open
+    def _hand_out(self, answered: Sequence[Answered]) -> None:
+        for ticket, completion in answered:  # in one pass of the loop: their tool calls arrive together
+            if not ticket.is_abandoned:
+                ticket.future.set_result(completion)
+                self._awaited |= {ticket.request.trajectory} & self.open

@@ -48,7 +48,8 @@ async def call_tool(tool: AgentTool, argument: str, policy: ToolCallPolicy) -> T
         if attempt:
             await asyncio.sleep(policy.backoff_s * 2 ** (attempt - 1) * _jitter.uniform(0.5, 1.5))
         try:
-            return _checked(tool, await asyncio.wait_for(tool.run(argument), policy.deadline_s))
+            async with asyncio.timeout(policy.deadline_s):
+                return _checked(tool, await tool.run(argument))
         except (ToolInputError, ConfigurationError):
             raise
         except (ToolFailure, OSError) as error:  # a deadline's TimeoutError is an OSError without a text

@@ -27,7 +27,7 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList, Stop
 from llds.errors import ConfigurationError
 from llds.rollout.decoding import EndOfAction, OpenAction, SeededSampling
 from llds.rollout.kept_cache import BatchContext, KeyValues, keeps_every_token
-from llds.rollout.request_queue import RequestQueue, Ticket
+from llds.rollout.request_queue import Answered, RequestQueue, Ticket
 from llds.rollout.sampler import Sampler, SampleRequest
 from llds.rollout.shared_prefixes import shared_prefixes
 from llds.types import Completion, StopReason
@@ -127,7 +127,7 @@ class TransformersSampler(Sampler):
         self._queue.close()
         self._cache.clear()
 
-    def _generate(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Completion]]:
+    def _generate(self, tickets: Sequence[Ticket]) -> Iterator[list[Answered]]:
         """Sample the batch in stretches: when half of the rows have ended, the others go on as a smaller batch."""
         model: Any = self._model
         actions = [OpenAction(ticket, self._cache.get(ticket.request.trajectory)) for ticket in tickets]
@@ -137,9 +137,11 @@ class TransformersSampler(Sampler):
         while actions and not all(action.ticket.is_abandoned for action in actions):
             with self._generating(model):
                 reasons = self._generate_stretch(model, actions)
-            for action, reason in zip(actions, reasons, strict=True):
-                if reason is not None:
-                    yield action.ticket, Completion(action.token_ids, action.log_probs, reason)
+            yield [
+                (action.ticket, Completion(action.token_ids, action.log_probs, reason))
+                for action, reason in zip(actions, reasons, strict=True)
+                if reason is not None
+            ]
             actions = [action for action, reason in zip(actions, reasons, strict=True) if reason is None]
 
     @contextmanager

@@ -111,6 +111,34 @@ def test_tools_hear_of_every_iteration(make: Make, tokenizer: PreTrainedTokenize
     assert tool.iterations == 3
 
 
+def test_a_tool_is_called_before_another_trajectory_acts(make: Make, tokenizer: PreTrainedTokenizerFast) -> None:
+    events: list[str] = []
+
+    async def tool(argument: str) -> str:
+        events.append(f"call {argument}")
+        await asyncio.sleep(0)
+        return "Oslo"
+
+    def script(trajectory: int, turn: int) -> str:
+        events.append(f"act {trajectory}")
+        return search_then_answer(trajectory, turn)
+
+    make(ScriptedSampler(tokenizer, script), Tool(tool)).collect(prompts(tokenizer, 3), collection(group_size=1))
+    assert events[:6] == ["act 0", "call 0", "act 1", "call 1", "act 2", "call 2"]
+
+
+def test_the_tokenizer_of_others_is_left_alone(make: Make, tokenizer: PreTrainedTokenizerFast) -> None:
+    splits: list[bool] = []
+
+    def script(trajectory: int, turn: int) -> str:
+        splits.append(tokenizer.backend_tokenizer.encode_special_tokens)
+        return search_then_answer(trajectory, turn)
+
+    tokenizer.encode("</s>", split_special_tokens=False)  # what prompts are encoded with, perhaps in another thread
+    make(ScriptedSampler(tokenizer, script)).collect(prompts(tokenizer, 1), collection(group_size=1))
+    assert splits == [False, False]  # before the observation and after it
+
+
 def test_64_trajectories_are_at_their_tool_at_once(make: Make, tokenizer: PreTrainedTokenizerFast) -> None:
     in_flight, most = 0, 0
     all_there = asyncio.Event()

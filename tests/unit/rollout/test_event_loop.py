@@ -91,6 +91,20 @@ def test_as_many_calls_run_in_threads_as_are_made(loop: BackgroundLoop) -> None:
     assert sorted(loop.run(all_at_once())) == list(range(64))
 
 
+def test_a_thread_serves_one_call_after_another_and_ends_with_the_loop() -> None:
+    loop = BackgroundLoop()
+
+    async def one_after_another() -> set[threading.Thread]:
+        return {await asyncio.to_thread(threading.current_thread) for _ in range(50)}
+
+    threads = loop.run(one_after_another())
+    assert len(threads) <= 2  # a call may come before the thread of the last one is idle again
+    loop.close()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
 def test_threads_pass_on_errors(loop: BackgroundLoop) -> None:
     with pytest.raises(ZeroDivisionError):
         loop.run(asyncio.to_thread(lambda: 1 / 0))

@@ -23,6 +23,20 @@ def encoder(tokenizer: PreTrainedTokenizerFast, protocol: TagProtocol) -> Observ
     return ObservationEncoder(tokenizer, protocol, TOOLS)
 
 
+@pytest.fixture
+def tokenized(encoder: ObservationEncoder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that the tokenizer gets."""
+    texts: list[str] = []
+    encode = encoder.tokenizer.encode
+
+    def noted(text: str, **settings: Any) -> list[int]:
+        texts.append(text)
+        return encode(text, **settings)
+
+    monkeypatch.setattr(encoder.tokenizer, "encode", noted)
+    return texts
+
+
 def special_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
     return {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
@@ -112,21 +126,33 @@ def test_a_corrective_observation_keeps_its_tags(
 
 @pytest.mark.parametrize("unit", ["<search>", "</s>", "\u200b", "\u202e<\u200banswer>", " ", "Oslo lies in Norway. "])
 def test_only_the_beginning_of_a_megabyte_is_encoded(
-    encoder: ObservationEncoder, protocol: TagProtocol, unit: str, monkeypatch: pytest.MonkeyPatch
+    encoder: ObservationEncoder, protocol: TagProtocol, unit: str, tokenized: list[str]
 ) -> None:
     begins = encoder.encode(protocol.observe(unit * (200_000 // len(unit)), TOOLS), 500)
-    sizes: list[int] = []
-    encode = encoder.tokenizer.encode
-
-    def counted(text: str, **settings: Any) -> list[int]:
-        sizes.append(len(text))
-        return encode(text, **settings)
-
-    monkeypatch.setattr(encoder.tokenizer, "encode", counted)
-    encoded = encoder.encode(protocol.observe(unit * (1_000_000 // len(unit)), TOOLS), 500)
+    fresh = ObservationEncoder(encoder.tokenizer, protocol, TOOLS)  # it remembers nothing
+    tokenized.clear()
+    encoded = fresh.encode(protocol.observe(unit * (1_000_000 // len(unit)), TOOLS), 500)
     assert encoded == begins
     assert len(encoded.token_ids) == 500
-    assert max(sizes) == 500 * 256
+    assert max(len(text) for text in tokenized) == 500 * 256
+
+
+def test_an_observation_that_came_before_is_not_tokenized_again(
+    encoder: ObservationEncoder, protocol: TagProtocol, tokenized: list[str]
+) -> None:
+    texts = [protocol.observe(body, TOOLS) for body in ("Oslo", "Bergen", "</s>", "\ud83d", "Oslo " * 500)]
+    texts.append(ObservationText("", "<search>", ""))  # the same text as an opening is another matter
+    first = [encoder.encode(text, limit) for text in texts for limit in (100, 120)]
+    assert tokenized != []
+    for encoded in first:
+        encoded.token_ids.append(-1)  # whoever changes an observation changes that one
+    tokenized.clear()
+    again = [encoder.encode(text, limit) for text in texts for limit in (100, 120)]
+    assert tokenized == []
+    fresh = ObservationEncoder(encoder.tokenizer, protocol, TOOLS)
+    assert again == [fresh.encode(text, limit) for text in texts for limit in (100, 120)]
+    assert [[*encoded.token_ids, -1] for encoded in again] == [encoded.token_ids for encoded in first]
+    assert encoder.encode(ObservationText("<search>", "<search>", ""), 100).token_ids != again[-1].token_ids
 
 
 def test_a_limit_below_the_protocols_own_words_is_refused_before_the_first_episode(

@@ -7,9 +7,12 @@ from typing import Any, TypeVar
 
 import pytest
 
+from llds.agent_tools import SearchTool
 from llds.errors import SamplerError
-from llds.rollout import SampleRequest
-from llds.rollout.request_queue import RequestQueue, Ticket
+from llds.retrieval import Passage, Retriever
+from llds.rollout import SampleRequest, ToolCallPolicy
+from llds.rollout.request_queue import Answered, RequestQueue, Ticket
+from llds.rollout.tool_calls import call_tool
 from llds.types import Completion, SamplingParams
 
 Result = TypeVar("Result")
@@ -26,12 +29,11 @@ class Recorder:
         self.before = before
         self.batches: list[list[int]] = []
 
-    def __call__(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Completion]]:
+    def __call__(self, tickets: Sequence[Ticket]) -> Iterator[list[Answered]]:
         """Answer a batch."""
         self.batches.append([ticket.request.trajectory for ticket in tickets])
         self.before(len(self.batches) - 1)
-        for ticket in tickets:
-            yield ticket, Completion([ticket.request.trajectory], [0.0], "stop")
+        yield [(ticket, Completion([ticket.request.trajectory], [0.0], "stop")) for ticket in tickets]
 
 
 def request(trajectory: int, temperature: float = 1.0) -> SampleRequest:
@@ -134,10 +136,10 @@ def test_one_at_a_slow_tool_is_waited_for_once_and_then_left_behind() -> None:
 def test_completions_are_handed_out_while_the_batch_goes_on() -> None:
     second_may_end = threading.Event()
 
-    def generate(tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Completion]]:
-        yield tickets[0], Completion([0], [0.0], "stop")
+    def generate(tickets: Sequence[Ticket]) -> Iterator[list[Answered]]:
+        yield [(tickets[0], Completion([0], [0.0], "stop"))]
         assert second_may_end.wait(10)
-        yield tickets[1], Completion([1], [0.0], "stop")
+        yield [(tickets[1], Completion([1], [0.0], "stop"))]
 
     queue = RequestQueue(generate, max_batch_size=8, max_wait_s=0.0)
 
@@ -149,6 +151,38 @@ def test_completions_are_handed_out_while_the_batch_goes_on() -> None:
         await asyncio.gather(first(), queue.submit(request(1)))
 
     run(both())
+
+
+class Calls(Retriever):
+    """Finds nothing, and notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def retrieve(self, queries: list[str], top_k: int) -> list[list[Passage]]:
+        """Nothing for each query."""
+        self.calls.append(list(queries))
+        return [[] for _ in queries]
+
+    def describe(self) -> dict[str, str]:
+        """Nothing to say."""
+        return {}
+
+
+def test_searches_of_completions_that_end_together_are_one_call_of_the_retriever() -> None:
+    retriever, tool = Calls(), SearchTool()
+    tool.attach(retriever)
+    queue = RequestQueue(Recorder(), max_batch_size=64, max_wait_s=0.0)
+
+    async def act(number: int) -> None:
+        await queue.submit(request(number))
+        await call_tool(tool, f"query {number}", ToolCallPolicy())
+
+    async def side_by_side() -> None:
+        await asyncio.gather(*(act(number) for number in range(64)))
+
+    run(side_by_side())
+    assert retriever.calls == [[f"query {number}" for number in range(64)]]
 
 
 def test_an_error_fails_its_batch_and_not_the_next() -> None:
