@@ -149,11 +149,13 @@ def _color(runs: Sequence[Run], run: Run) -> str:
 
 
 def _mark(plot: figure, marks: Sequence[ColumnDataSource]) -> None:
-    """Phases as bands, alarms as dashed and actions as dotted lines."""
-    phases, *events = marks
-    plot.vstrip("start", "end", fill_color="color", fill_alpha=0.35, line_width=0, source=phases, level="underlay")
-    for source, dash in zip(events, ("dashed", "dotted"), strict=True):
-        plot.vspan("x", line_color="color", line_dash=dash, line_width=2, source=source)
+    """Phases as bands, alarms as dashed and actions as dotted lines; of a healthy run there are none to draw."""
+    phases, alarms, actions = marks
+    if phases.data["start"]:
+        plot.vstrip("start", "end", fill_color="color", fill_alpha=0.35, line_width=0, source=phases, level="underlay")
+    for source, dash in ((alarms, "dashed"), (actions, "dotted")):
+        if source.data["x"]:
+            plot.vspan("x", line_color="color", line_dash=dash, line_width=2, source=source)
 
 
 def _iteration_ticks(plot: figure, axis: Axis) -> None:

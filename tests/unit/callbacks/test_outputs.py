@@ -120,6 +120,29 @@ def test_a_report_is_there_when_a_run_ends(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".partial*"))
 
 
+class ReportSeen(Callback):
+    """Keeps after which iterations there was a page."""
+
+    def __init__(self) -> None:
+        self.after: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        """Look."""
+        if (Path(trainer.default_root_dir) / "report.html").exists():
+            self.after.append(pl_module.iteration)
+
+
+@pytest.mark.parametrize(("expected", "after"), [(0.0, [2, 3]), (1e9, [])])
+def test_a_report_is_written_while_a_run_trains_where_there_is_time_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: float, after: list[int]
+) -> None:
+    monkeypatch.setattr("llds.callbacks.report._SECONDS_OF_A_PAGE", expected)
+    seen = ReportSeen()
+    make_run(tmp_path, RunReport(every_n_iterations=2), seen, iterations=3, sampler=scripted(answers)).fit()
+    assert seen.after == after
+    assert (tmp_path / "report.html").exists()
+
+
 def test_a_report_that_fails_never_ends_a_run(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir(parents=True)
     with pytest.warns(UserWarning, match="No report"):
@@ -127,6 +150,8 @@ def test_a_report_that_fails_never_ends_a_run(tmp_path: Path) -> None:
     assert len(rows(tmp_path)) == 2
     with pytest.raises(ConfigurationError, match="every_n_iterations"):
         RunReport(every_n_iterations=0)
+    with pytest.raises(ConfigurationError, match="share"):
+        RunReport(share=0.0)
 
 
 def test_predictions_hold_every_question_once_in_order(tmp_path: Path) -> None:
