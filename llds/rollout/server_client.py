@@ -133,8 +133,9 @@ class ServerClient:
     async def world_size(self) -> int:
         """GPUs that the server computes on."""
         async with self._connections.session.get(
-            f"{self.url}/get_world_size", timeout=aiohttp.ClientTimeout(_QUICK_S)
+            f"{self.url}/get_world_size", timeout=aiohttp.ClientTimeout(_QUICK_S), allow_redirects=False
         ) as answer:
+            self._refuse_redirect(answer, "get_world_size")
             return int((await answer.json())["world_size"])
 
     async def post(self, path: str, body: dict[str, Any], deadline_s: float) -> Any:
@@ -142,11 +143,14 @@ class ServerClient:
 
         Raises:
             ServerLost: If there is none in time, or the server has failed.
-            SamplerError: If it is a refusal.
+            SamplerError: If it is a refusal, or leads to another address.
         """
         timeout = aiohttp.ClientTimeout(deadline_s, sock_connect=_QUICK_S)
         try:
-            async with self._connections.session.post(f"{self.url}/{path}", json=body, timeout=timeout) as answer:
+            async with self._connections.session.post(
+                f"{self.url}/{path}", json=body, timeout=timeout, allow_redirects=False
+            ) as answer:
+                self._refuse_redirect(answer, path)
                 text = await answer.text()
         except TimeoutError as error:
             raise ServerLost(f"no answer from {self.url}/{path} within {deadline_s:g} s") from error
@@ -158,3 +162,12 @@ class ServerClient:
                 raise ServerLost(f"{self.url}/{path} failed ({answer.status}): {said}")
             raise SamplerError(f"{self.name} refused {path} ({answer.status}): {said}")
         return json.loads(text) if text else None
+
+    def _refuse_redirect(self, answer: aiohttp.ClientResponse, path: str) -> None:
+        """Prompts and weights go where the configuration says and nowhere else."""
+        if 300 <= answer.status < 400:
+            raise SamplerError(
+                f"Expected {self.name} (`rollout.sampler.urls`) to answer {path} itself, got a redirect to "
+                f"{answer.headers.get('Location', 'no address')}, which is not followed: it would send prompts or "
+                "weights there. Name that address if you trust it."
+            )

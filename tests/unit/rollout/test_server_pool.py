@@ -22,6 +22,7 @@ from llds.paths import resolve_path
 from llds.rollout import SampledPolicy, SampleRequest, VLLMSampler, VLLMServerSampler
 from llds.rollout.event_loop import BackgroundLoop
 from llds.rollout.fingerprint import fingerprint
+from llds.rollout.server_client import ServerClient
 from llds.rollout.server_pool import ServerPool
 from llds.rollout.weight_transport import DeviceTransport
 from llds.types import Completion, SamplingParams
@@ -112,6 +113,38 @@ def run(pool: ServerPool, *requests: SampleRequest, version: int = 0, deadline_s
         return loop.run(send())
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_refused_and_nothing_goes_to_where_it_leads(pool: ServerPool, stubs: Stubs, status: int) -> None:
+    async def answer(path: str, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response(sampled())
+
+    other = stubs.start(answer)
+
+    async def redirect(path: str, body: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(status=status, headers={"Location": f"{other}/{path}"})
+
+    url = stubs.start(redirect)
+    client = ServerClient(url, pool.connections)
+
+    async def ask() -> list[Any]:
+        calls = (
+            client.generate(request(0), 0, 0, "salt", 5.0),
+            client.call("llds_load", "weights"),
+            client.world_size(),
+        )
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        await pool.connections.close()
+        return results
+
+    loop = BackgroundLoop()
+    errors = loop.run(ask())
+    loop.close()
+    for error, path in zip(errors, ("inference/v1/generate", "collective_rpc", "get_world_size"), strict=True):
+        assert isinstance(error, SamplerError)
+        assert f"`rollout.sampler.urls`) to answer {path} itself, got a redirect to {other}/{path}" in str(error)
+    assert {server for server, _, _ in stubs.seen} == {url}
 
 
 def request(trajectory: int = 0) -> SampleRequest:
