@@ -67,7 +67,7 @@ class SecondIsHopeless(FirstIsRight):
         return super().__call__(trajectory) * (trajectory.index // 4 != 1)
 
 
-OVERSAMPLED = {"rollout": {"oversampling": Oversampling(max_factor=1.4), "reward": SecondIsHopeless()}}
+OVERSAMPLED: dict[str, Any] = {"rollout": {"oversampling": Oversampling(max_factor=1.4), "reward": SecondIsHopeless()}}
 """One prompt more than the three of the batch, which leaves one of two ranks without any in that round."""
 
 

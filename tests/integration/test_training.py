@@ -3,6 +3,7 @@
 import gzip
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def real_run(folder: Path, corpus: Path, iterations: int = 3, oversampling: Over
         EvaluationTable(),
         ExportPolicy(),
     ]
-    rollout = {"group_size": 6, "limits": LIMITS, "eval_limits": LIMITS, "reward": ExactMatchReward()}
+    rollout: dict[str, Any] = {"group_size": 6, "limits": LIMITS, "eval_limits": LIMITS, "reward": ExactMatchReward()}
     rollout["oversampling"] = oversampling
     run = make_run(
         folder,

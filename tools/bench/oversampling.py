@@ -3,7 +3,7 @@
 Run from the repository root (a quarter of an hour of one core)::
 
     python tools/bench/oversampling.py
-    python tools/bench/oversampling.py --seeds 5 --iterations 20 -- --rollout.limits.turns 4     # settings of llds fit
+    python tools/bench/oversampling.py --seeds 3 4 --iterations 20 -- --rollout.limits.turns 4  # settings of llds fit
 
 The quickstart's training without and with `rollout.oversampling`, in processes of one thread that follow each other.
 Rewards are the mean of all that was sampled (`reward/mean`), which no setting filters. Prints, for each setting, the
@@ -115,7 +115,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=16)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--settings-of", nargs="+", choices=SETTINGS, default=["without", "drop", "keep_correct"])
     parser.add_argument("--index", type=Path, help="the retriever's index; default: built anew")
     parser.add_argument("--keep", type=Path, help="folder for the rows of every iteration; default: a temporary one")
@@ -125,7 +125,7 @@ def main() -> None:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         found: dict[str, list[list[float]]] = {setting: [] for setting in options.settings_of}
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             runs = {setting: train(options, folder, setting, seed) for setting in found}
             budget = next(iter(runs.values()))[-1]["processor"]
             for setting, rows in runs.items():
