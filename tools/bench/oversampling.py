@@ -1,6 +1,6 @@
 """What over-sampling costs and brings: groups with a signal, sampling, reward at equal iterations and processor time.
 
-Run from the repository root (a quarter of an hour of one core)::
+Run from the repository root (ten minutes of one idle core)::
 
     python tools/bench/oversampling.py
     python tools/bench/oversampling.py --seeds 3 4 --iterations 20 -- --rollout.limits.turns 4  # settings of llds fit
