@@ -4,7 +4,7 @@ One training batch is one rollout iteration. `RolloutCallback` fills the batch w
 which adds advantages and log-probabilities; `training_step` then makes ``epochs * mini-batches`` optimizer steps on it.
 
 Left out on purpose: sampling (callbacks/rollout.py), retrieval (callbacks/retrieval.py), the optimizer steps
-(update_steps.py), the steps of an evaluation (evaluation_steps.py).
+(update_steps.py), the steps of an evaluation (evaluation_steps.py), what a checkpoint keeps (checkpoint_hooks.py).
 """
 
 import copy
@@ -28,7 +28,7 @@ from llds.losses import GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, 
 from llds.metrics import as_floats, has_answer, mean_metrics, policy_metrics
 from llds.modules.adapters import LoRA
 from llds.modules.anchor import LaggedAnchor
-from llds.modules.checkpoint_fit import check_fit
+from llds.modules.checkpoint_hooks import CheckpointHooks
 from llds.modules.evaluation_steps import EvaluationSteps
 from llds.modules.mini_batches import UpdateRecord
 from llds.modules.nonfinite import NonFiniteGuard
@@ -39,10 +39,10 @@ from llds.modules.start_up import check_checkpoint, check_training, has_one_step
 from llds.modules.tokenizer import check_vocabulary, load_tokenizer
 from llds.modules.update_steps import UpdateSteps, scored
 from llds.rollout import TagProtocol
-from llds.strategies import ZeRO3Strategy, gather, load_training_state, sum_over_ranks, together
+from llds.strategies import ZeRO3Strategy, gather, sum_over_ranks, together
 
 
-class SearchAgentModule(EvaluationSteps, UpdateSteps):
+class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
     """Trains a search agent with GRPO + LLDS.
 
     Subclass it and override `configure_agent_tools` to bring a tool of your own.
@@ -363,67 +363,6 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps):
         for logger in self.loggers:
             logger.log_metrics(metrics, step=int(self.metrics["step"]))
             logger.save()
-
-    # Checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the counters; leave the frozen reference out."""
-        checkpoint["state_dict"] = {
-            name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("reference.")
-        }
-        checkpoint["search_agent"] = {
-            "iteration": self.iteration,
-            "metrics": self.metrics,  # saved before the loggers get them: a run that is killed in between loses them
-            "nonfinite": self.nonfinite.state_dict(),
-            "anchor": self.anchor.state_dict() if self.anchor else None,
-            "raised_lambda": self.raised_lambda,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the counters; the reference is the one that was just loaded.
-
-        Raises:
-            ConfigurationError: If the weights are those of another model.
-        """
-        if "state_dict" in checkpoint:
-            check_fit(checkpoint["state_dict"], self, self.policy_path)
-        if self.reference is not None and "state_dict" in checkpoint:  # ZeRO-3 has loaded the weights already
-            checkpoint["state_dict"] |= {
-                f"reference.{name}": value for name, value in self.reference.state_dict().items()
-            }
-        state = checkpoint["search_agent"]
-        self.iteration, self.metrics = state["iteration"], state["metrics"]
-        self._is_resumed = self.trainer.state.fn == "fit"
-        self.nonfinite.load_state_dict(state["nonfinite"])
-        if self._is_resumed and state.get("raised_lambda") is not None:
-            self.set_lambda(state["raised_lambda"])
-        if self.anchor is not None and state["anchor"] is not None:
-            self.anchor.load_state_dict(state["anchor"])
-
-    def roll_back(self, path: str | Path) -> dict[str, Any]:
-        """Go back to the weights of a checkpoint in mid-run, and go on from them; every rank must call.
-
-        Weights, optimizer, learning rate with its schedule, and the lagged anchor are the checkpoint's. The iterations,
-        the optimizer steps and the position in the prompts count on: what comes is new, and sampled by new seeds.
-
-        Args:
-            path: A checkpoint of this run; call between two iterations, such as in a callback's ``on_train_batch_end``.
-
-        Returns:
-            What else the checkpoint holds, to restore more from.
-
-        Raises:
-            ConfigurationError: If it was written with another strategy or another number of ranks.
-        """
-        checkpoint = load_training_state(self.trainer, Path(path))
-        state = checkpoint["search_agent"]
-        self.nonfinite.taken()
-        if self.anchor is not None:
-            self.anchor = LaggedAnchor(self.anchor.lag)
-            if state["anchor"] is not None:
-                self.anchor.load_state_dict(state["anchor"])
-                self.anchor.taken_at += self.iteration - state["iteration"]  # as old as it was
-        return checkpoint
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write policy and tokenizer as a folder that plain transformers loads."""
