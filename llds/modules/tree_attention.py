@@ -164,7 +164,7 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
     try:
         tree = PrefixTree.build(ids, torch.tensor([12, 12]))
         shared = tree_hidden_states(decoder, tree)[tree.nodes]
-    except Exception as error:  # whatever an architecture does not know
+    except Exception as error:  # a trial of foreign code: each architecture has its own error for what it cannot
         return f"{type(model).__name__} does not take a packed tree: {error}"
     plain = decoder(input_ids=ids, use_cache=False).last_hidden_state
     scale = float(plain.float().abs().max())

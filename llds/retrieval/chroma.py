@@ -184,8 +184,7 @@ class _Place:
             yield
         except RetrievalError:
             raise
-        # Chroma raises bare `Exception`s, httpx's and orjson's errors: around its calls there is nothing else to catch.
-        except Exception as error:
+        except Exception as error:  # Chroma raises bare ones, httpx's and orjson's: its calls have no narrower class
             detail = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             is_unreachable = self.server is not None and type(error).__module__.partition(".")[0] == "httpx"
             advice = self.server.way_out if self.server is not None and is_unreachable else self.way_out
