@@ -38,7 +38,7 @@ class EngineThread:
     """
 
     def __init__(self, make: Callable[[], LocalEngine]) -> None:
-        self._inbox: queue.SimpleQueue[Callable[[LocalEngine], None] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Callable[[LocalEngine], object] | None] = queue.SimpleQueue()
         self._actions: dict[str, _Action] = {}
         self._count = 0
         ready: Future[LocalEngine] = Future()

@@ -82,7 +82,7 @@ class _DaemonThreads(ThreadPoolExecutor):  # a loop takes no other kind of execu
     """
 
     def __init__(self) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)  # threads that no call in the queue is meant for
 
     def submit(
@@ -90,7 +90,7 @@ class _DaemonThreads(ThreadPoolExecutor):  # a loop takes no other kind of execu
     ) -> "Future[Result]":
         """Do the call in a thread that is idle, or in a new one."""
         future: Future[Result] = Future()
-        self._work.put(partial(fulfil, future, partial(fn, *args, **kwargs)))
+        self._work.put((future, partial(fn, *args, **kwargs)))
         if not self._idle.acquire(blocking=False):
             threading.Thread(target=self._serve, name="llds-tool", daemon=True).start()
         return future
@@ -101,7 +101,15 @@ class _DaemonThreads(ThreadPoolExecutor):  # a loop takes no other kind of execu
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
-            work()
-            del work  # it holds the call's arguments and result
-            self._idle.release()
+            future, call = work
+            if not fulfil(future, partial(self._idle_after, call)):
+                self._idle.release()
+            del work, future, call  # they hold the call's arguments and result
         self._work.put(None)  # for the next thread
+
+    def _idle_after(self, call: Callable[[], Result]) -> Result:
+        """Do a call; whoever learns of its result finds the thread idle, and makes no other."""
+        try:
+            return call()
+        finally:
+            self._idle.release()

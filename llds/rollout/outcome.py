@@ -10,21 +10,25 @@ from llds.errors import SamplerError
 Result = TypeVar("Result")
 
 
-def fulfil(future: "Future[Result]", work: Callable[[], Result]) -> None:
+def fulfil(future: "Future[Result]", work: Callable[[], Result]) -> bool:
     """Do the work and give its result or its error to the future; nothing is done for one that was cancelled.
 
     Args:
         future: Somebody waits for it.
         work: What is to be done.
+
+    Returns:
+        Whether anything was done.
     """
     if not future.set_running_or_notify_cancel():
-        return
+        return False
     try:
         result = work()
     except BaseException as error:  # whatever it is belongs to who waits, who would wait for ever
         future.set_exception(error)
     else:
         future.set_result(result)
+    return True
 
 
 @contextmanager
