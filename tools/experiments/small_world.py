@@ -3,8 +3,9 @@
     PYTHONPATH=tools/quickstart python tools/experiments/small_world.py      # about a minute on one core
 
 Writes `runs/experiments/small/`: `corpus.jsonl`, `train.jsonl` and `policy/`, a Llama of about 0.1 M parameters. The
-kinds of facts, the questions, the demonstrations and the warm-up are those of the quickstart (`tools/quickstart`);
-only the names are invented, and everything is smaller, so that a whole training takes half a minute on one core.
+experiments use those in `tools/experiments/small/`: on another machine rounding makes another policy. The kinds of
+facts, the questions, the demonstrations and the warm-up are those of the quickstart (`tools/quickstart`); only the
+names are invented, and everything is smaller, so that a whole training takes half a minute on one core.
 """
 
 import argparse

@@ -32,6 +32,8 @@ from llds.rollout import EpisodeLimits, TransformersSampler
 from llds.types import ToolResult, Trajectory
 
 RUNS = Path("runs/experiments")
+SMALL_WORLD = Path("tools/experiments/small")
+"""Kept with the code: a warm-up on another machine rounds otherwise, and its policy's runs compare with no others."""
 WARM_UP = 3
 """Iterations in which the learning rate rises: without, Adam's first steps alone can end a run."""
 
@@ -73,11 +75,18 @@ class NoisySearchTool(SearchTool):
 
 
 class RandomReward(Reward):
-    """A coin: nothing can be learned, and what changes in the policy is damage."""
+    """A coin: nothing can be learned, and what changes in the policy is damage.
+
+    Args:
+        seed: Of the coin.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
 
     def __call__(self, trajectory: Trajectory) -> float:
         """Return 0 or 1, whatever the agent did."""
-        return float(random.Random(f"{trajectory.group_id} {trajectory.index}").random() < 0.5)  # noqa: S311
+        return float(random.Random(f"{self.seed} {trajectory.group_id} {trajectory.index}").random() < 0.5)  # noqa: S311
 
 
 @dataclass(frozen=True)
@@ -111,9 +120,9 @@ class Task:
 
 SMALL = Task(
     "small",
-    str(RUNS / "small/policy"),
-    str(RUNS / "small/train.jsonl"),
-    str(RUNS / "small/corpus.jsonl"),
+    str(SMALL_WORLD / "policy"),
+    str(SMALL_WORLD / "train.jsonl"),
+    str(SMALL_WORLD / "corpus.jsonl"),
     noise=0.3,
     prompts=8,
     group_size=5,

@@ -111,8 +111,8 @@ def test_so_many_searches_return_other_passages_the_same_ones_every_time(noise: 
 
 def test_a_random_reward_is_a_coin_that_a_trajectory_keeps() -> None:
     trajectories = random_trajectories(groups=50)
-    rewards = [RandomReward()(one) for one in trajectories]
-    assert rewards == [RandomReward()(one) for one in trajectories]
+    rewards = [RandomReward(0)(one) for one in trajectories]
+    assert rewards == [RandomReward(0)(one) for one in trajectories]
     assert sum(rewards) / len(rewards) == pytest.approx(0.5, abs=0.15)
 
 
