@@ -117,9 +117,9 @@ def erosion(seeds: range = range(300, 304)) -> Iterator[Job]:
 
 
 def protect() -> Iterator[Job]:
-    """The plain runs of study 3 that may fall, under the ladder."""
+    """The plain runs of study 3 that may fall, under the ladder; longer, so that what falls late can come back."""
     for rate, seeds in ((HIGHEST, range(100, 110)), (MIDDLE, range(100, 130))):
-        yield from (Job(SMALL, rate, 0.0, seed, is_protected=True) for seed in seeds)
+        yield from (Job(SMALL, rate, 0.0, seed, iterations=48, is_protected=True) for seed in seeds)
 
 
 def quickstart(seeds: range = range(400, 410)) -> Iterator[Job]:

@@ -317,6 +317,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "erosion": erosion_table,
     "full-small": lambda: full_table("full", "small"),
     "full-best": best_table,
+    "longer": lambda: full_table("longer", "small"),
     "full-quickstart": lambda: full_table("quickstart", "quickstart"),
     "signs": signs_table,
     "protect": protect_table,
