@@ -124,8 +124,8 @@ def protect() -> Iterator[Job]:
 
 def quickstart(seeds: range = range(400, 410)) -> Iterator[Job]:
     """Study 3 on the quickstart's agent."""
-    for seed in seeds:
-        for rate in (2e-3, 1e-3, 2e-4):
+    for rate in (2e-3, 1e-3, 2e-4):
+        for seed in seeds:
             yield from (Job(QUICKSTART, rate, value, seed, iterations=20) for value in (0.0, 0.2))
     for seed in seeds:
         yield from (Job(QUICKSTART, 2e-3, value, seed, iterations=20) for value in (1.0, 0.1, 0.01))
