@@ -35,7 +35,7 @@ class IterationSignals(pl.Callback):
     Args:
         rescored_share: Share of an iteration's trajectories, 0-1, at least 8, that are scored once more after its
             updates: whole groups, those with right and wrong answers first. Half as many are the fixed set. The cost is
-            about a sixth of the share, in time; 0 leaves these signals out.
+            about a fifth of the share, in time; 0 leaves these signals out.
 
     Attributes:
         early: The fixed set.
