@@ -5,6 +5,7 @@
     python tools/evaluate_detector.py --signals-of verl tests/recordings/prototype    # with what verl logs only
     python tools/evaluate_detector.py --half all tests/recordings/small     # trainings of llds, later than the settings
     python tools/evaluate_detector.py --half all MY_RUNS    # any folder whose recordings or runs llds diagnose reads
+    python tools/evaluate_detector.py --half all --match 'seed5(0[6-9]|1)' tools/experiments/records/wide
 
 A run belongs to the tuned half when the SHA-256 of its name is even. Truth is `llds.monitor.outcome`. The cause of a
 run is known when its folder is named after one (recordings of fault injections), or by its configuration (random
@@ -254,6 +255,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="+", help="folders of runs")
     parser.add_argument("--half", choices=("held-out", "tuned", "all"), default="held-out")
     parser.add_argument(
+        "--match", type=re.compile, default=re.compile(""), help="only runs whose name has this pattern"
+    )
+    parser.add_argument(
         "--signals-of", choices=sorted(SIGNALS_OF), default="llds", help="as if this framework had logged"
     )
     parser.add_argument("--recorded-only", action="store_true", help="no faults put into metrics, no runs of noise")
@@ -261,7 +265,12 @@ def main() -> None:
     options = parser.parse_args()
     signals = SIGNALS_OF[options.signals_of]
     paths = [path for folder in options.folder for path in find_runs(folder)]
-    wanted = [path for path in paths if options.half in ("all", "tuned" if is_tuned(name_of(path)) else "held-out")]
+    wanted = [
+        path
+        for path in paths
+        if options.half in ("all", "tuned" if is_tuned(name_of(path)) else "held-out")
+        and options.match.search(name_of(path))
+    ]
     runs = [run for path in wanted if (run := read_run(path, signals)) is not None]
     result: dict[str, Any] = {"figures": figures(runs), "causes of recorded runs": recorded_causes(runs)}
     if not options.recorded_only:

@@ -100,6 +100,8 @@ def attribute(symptoms: Symptoms, drift: Drift, tracks: Tracks, unstable_from: i
     spiral += [symptoms[name].words for name in _SPIRAL if name in symptoms]
     if spiral and not any(name in tracks for name in (s.LLD_RATE, *LIKELIHOODS)):
         spiral.append("the log has no likelihood of correct responses: a spiral fits, but nothing here proves it")
+    if not spiral and "format_erodes" in symptoms:
+        return Attribution("format_break", (symptoms["format_erodes"].words,))
     return Attribution("lld_spiral" if spiral else "unknown", tuple(spiral))
 
 
@@ -116,4 +118,14 @@ _RULES: tuple[tuple[Cause, tuple[str, ...], bool], ...] = (
     ("optimizer_blow_up", ("updates_blow_up",), True),
 )
 """Cause, the symptoms that show it, and whether they must not follow the instability. The first that fits counts."""
-_SPIRAL = ("correct_actions_fall", "ratio_is_high", "entropy_surges", "first_actions_are_lost", "gradient_surges")
+_SPIRAL = (
+    "correct_actions_fall",
+    "ratio_is_high",
+    "entropy_surges",
+    "first_actions_are_lost",
+    "gradient_surges",
+    "ratios_stay_high",
+    "largest_ratios_stay_high",
+    "falls_are_deep",
+    "old_answers_are_lost",
+)

@@ -1,8 +1,9 @@
 """The detector: one update per iteration, in constant time and memory; the same online and on a recorded table.
 
-Rule of the alarm: the smoothed reward has lost `FALL` of its peak, or less for each vote that the policy is unstable
-(reward lags, votes alone also occur in runs that survive). What luck explains of a peak is taken off first, so that
-long and noisy runs need no other settings. Decay of likelihood alone, or a spike alone, is a warning.
+Rule of the alarm: the policy is unstable (`llds.monitor.instability`), or the smoothed reward has lost `FALL` of its
+peak: less for each vote that something is wrong (votes alone also occur in runs that survive), more while the policy is
+calm. What luck explains of a peak is taken off first, so that long and noisy runs need no other settings. Decay of
+likelihood alone, or a spike alone, is a warning.
 """
 
 import math
@@ -15,6 +16,7 @@ from llds.monitor.causes import attribute
 from llds.monitor.diagnosis import Diagnosis, Level, Phase, Symptom
 from llds.monitor.drift import LIKELIHOODS, Drift
 from llds.monitor.faults import FAULTS
+from llds.monitor.instability import SIGNS, Instability
 from llds.monitor.symptoms import VOTE, Check, tracked_values
 from llds.monitor.track import Track
 from llds.monitor.votes import VOTES
@@ -24,6 +26,8 @@ FALL = 0.25
 FALL_PER_VOTE = 0.07
 """By how much each vote lowers that share."""
 MAX_VOTES = 2.0
+FALL_WHEN_CALM = 0.35
+"""Share of the peak reward whose loss is an alarm while the policy is calm."""
 COLLAPSED = 0.5
 """Share of the peak reward below which a run has collapsed."""
 STAGNATION = 10
@@ -36,7 +40,7 @@ SIGNALS_READ = tuple(
     dict.fromkeys(
         (
             s.REWARD,
-            *(name for check in (*VOTES, *FAULTS) for name in check.signals),
+            *(name for check in (*VOTES, *SIGNS, *FAULTS) for name in check.signals),
             *LIKELIHOODS,
             s.LIKELIHOOD_INCORRECT,
             s.DISPLACEMENT_INCORRECT,
@@ -91,6 +95,7 @@ class CollapseDetector:
     Attributes:
         tracks: The signals so far.
         drift: Of the likelihood.
+        instability: Of the policy.
         last: The newest diagnosis.
     """
 
@@ -98,6 +103,7 @@ class CollapseDetector:
         self.warmup = warmup
         self.tracks: dict[str, Track] = {}
         self.drift = Drift()
+        self.instability = Instability()
         self.last = Diagnosis(-1)
         self._lasting: dict[str, _Lasting] = {}
         self._position = -1
@@ -134,6 +140,7 @@ class CollapseDetector:
             "warmup": self.warmup,
             "tracks": {name: track.state() for name, track in self.tracks.items()},
             "drift": asdict(self.drift),
+            "instability": asdict(self.instability),
             "lasting": {name: asdict(one) for name, one in self._lasting.items()},
             "position": self._position,
             "iterations": self._iterations,
@@ -144,36 +151,40 @@ class CollapseDetector:
         self.warmup = state["warmup"]
         self.tracks = {name: Track.restore(track) for name, track in state["tracks"].items()}
         self.drift = Drift(**state["drift"])
+        self.instability = Instability(**state["instability"])
         self._lasting = {name: _Lasting(**one) for name, one in state["lasting"].items()}
         self._position, self._iterations = state["position"], list(state["iterations"])
 
     def _judge(self) -> Diagnosis:
         self.drift.update(self._position, self.tracks)
         keep = self.level == "alarm"
-        votes, strength = self._look(VOTES, keep)
+        votes, votes_strength = self._look(VOTES, keep)
         faults, _ = self._look(FAULTS, keep)
-        falls = self._hold("reward_falls", self._fall() >= FALL - FALL_PER_VOTE * min(MAX_VOTES, strength))
+        signs, signs_strength = self._look(SIGNS, keep)
+        self.instability.update(signs_strength)
+        falls = self._hold("reward_falls", self._fall() >= self._fall_needed(votes_strength))
         lost = self._lost()
         self._hold("collapsed", falls and lost >= 1 - COLLAPSED, 0 if lost < 1 - RECOVERED else math.inf)
         # Seen now: those that merely last would hold an alarm that makes them last
         fatal = any(self._lasting[name].seen == self._position for name in FATAL)
-        alarm = self._hold("alarm", falls or fatal)
+        alarm = self._hold("alarm", falls or fatal or self.instability.is_unstable)
         self._hold("warning", alarm or len(votes) + self.drift.is_decay >= 2 or bool(faults))
-        return self._diagnose(votes, faults)
+        return self._diagnose(votes, [*faults, *signs])
 
-    def _look(self, checks: Iterable[Check], keep: bool) -> tuple[list[Symptom], float]:
-        """The symptoms that last, and the summed strength of all that are seen now, weak ones too."""
+    def _look(self, checks: Iterable[Check], keep: bool) -> tuple[list[Symptom], list[float]]:
+        """The symptoms that last, and the strength of all whose signals are there now, weak ones too."""
         fresh = {name: track for name, track in self.tracks.items() if self._position - track.seen_at < RELEASE}
-        lasting, total = [], 0.0
+        lasting, strengths = [], []
         for check in checks:
-            signal, strength, words = check.find(fresh) or ("", 0.0, "")
-            total += strength
+            found = check.find(fresh)
+            signal, strength, words = found or ("", 0.0, "")
+            strengths += [strength] if found else []
             if self._hold(check.name, strength >= VOTE, math.inf if keep else RELEASE / 2, check.delay):
                 one = self._lasting[check.name]
                 if strength >= max(VOTE, one.strength):
                     one.strength, one.signal, one.words = strength, signal, words
                 lasting.append(Symptom(check.name, one.signal, one.since, one.position, one.strength, one.words))
-        return lasting, total
+        return lasting, strengths
 
     def _hold(self, name: str, seen: bool, release: float = RELEASE, delay: int = 0) -> bool:
         """Whether a condition lasts, now that it is seen or not; ``delay`` rows ago it began unseen."""
@@ -194,6 +205,12 @@ class CollapseDetector:
         reward = self.tracks.get(s.REWARD)
         return max(reward.fall(reward.fast), reward.fall(reward.slow)) if reward is not None else 0.0
 
+    def _fall_needed(self, votes: Iterable[float]) -> float:
+        """Share of the peak reward whose loss is an alarm."""
+        if self.instability.is_calm:
+            return FALL_WHEN_CALM
+        return FALL - FALL_PER_VOTE * min(MAX_VOTES, sum(votes))
+
     def _lost(self) -> float:
         """Share of the peak of the smoothed reward that is lost, luck included."""
         reward = self.tracks.get(s.REWARD)
@@ -204,15 +221,17 @@ class CollapseDetector:
     def _phase(self) -> Phase:
         if self._is("reward_falls"):
             return "collapsed" if self._is("collapsed") else "acceleration"
+        if self.instability.is_unstable:
+            return "acceleration"
         if self.drift.is_decay:
             return "decay"
         return "stagnation" if self.drift.idle >= STAGNATION else "healthy"
 
-    def _diagnose(self, votes: list[Symptom], faults: list[Symptom]) -> Diagnosis:
+    def _diagnose(self, votes: list[Symptom], others: list[Symptom]) -> Diagnosis:
         iteration, level, phase, lost = self._iterations[-1], self.level, self._phase(), self._lost()
         if level == "none":
             return Diagnosis(iteration, phase, reward_lost=lost)
-        symptoms = sorted((*votes, *faults), key=lambda one: -one.strength)
+        symptoms = sorted((*votes, *others), key=lambda one: -one.strength)
         # Single actions that fall are the paper's displacement, not yet instability
         unstable = [one.position for one in votes if one.name != "correct_actions_fall"]
         if self._is("reward_falls"):

@@ -19,6 +19,8 @@ from llds.monitor.symptoms import (
 )
 from llds.monitor.track import Track
 
+_FORMAT = ((s.VALID_ACTIONS, "well-formed actions"), (s.ANSWERED, "trajectories with an answer"))
+
 
 def _is_behind_by_design(tracks: Tracks) -> bool:
     """Whether the sampler has had older weights from the start: iterations overlap, and the gap is the updates'."""
@@ -86,20 +88,30 @@ def _searches_find_nothing(tracks: Tracks) -> Finding | None:
     return s.EMPTY_SEARCHES, ramp(over, 0.1, 0.4), f"{in_percent(track.last)} of the queries find nothing"
 
 
-def _format_breaks(tracks: Tracks) -> Finding | None:
+def _format_erodes(tracks: Tracks) -> Finding | None:
     found = None
-    for name, what in ((s.VALID_ACTIONS, "well-formed actions"), (s.ANSWERED, "trajectories with an answer")):
+    for name, what in _FORMAT:
         track = ready(tracks, name)
         if track is None or track.fast.highest is None:
             continue
         lost = track.fast.highest - track.fast.value
         if found is None or ramp(lost, 0.05, 0.25) > found[1]:
-            found = (
-                name,
-                ramp(lost, 0.05, 0.25),
-                f"{what} fell from {in_percent(track.fast.highest)} to {in_percent(track.last)}",
-            )
+            words = f"{what} fell from {in_percent(track.fast.highest)} to {in_percent(track.last)}"
+            found = name, ramp(lost, 0.05, 0.25), words
     return found
+
+
+def _format_breaks(tracks: Tracks) -> Finding | None:
+    # A policy that collapses loses its form too, over some iterations, and answers before it loses actions
+    name, what = next((one for one in _FORMAT if one[0] in tracks), _FORMAT[0])
+    track = ready(tracks, name, 4)
+    if track is None or track.fast.highest is None:
+        return None
+    pairs = [(before + after) / 2 for before, after in pairwise(track.recent)]
+    leap = max((before - after for before, after in zip(pairs, pairs[2:], strict=False)), default=0.0)
+    lost = track.fast.highest - track.fast.value
+    words = f"{what} fell at once, from {in_percent(track.fast.highest)} to {in_percent(track.last)}"
+    return name, min(ramp(lost, 0.05, 0.25), ramp(leap, 0.1, 0.4)), words
 
 
 def _reward_is_constant(tracks: Tracks) -> Finding | None:
@@ -184,6 +196,7 @@ FAULTS = (
     Check("searches_find_nothing", _searches_find_nothing, (s.EMPTY_SEARCHES,)),
     Check("searches_vanish", _searches_vanish, (s.SEARCHES, s.HIT_RATE)),
     Check("format_breaks", _format_breaks, (s.VALID_ACTIONS, s.ANSWERED)),
+    Check("format_erodes", _format_erodes, (s.VALID_ACTIONS, s.ANSWERED)),
     Check("reward_is_constant", _reward_is_constant, (s.REWARD, s.INFORMATIVE), delay=4),
     Check("reward_is_blind", _reward_is_blind, (s.DISPLACEMENT_CORRECT, s.LIKELIHOOD_CORRECT)),
     Check("learning_rate_jumps", _learning_rate_jumps, (s.LEARNING_RATE,)),

@@ -15,8 +15,19 @@ from llds.monitor.track import Track
 
 VOTE = 0.5
 """Strength from which a symptom counts."""
-LOGARITHMIC = (s.ENTROPY, s.RATIO_MAX, s.RATIO_P99, s.GRAD_NORM, s.LEARNING_RATE, s.GAP_MEAN, s.BEHAVIOR_KL)
+LOGARITHMIC = (
+    s.ENTROPY,
+    s.RATIO_MAX,
+    s.RATIO_P99,
+    s.LLD_MAGNITUDE,
+    s.GRAD_NORM,
+    s.LEARNING_RATE,
+    s.GAP_MEAN,
+    s.BEHAVIOR_KL,
+)
 """Signals that are tracked as logarithms: their changes are factors."""
+FLOORS = {s.GAP_MEAN: 1e-12, s.BEHAVIOR_KL: 1e-12, s.LLD_MAGNITUDE: 1e-3}
+"""What counts as the least of those of which 0 is a good value: sampler and trainer agree, nothing falls."""
 DISPLACEMENT_CONTRAST = "derived/displacement_contrast"
 LIKELIHOOD_CONTRAST = "derived/likelihood_contrast"
 
@@ -55,9 +66,9 @@ def tracked_values(row: Mapping[str, float]) -> dict[str, float]:
     """
     known = {name: float(row[name]) for name in s.BY_NAME if name in row and math.isfinite(row[name])}
     values = {name: value for name, value in known.items() if name not in LOGARITHMIC}
-    # A gap of 0 is agreement; elsewhere 0 is nothing to compare with (no gradient where no group was informative)
-    values |= {name: math.log(known[name]) for name in LOGARITHMIC if known.get(name, 0.0) > 0}
-    values |= {name: math.log(1e-12) for name in (s.GAP_MEAN, s.BEHAVIOR_KL) if known.get(name, 1.0) <= 0}
+    # Elsewhere 0 is nothing to compare with (no gradient where no group was informative)
+    least = {name: max(known[name], FLOORS.get(name, 0.0)) for name in LOGARITHMIC if name in known}
+    values |= {name: math.log(value) for name, value in least.items() if value > 0}
     for contrast, (right, wrong) in _CONTRASTS.items():
         if right in known and wrong in known and (size := abs(known[right]) + abs(known[wrong])) > 0:
             values[contrast] = (known[right] - known[wrong]) / size

@@ -79,6 +79,33 @@ def test_what_a_spiral_brings_with_it_is_not_its_cause(spiral: Make) -> None:
     assert causes(rows).most_common(1)[0][0] == "lld_spiral"
 
 
+def lose_form(rows: list[Row], start: int, iterations: int) -> None:
+    """Well-formed actions go down to a third of theirs, in a number of iterations, and reward with them."""
+    for age, row in enumerate(rows[start:], 1):
+        left = 1 - 0.65 * min(1.0, age / iterations)
+        for name in ("rollout/answered", "rollout/valid_action_rate", "reward/mean"):
+            row[name] = row.get(name, 0.95) * left
+
+
+@pytest.mark.parametrize(("iterations", "cause"), [(1, "format_break"), (2, "format_break"), (12, "lld_spiral")])
+def test_a_spiral_in_which_form_is_lost_slowly_is_no_break_of_the_format(
+    iterations: int, cause: str, healthy: Make
+) -> None:
+    rows = healthy(70)
+    lose_form(rows, 40, iterations)
+    for row in rows[44:]:
+        row |= {"llds/lld_rate": 0.9, "llds/displacement_correct": -0.05}
+    assert causes(rows).most_common(1)[0][0] == cause
+
+
+def test_form_that_is_lost_slowly_while_likelihood_holds_is_a_break_of_the_format(healthy: Make) -> None:
+    """As when responses grow until more and more of them are cut."""
+    rows = healthy(70)
+    lose_form(rows, 40, 12)
+    named = causes(rows)
+    assert named.most_common(1)[0][0] == "format_break"
+
+
 def test_a_solved_task_is_not_a_broken_reward(healthy: Make) -> None:
     rows = healthy(100)
     for age, row in enumerate(rows[40:]):
