@@ -68,16 +68,26 @@ def _tools_fail(tracks: Tracks) -> Finding | None:
 
 
 def _searches_vanish(tracks: Tracks) -> Finding | None:
+    asked = _left(tracks, s.QUERIES)
     found = None
     for name, what in ((s.SEARCHES, "searches with a result"), (s.HIT_RATE, "searches that find the answer")):
-        track = ready(tracks, name)
-        if track is None or track.count < 4 or (usual := median(track.recent[-10:-2])) <= 0:
+        left = _left(tracks, name)
+        if left is None:
             continue
-        lost = 1 - latest(track) / usual
+        # A policy that asks less gets less
+        lost = 1 - left / min(1.0, max(asked or 1.0, 1e-9))
         strength = ramp(lost, 0.3, 0.7)
         if found is None or strength > found[1]:
             found = name, strength, f"{what} fell by {in_percent(max(lost, 0))} within a few iterations"
     return found
+
+
+def _left(tracks: Tracks, name: str) -> float | None:
+    """What is left of a signal's usual value of late."""
+    track = ready(tracks, name, 4)
+    if track is None or (usual := median(track.recent[-10:-2])) <= 0:
+        return None
+    return latest(track) / usual
 
 
 def _searches_find_nothing(tracks: Tracks) -> Finding | None:
@@ -194,7 +204,7 @@ FAULTS = (
     Check("gap_grows", _gap_grows, (s.GAP_MEAN, s.BEHAVIOR_KL, s.WEIGHT_LAG)),
     Check("tools_fail", _tools_fail, (s.FAILED, s.TOOL_FAILURES)),
     Check("searches_find_nothing", _searches_find_nothing, (s.EMPTY_SEARCHES,)),
-    Check("searches_vanish", _searches_vanish, (s.SEARCHES, s.HIT_RATE)),
+    Check("searches_vanish", _searches_vanish, (s.SEARCHES, s.HIT_RATE, s.QUERIES)),
     Check("format_breaks", _format_breaks, (s.VALID_ACTIONS, s.ANSWERED)),
     Check("format_erodes", _format_erodes, (s.VALID_ACTIONS, s.ANSWERED)),
     Check("reward_is_constant", _reward_is_constant, (s.REWARD, s.INFORMATIVE), delay=4),

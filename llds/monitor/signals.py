@@ -62,6 +62,7 @@ SEARCHES = "rollout/searches"
 ACTION_TOKENS = "rollout/action_tokens"
 ACTION_CUT = "rollout/action_cut"
 FIRST_ACTION_MATCH = "rollout/first_action_match"
+QUERIES = "retrieval/queries"
 HIT_RATE = "retrieval/hit_rate"
 EMPTY_SEARCHES = "retrieval/empty_searches"
 WEIGHT_LAG = "rollout/weight_lag"
@@ -235,7 +236,7 @@ SIGNALS = (
     ),
     Signal(WEIGHT_LAG, "Updates by which the sampler's weights are behind the trainer's", "iterations", "0", "up"),
     Signal(REPEATED_PROMPTS, "Prompts that the same epoch has already trained on", "share", "0", "up"),
-    Signal("retrieval/queries", "Queries of the iteration", "count", "holds"),
+    Signal(QUERIES, "Queries of the iteration", "count", "holds"),
     Signal("retrieval/asked_before", "Queries that were answered from the cache", "share", "-"),
     Signal("retrieval/failed_calls", "Calls of the retriever that failed, after its own retries", "count", "0", "up"),
     Signal(EMPTY_SEARCHES, "Queries that found nothing", "share", "near 0", "up"),
