@@ -162,7 +162,7 @@ def _reward_is_blind(tracks: Tracks) -> Finding | None:
     if track is None:
         return None
     error = track.noise * math.sqrt(track.slow.weight / (2 - track.slow.weight))
-    alike = ramp(-track.slow.value - error, -0.04, 0.0)
+    alike = ramp(-track.slow.value - error, -0.06, -0.02)
     return s.LIKELIHOOD_CORRECT, alike, "correct responses are no likelier under the policy than incorrect ones"
 
 
@@ -208,7 +208,7 @@ FAULTS = (
     Check("format_breaks", _format_breaks, (s.VALID_ACTIONS, s.ANSWERED)),
     Check("format_erodes", _format_erodes, (s.VALID_ACTIONS, s.ANSWERED)),
     Check("reward_is_constant", _reward_is_constant, (s.REWARD, s.INFORMATIVE), delay=4),
-    Check("reward_is_blind", _reward_is_blind, (s.DISPLACEMENT_CORRECT, s.LIKELIHOOD_CORRECT)),
+    Check("reward_is_blind", _reward_is_blind, (s.DISPLACEMENT_CORRECT, s.LIKELIHOOD_CORRECT), delay=7),
     Check("learning_rate_jumps", _learning_rate_jumps, (s.LEARNING_RATE,)),
     Check("updates_blow_up", _updates_blow_up, (s.GRAD_NORM, s.RATIO_P99, s.NONFINITE)),
     Check("prompts_repeat", _prompts_repeat, (s.REPEATED_PROMPTS,)),
