@@ -1,7 +1,7 @@
 """The detector: one update per iteration, in constant time and memory; the same online and on a recorded table.
 
 Rule of the alarm: the policy is unstable (`llds.monitor.instability`), or the smoothed reward has lost `FALL` of its
-peak: less for each vote that something is wrong (votes alone also occur in runs that survive), more while the policy is
+peak: less for each vote that something is wrong (votes alone also occur in runs that survive), unless the policy is
 calm. What luck explains of a peak is taken off first, so that long and noisy runs need no other settings. Decay of
 likelihood alone, or a spike alone, is a warning.
 """
@@ -26,8 +26,8 @@ FALL = 0.25
 FALL_PER_VOTE = 0.07
 """By how much each vote lowers that share."""
 MAX_VOTES = 2.0
-FALL_WHEN_CALM = 0.35
-"""Share of the peak reward whose loss is an alarm while the policy is calm."""
+FALL_WHEN_CALM = 0.22
+"""The same while the policy is calm, whatever the votes: most of them are luck then."""
 COLLAPSED = 0.5
 """Share of the peak reward below which a run has collapsed."""
 STAGNATION = 10

@@ -2,8 +2,8 @@
 
 A policy that is about to collapse has moved too far in every iteration for a while: its likelihood ratios are large,
 the correct actions that lose likelihood lose much, and what it once answered right it would no longer say. Each sign
-alone, and any two of them, also last in runs that go on well; in the recorded ones three do not. And where all four
-are at rest, a reward that seems to fall was most often a matter of luck.
+alone, and any two of them, also last in runs that go on well; in the recorded ones three do not. And where no more than
+one is strong, a reward that seems to fall was most often a matter of luck.
 """
 
 import math
@@ -16,8 +16,8 @@ from llds.monitor.symptoms import VOTE, Check, Finding, Tracks, ramp, ready
 SIGNS_NEEDED = 3
 LASTING = 3
 """Rows for which a state must be seen."""
-AT_REST = 0.1
-"""Mean strength of the signs below which the policy is calm."""
+AT_REST = 1.0
+"""Summed strength of the signs up to which the policy is calm: a single one may be strong."""
 WARMUP = 6
 
 
@@ -27,7 +27,7 @@ class Instability:
 
     Attributes:
         unstable: Rows in a row in which enough signs were strong.
-        calm: Rows in a row in which all were weak.
+        calm: Rows in a row in which all, or all but one, were weak.
     """
 
     unstable: int = 0
@@ -47,7 +47,7 @@ class Instability:
         """Take in the strengths of a row's `SIGNS`, as many as the table has."""
         is_measured = len(strengths) == len(SIGNS)
         is_unstable = is_measured and sum(strength >= VOTE for strength in strengths) >= SIGNS_NEEDED
-        is_calm = is_measured and sum(strengths) < AT_REST * len(SIGNS)
+        is_calm = is_measured and sum(strengths) <= AT_REST
         self.unstable = self.unstable + 1 if is_unstable else 0
         self.calm = self.calm + 1 if is_calm else 0
 
