@@ -96,13 +96,21 @@ def attribute(symptoms: Symptoms, drift: Drift, tracks: Tracks, unstable_from: i
         marks = [symptoms[name] for name in names if name in symptoms and (not only_if_first or first(name))]
         if marks:
             return Attribution(cause, tuple(mark.words for mark in marks))
-    spiral = [drift.words(tracks)] if drift.is_decay else []
-    spiral += [symptoms[name].words for name in _SPIRAL if name in symptoms]
+    spiral = _evidence_of_a_spiral(symptoms, drift, tracks)
     if spiral and not any(name in tracks for name in (s.LLD_RATE, *LIKELIHOODS)):
         spiral.append("the log has no likelihood of correct responses: a spiral fits, but nothing here proves it")
     if not spiral and "format_erodes" in symptoms:
         return Attribution("format_break", (symptoms["format_erodes"].words,))
     return Attribution("lld_spiral" if spiral else "unknown", tuple(spiral))
+
+
+def _evidence_of_a_spiral(symptoms: Symptoms, drift: Drift, tracks: Tracks) -> list[str]:
+    """One sentence for each signal that shows it."""
+    words = {drift.signal: drift.words(tracks)} if drift.is_decay else {}
+    for name in _SPIRAL:
+        if name in symptoms:
+            words.setdefault(symptoms[name].signal, symptoms[name].words)
+    return list(words.values())
 
 
 _RULES: tuple[tuple[Cause, tuple[str, ...], bool], ...] = (

@@ -54,7 +54,8 @@ class Diagnosis:
     Attributes:
         iteration: That was judged.
         phase: Of arXiv 2512.04220 v2, section 4, and `healthy` and `collapsed` around them.
-        level: ``warning``: worth a look, also happens in runs that go on well. ``alarm``: reward is being lost.
+        level: ``warning``: worth a look, also happens in runs that go on well. ``alarm``: reward is being lost, or is
+            about to be.
         reward_lost: Share of the smoothed reward's peak that is lost now.
         confidence: Share of the signals that can vote and are in the table which do so, 0-1.
         symptoms: What lasts now, strongest first.

@@ -177,7 +177,7 @@ SIGNALS = (
     *_split(DISPLACEMENT_INCORRECT, _KINDS, "< that of correct ones"),
     Signal(LLD_RATE, "Actions of correct responses whose likelihood so fell (a sample)", "share", "below 0.5", "up"),
     *_split(LLD_RATE, _KINDS, "below 0.5", "up", unit="share"),
-    Signal(LLD_MAGNITUDE, "Mean fall per token of those actions", "nats", "small and calm", "up"),
+    Signal(LLD_MAGNITUDE, "Mean fall per token of those actions", "nats", "below about 0.01", "up"),
     Signal("llds/open_share", "Preserved tokens inside an open LLDS gate", "share", "below 0.5"),
     Signal("llds/fallen_share", "Preserved tokens whose likelihood fell", "share", "below 0.5"),
     Signal("llds/mean_fall", "Mean fall per token inside open gates", "nats", "small and calm"),
