@@ -27,9 +27,9 @@ class CollapseMonitor(pl.Callback):
     """Says one line when a warning begins and one when an alarm does, and does what its ladder says; else it is quiet.
 
     A warning (likelihood decays and another signal is unusual, or a fault shows) also occurs in runs that go on well.
-    An alarm means that reward is being lost, or is about to be. Logs ``collapse/level`` (0 none, 1 warning, 2 alarm), ``collapse/phase``
-    (0 healthy, 1-3 as in the paper, 4 collapsed), ``collapse/confidence``, ``collapse/actions`` (rungs that acted) and,
-    where the run went back, ``collapse/back_to``.
+    An alarm means that reward is being lost, or is about to be. Logs ``collapse/level`` (0 none, 1 warning, 2 alarm),
+    ``collapse/phase`` (0 healthy, 1-3 as in the paper, 4 collapsed), ``collapse/confidence``, ``collapse/actions``
+    (rungs that acted) and, where the run went back, ``collapse/back_to``.
 
     Whenever a rung acts, ``incidents/iteration-000123-<what>/`` keeps the signals, the decision in words, the
     configuration and the worst trajectories.
