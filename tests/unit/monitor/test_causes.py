@@ -106,6 +106,32 @@ def test_form_that_is_lost_slowly_while_likelihood_holds_is_a_break_of_the_forma
     assert named.most_common(1)[0][0] == "format_break"
 
 
+@pytest.mark.parametrize(("asked", "cause"), [(1.0, "retriever_outage"), (0.1, "lld_spiral")])
+def test_a_policy_that_asks_less_is_no_outage_of_the_retriever(asked: float, cause: str, healthy: Make) -> None:
+    rows = healthy(70)
+    for at, row in enumerate(rows):
+        row |= {"retrieval/queries": 40.0, "retrieval/hit_rate": 0.6}
+        if at >= 40:
+            row["retrieval/queries"] *= asked
+            for name in ("rollout/searches", "retrieval/hit_rate"):
+                row[name] *= 0.1
+            for name in ("reward/mean", "llds/lld_rate"):
+                row[name] *= 0.3 if name == "reward/mean" else 3.0
+    assert causes(rows).most_common(1)[0][0] == cause
+
+
+def test_a_coin_is_the_cause_although_the_policy_is_unstable_before_it_can_be_seen(healthy: Make) -> None:
+    rows = healthy(40)
+    noise = random.Random(0)
+    for at, row in enumerate(rows):
+        for name in ("policy/log_likelihood_correct", "policy/log_likelihood_incorrect"):
+            row[name] = -0.6 + noise.gauss(0, 0.02)
+        if at >= 5:
+            row["policy/entropy"] *= 1.5
+            row["policy/ratio_p99"] = 2.5
+    assert causes(rows).most_common(1)[0][0] == "broken_reward"
+
+
 def test_a_solved_task_is_not_a_broken_reward(healthy: Make) -> None:
     rows = healthy(100)
     for age, row in enumerate(rows[40:]):
