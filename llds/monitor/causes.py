@@ -99,9 +99,15 @@ def attribute(symptoms: Symptoms, drift: Drift, tracks: Tracks, unstable_from: i
     spiral = _evidence_of_a_spiral(symptoms, drift, tracks)
     if spiral and not any(name in tracks for name in (s.LLD_RATE, *LIKELIHOODS)):
         spiral.append("the log has no likelihood of correct responses: a spiral fits, but nothing here proves it")
-    if not spiral and "format_erodes" in symptoms:
-        return Attribution("format_break", (symptoms["format_erodes"].words,))
+    erodes = symptoms.get("format_erodes")
+    # While likelihood holds, what else is unusual after the form began to go follows from that
+    if erodes and not drift.is_decay and not any(_begins_before(symptoms.get(name), erodes) for name in _SPIRAL):
+        return Attribution("format_break", (erodes.words,))
     return Attribution("lld_spiral" if spiral else "unknown", tuple(spiral))
+
+
+def _begins_before(one: Symptom | None, other: Symptom) -> bool:
+    return one is not None and one.position < other.position
 
 
 def _evidence_of_a_spiral(symptoms: Symptoms, drift: Drift, tracks: Tracks) -> list[str]:

@@ -16,7 +16,7 @@ from llds.monitor.causes import attribute
 from llds.monitor.diagnosis import Diagnosis, Level, Phase, Symptom
 from llds.monitor.drift import LIKELIHOODS, Drift
 from llds.monitor.faults import FAULTS
-from llds.monitor.instability import SIGNS, Instability
+from llds.monitor.instability import LASTING, SIGNS, Instability
 from llds.monitor.symptoms import VOTE, Check, tracked_values
 from llds.monitor.track import Track
 from llds.monitor.votes import VOTES
@@ -27,7 +27,7 @@ FALL_PER_VOTE = 0.07
 """By how much each vote lowers that share."""
 MAX_VOTES = 2.0
 FALL_WHEN_CALM = 0.22
-"""The same while the policy is calm, whatever the votes: most of them are luck then."""
+"""Share below which votes lower it not while the policy is calm: most of them are luck then."""
 COLLAPSED = 0.5
 """Share of the peak reward below which a run has collapsed."""
 STAGNATION = 10
@@ -161,15 +161,16 @@ class CollapseDetector:
         votes, votes_strength = self._look(VOTES, keep)
         faults, _ = self._look(FAULTS, keep)
         signs, signs_strength = self._look(SIGNS, keep)
-        self.instability.update(signs_strength)
+        self.instability.update(signs_strength, is_new=self._all_new(SIGNS))
+        unstable = self._hold("unstable", self.instability.is_unstable, delay=LASTING - 1)
         falls = self._hold("reward_falls", self._fall() >= self._fall_needed(votes_strength))
         lost = self._lost()
         self._hold("collapsed", falls and lost >= 1 - COLLAPSED, 0 if lost < 1 - RECOVERED else math.inf)
         # Seen now: those that merely last would hold an alarm that makes them last
         fatal = any(self._lasting[name].seen == self._position for name in FATAL)
-        alarm = self._hold("alarm", falls or fatal or self.instability.is_unstable)
+        alarm = self._hold("alarm", falls or fatal or unstable)
         self._hold("warning", alarm or len(votes) + self.drift.is_decay >= 2 or bool(faults))
-        return self._diagnose(votes, [*faults, *signs])
+        return self._diagnose(votes, signs, faults)
 
     def _look(self, checks: Iterable[Check], keep: bool) -> tuple[list[Symptom], list[float]]:
         """The symptoms that last, and the strength of all whose signals are there now, weak ones too."""
@@ -207,9 +208,13 @@ class CollapseDetector:
 
     def _fall_needed(self, votes: Iterable[float]) -> float:
         """Share of the peak reward whose loss is an alarm."""
-        if self.instability.is_calm:
-            return FALL_WHEN_CALM
-        return FALL - FALL_PER_VOTE * min(MAX_VOTES, sum(votes))
+        needed = FALL - FALL_PER_VOTE * min(MAX_VOTES, sum(votes))
+        return max(needed, FALL_WHEN_CALM) if self.instability.is_calm else needed
+
+    def _all_new(self, checks: Iterable[Check]) -> bool:
+        """Whether all that they look at was in this row."""
+        names = [name for check in checks for name in check.signals]
+        return all(name in self.tracks and self.tracks[name].seen_at == self._position for name in names)
 
     def _lost(self) -> float:
         """Share of the peak of the smoothed reward that is lost, luck included."""
@@ -221,28 +226,27 @@ class CollapseDetector:
     def _phase(self) -> Phase:
         if self._is("reward_falls"):
             return "collapsed" if self._is("collapsed") else "acceleration"
-        if self.instability.is_unstable:
+        if self._is("unstable"):
             return "acceleration"
         if self.drift.is_decay:
             return "decay"
         return "stagnation" if self.drift.idle >= STAGNATION else "healthy"
 
-    def _diagnose(self, votes: list[Symptom], others: list[Symptom]) -> Diagnosis:
+    def _diagnose(self, votes: list[Symptom], signs: list[Symptom], faults: list[Symptom]) -> Diagnosis:
         iteration, level, phase, lost = self._iterations[-1], self.level, self._phase(), self._lost()
         if level == "none":
             return Diagnosis(iteration, phase, reward_lost=lost)
-        symptoms = sorted((*votes, *others), key=lambda one: -one.strength)
+        symptoms = sorted((*votes, *signs, *faults), key=lambda one: -one.strength)
         # Single actions that fall are the paper's displacement, not yet instability
         unstable = [one.position for one in votes if one.name != "correct_actions_fall"]
-        if self._is("reward_falls"):
-            unstable.append(self._lasting["reward_falls"].position)
+        unstable += [self._lasting[name].position for name in ("reward_falls", "unstable") if self._is(name)]
         found = attribute({one.name: one for one in symptoms}, self.drift, self.tracks, min(unstable, default=None))
         return Diagnosis(
             iteration=iteration,
             phase=phase,
             level=level,
             reward_lost=lost,
-            confidence=self._confidence(votes),
+            confidence=self._confidence(votes, signs),
             symptoms=tuple(symptoms),
             since=self._lasting[level].since,
             iterations_to_collapse=self._iterations_to_collapse(),
@@ -251,10 +255,10 @@ class CollapseDetector:
             advice=found.advice,
         )
 
-    def _confidence(self, votes: list[Symptom]) -> float:
-        able = sum(any(name in self.tracks for name in check.signals) for check in VOTES)
+    def _confidence(self, votes: list[Symptom], signs: list[Symptom]) -> float:
+        able = sum(any(name in self.tracks for name in check.signals) for check in (*VOTES, *SIGNS))
         able += (s.REWARD in self.tracks) + bool(self.drift.signal)
-        return (len(votes) + self._is("reward_falls") + self.drift.is_decay) / max(able, 1)
+        return (len(votes) + len(signs) + self._is("reward_falls") + self.drift.is_decay) / max(able, 1)
 
     def _iterations_to_collapse(self) -> float | None:
         """Where the line through the last rewards meets half of the peak, if its slope is more than noise."""

@@ -1,6 +1,7 @@
-"""Signs of faults around the policy: each points to a cause."""
+"""Faults around the policy, by the marks they leave: each points to a cause."""
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 from statistics import median
 
@@ -19,7 +20,11 @@ from llds.monitor.symptoms import (
 )
 from llds.monitor.track import Track
 
-_FORMAT = ((s.VALID_ACTIONS, "well-formed actions"), (s.ANSWERED, "trajectories with an answer"))
+_FORMAT = (
+    (s.VALID_ACTIONS, "well-formed actions", (0.1, 0.4)),
+    (s.ANSWERED, "trajectories with an answer", (0.4, 0.8)),
+)
+"""What shows the form, in words, and the leap that is none yet and that is one for sure: answers are lost sooner."""
 
 
 def _is_behind_by_design(tracks: Tracks) -> bool:
@@ -69,13 +74,16 @@ def _tools_fail(tracks: Tracks) -> Finding | None:
 
 def _searches_vanish(tracks: Tracks) -> Finding | None:
     asked = _left(tracks, s.QUERIES)
+    asked = 1.0 if asked is None else asked
+    if asked < 0.05:
+        return None
     found = None
     for name, what in ((s.SEARCHES, "searches with a result"), (s.HIT_RATE, "searches that find the answer")):
         left = _left(tracks, name)
         if left is None:
             continue
         # A policy that asks less gets less
-        lost = 1 - left / min(1.0, max(asked or 1.0, 1e-9))
+        lost = 1 - left / min(1.0, asked)
         strength = ramp(lost, 0.3, 0.7)
         if found is None or strength > found[1]:
             found = name, strength, f"{what} fell by {in_percent(max(lost, 0))} within a few iterations"
@@ -99,29 +107,36 @@ def _searches_find_nothing(tracks: Tracks) -> Finding | None:
 
 
 def _format_erodes(tracks: Tracks) -> Finding | None:
-    found = None
-    for name, what in _FORMAT:
-        track = ready(tracks, name)
-        if track is None or track.fast.highest is None:
-            continue
-        lost = track.fast.highest - track.fast.value
-        if found is None or ramp(lost, 0.05, 0.25) > found[1]:
-            words = f"{what} fell from {in_percent(track.fast.highest)} to {in_percent(track.last)}"
-            found = name, ramp(lost, 0.05, 0.25), words
-    return found
+    return _strongest(_lost_form(tracks, name, what) for name, what, _ in _FORMAT)
 
 
 def _format_breaks(tracks: Tracks) -> Finding | None:
-    # A policy that collapses loses its form too, over some iterations, and answers before it loses actions
-    name, what = next((one for one in _FORMAT if one[0] in tracks), _FORMAT[0])
-    track = ready(tracks, name, 4)
+    # A policy that collapses loses its form too, over some iterations
+    found = []
+    for name, what, leap in _FORMAT:
+        lost = _lost_form(tracks, name, what)
+        if lost is not None:
+            found.append((name, min(lost[1], ramp(_largest_leap(tracks[name]), *leap)), f"{lost[2]}, at once"))
+    return _strongest(found)
+
+
+def _lost_form(tracks: Tracks, name: str, what: str) -> Finding | None:
+    track = ready(tracks, name)
     if track is None or track.fast.highest is None:
         return None
-    pairs = [(before + after) / 2 for before, after in pairwise(track.recent)]
-    leap = max((before - after for before, after in zip(pairs, pairs[2:], strict=False)), default=0.0)
     lost = track.fast.highest - track.fast.value
-    words = f"{what} fell at once, from {in_percent(track.fast.highest)} to {in_percent(track.last)}"
-    return name, min(ramp(lost, 0.05, 0.25), ramp(leap, 0.1, 0.4)), words
+    words = f"{what} fell from {in_percent(track.fast.highest)} to {in_percent(track.last)}"
+    return name, ramp(lost, 0.05, 0.25), words
+
+
+def _largest_leap(track: Track) -> float:
+    """The largest fall of late between means of two neighbouring values."""
+    pairs = [(before + after) / 2 for before, after in pairwise(track.recent)]
+    return max((before - after for before, after in zip(pairs, pairs[2:], strict=False)), default=0.0)
+
+
+def _strongest(findings: Iterable[Finding | None]) -> Finding | None:
+    return max((one for one in findings if one is not None), key=lambda one: one[1], default=None)
 
 
 def _reward_is_constant(tracks: Tracks) -> Finding | None:
@@ -162,7 +177,7 @@ def _reward_is_blind(tracks: Tracks) -> Finding | None:
     if track is None:
         return None
     error = track.noise * math.sqrt(track.slow.weight / (2 - track.slow.weight))
-    alike = ramp(-track.slow.value - error, -0.06, -0.02)
+    alike = ramp(-track.slow.value - error, -0.04, 0.0)
     return s.LIKELIHOOD_CORRECT, alike, "correct responses are no likelier under the policy than incorrect ones"
 
 

@@ -2,8 +2,11 @@
 
 A policy that is about to collapse has moved too far in every iteration for a while: its likelihood ratios are large,
 the correct actions that lose likelihood lose much, and what it once answered right it would no longer say. Each sign
-alone, and any two of them, also last in runs that go on well; in the recorded ones three do not. And where no more than
-one is strong, a reward that seems to fall was most often a matter of luck.
+alone, and any two of them, also last in runs that go on well; in the recorded ones three do not. And where all together
+are no more than one that is strong, a reward that seems to fall a little was most often a matter of luck.
+
+The units are natural (a ratio of likelihoods, nats per token), but the ranges were set on small policies, and the
+largest of more ratios is larger. With one update per iteration all ratios are 1, and this says nothing.
 """
 
 import math
@@ -17,8 +20,10 @@ SIGNS_NEEDED = 3
 LASTING = 3
 """Rows for which a state must be seen."""
 AT_REST = 1.0
-"""Summed strength of the signs up to which the policy is calm: a single one may be strong."""
+"""Summed strength of the signs up to which the policy is calm."""
 WARMUP = 6
+_NEVER_MOVED = 1e-3
+"""Logarithm of the largest ratio below which every step began at the old policy."""
 
 
 @dataclass
@@ -26,8 +31,8 @@ class Instability:
     """How long the policy has been unstable, or calm; neither where a sign is not in the table.
 
     Attributes:
-        unstable: Rows in a row in which enough signs were strong.
-        calm: Rows in a row in which all, or all but one, were weak.
+        unstable: Measured rows in a row in which enough signs were strong.
+        calm: Measured rows in a row in which all together were no more than one strong one.
     """
 
     unstable: int = 0
@@ -43,9 +48,11 @@ class Instability:
         """Whether that lasts."""
         return self.calm >= LASTING
 
-    def update(self, strengths: Sequence[float]) -> None:
-        """Take in the strengths of a row's `SIGNS`, as many as the table has."""
+    def update(self, strengths: Sequence[float], *, is_new: bool) -> None:
+        """Take in the strengths of `SIGNS`, as many as the table has of late; ``is_new``: all of this row."""
         is_measured = len(strengths) == len(SIGNS)
+        if is_measured and not is_new:
+            return
         is_unstable = is_measured and sum(strength >= VOTE for strength in strengths) >= SIGNS_NEEDED
         is_calm = is_measured and sum(strengths) <= AT_REST
         self.unstable = self.unstable + 1 if is_unstable else 0
@@ -62,7 +69,7 @@ def _ratios_stay_high(tracks: Tracks) -> Finding | None:
 
 def _largest_ratios_stay_high(tracks: Tracks) -> Finding | None:
     track = ready(tracks, s.RATIO_MAX, WARMUP)
-    if track is None:
+    if track is None or track.slow.value < _NEVER_MOVED:
         return None
     words = f"the largest likelihood ratio has been about {math.exp(track.slow.value):.1f} for a while"
     return s.RATIO_MAX, ramp(track.slow.value, math.log(5), math.log(9)), words

@@ -1,9 +1,9 @@
 """What is out of the ordinary in an iteration: one small check per symptom, on the tracks of the signals.
 
-Two kinds. **Votes** say that the policy becomes unstable; together with a falling reward they are phase III.
-**Faults** point to a cause. Checks compare a signal with its own past or with a natural unit (a likelihood ratio of
-1.5, half of the actions), so that nothing is tuned to one model's scale. Each gives a strength of 0-1; from `VOTE` on
-it counts.
+Three kinds. **Votes** say that something is wrong with the policy; together with a falling reward they are phase III.
+**Signs** (`llds.monitor.instability`) are slower and, together, an alarm of their own. **Faults** point to a cause.
+Checks compare a signal with its own past or with a natural unit (a likelihood ratio of 1.5, half of the actions), not
+with one model's scale. Each gives a strength of 0-1; from `VOTE` on it counts.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Signs that the policy becomes unstable. With a falling reward they are phase III; alone they also pass."""
+"""Votes that something is wrong with the policy. With a falling reward they are phase III; alone they also pass."""
 
 import math
 

@@ -12,6 +12,7 @@ import pytest
 from llds.monitor import diagnose
 from llds.monitor.causes import ADVICE, NAMES
 from llds.monitor.faults import FAULTS
+from llds.monitor.instability import SIGNS
 from llds.monitor.votes import VOTES
 
 Row = dict[str, float]
@@ -64,7 +65,8 @@ def test_every_cause_has_a_fault_a_name_and_advice() -> None:
 
 
 def test_symptoms_have_names_of_their_own() -> None:
-    names = [check.name for check in (*VOTES, *FAULTS)]
+    names = [check.name for check in (*VOTES, *SIGNS, *FAULTS)]
+    names += ["reward_falls", "unstable", "collapsed", "warning", "alarm"]  # states of the detector itself
     assert len(names) == len(set(names))
 
 
@@ -98,6 +100,15 @@ def test_a_spiral_in_which_form_is_lost_slowly_is_no_break_of_the_format(
     assert causes(rows).most_common(1)[0][0] == cause
 
 
+def test_answers_that_are_all_lost_at_once_are_a_break_although_most_actions_can_be_read(healthy: Make) -> None:
+    rows = healthy(70)
+    for age, row in enumerate(rows[40:]):
+        row |= {"rollout/answered": 0.02, "rollout/valid_action_rate": 0.8}
+        row["reward/mean"] *= 0.05
+        row["policy/entropy"] *= 1.5 if age >= 2 else 1.0
+    assert causes(rows).most_common(1)[0][0] == "format_break"
+
+
 def test_form_that_is_lost_slowly_while_likelihood_holds_is_a_break_of_the_format(healthy: Make) -> None:
     """As when responses grow until more and more of them are cut."""
     rows = healthy(70)
@@ -106,7 +117,7 @@ def test_form_that_is_lost_slowly_while_likelihood_holds_is_a_break_of_the_forma
     assert named.most_common(1)[0][0] == "format_break"
 
 
-@pytest.mark.parametrize(("asked", "cause"), [(1.0, "retriever_outage"), (0.1, "lld_spiral")])
+@pytest.mark.parametrize(("asked", "cause"), [(1.0, "retriever_outage"), (0.1, "lld_spiral"), (0.0, "lld_spiral")])
 def test_a_policy_that_asks_less_is_no_outage_of_the_retriever(asked: float, cause: str, healthy: Make) -> None:
     rows = healthy(70)
     for at, row in enumerate(rows):

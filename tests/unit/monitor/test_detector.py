@@ -48,8 +48,9 @@ def test_a_warning_comes_before_the_alarm_and_both_name_the_spiral(spiral: Make)
 
 def test_confidence_is_the_share_of_signals_that_agree(spiral: Make) -> None:
     found = diagnose(enumerate(spiral()))[-1]
-    # of entropy, ratio, gradient, first actions, falling actions, reward and drift: all but ratio and first actions
-    assert found.confidence == pytest.approx(5 / 7)
+    # of entropy, ratio, gradient, first actions, falling actions, lasting ratios, reward and drift: all but the ratios
+    # and first actions
+    assert found.confidence == pytest.approx(5 / 8)
     votes = {"entropy_surges", "gradient_surges", "correct_actions_fall"}
     assert votes < {one.name for one in found.symptoms}
 
@@ -77,7 +78,7 @@ def test_a_fall_of_the_reward_alone_is_an_alarm_of_unknown_cause(healthy: Make) 
     for row in rows[50:]:
         row["reward/mean"] *= 0.4
     found = diagnose(enumerate(rows))[55]
-    assert (found.level, found.cause, found.confidence) == ("alarm", "unknown", pytest.approx(1 / 7))
+    assert (found.level, found.cause, found.confidence) == ("alarm", "unknown", pytest.approx(1 / 8))
 
 
 def test_votes_lower_the_fall_that_an_alarm_needs(healthy: Make) -> None:

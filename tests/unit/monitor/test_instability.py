@@ -1,17 +1,19 @@
 """The alarm before the reward falls, and the larger fall that it takes while the policy is calm."""
 
+import json
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
-from llds.monitor import CollapseDetector, Diagnosis, diagnose
-from llds.monitor.detector import SIGNALS_READ
+from llds.monitor import CollapseDetector, Diagnosis, diagnose, read_metrics
 from llds.monitor.instability import SIGNS, Instability
 
 Row = dict[str, float]
 Make = Callable[..., list[Row]]
 
+RECORDINGS = Path(__file__).parents[2] / "recordings"
 AT_REST = {
     "policy/ratio_p99": 1.15,
     "policy/ratio_max": 3.0,
@@ -106,17 +108,68 @@ def test_no_fall_of_likelihood_counts_as_the_least_and_not_as_missing(healthy: M
 def test_states_must_last_and_end_at_once() -> None:
     state, seen = Instability(), []
     for strengths in ([1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]):
-        state.update(strengths)
+        state.update(strengths, is_new=True)
         seen.append((state.is_unstable, state.is_calm))
     assert seen == [(False, False)] * 4 + [(True, False), (False, False)]
     for _ in range(2):
-        state.update([0.1, 0.9, 0.0, 0.0])
+        state.update([0.1, 0.9, 0.0, 0.0], is_new=True)
     assert state.is_calm
-    state.update([0.3, 0.9, 0.0, 0.0])
-    assert not state.is_calm
-    state.update([0.0, 0.0, 0.0])
+    state.update([0.3, 0.9, 0.0, 0.0], is_new=True)
     assert not state.is_calm
 
 
-def test_recordings_keep_what_it_reads() -> None:
-    assert {name for check in SIGNS for name in check.signals} <= set(SIGNALS_READ)
+def test_rows_without_the_signs_are_neither_here_nor_there() -> None:
+    state = Instability(unstable=2)
+    state.update([1, 1, 1, 1], is_new=False)
+    assert state == Instability(unstable=2)
+    state.update([1, 1, 1], is_new=False)
+    assert state == Instability()
+
+
+def test_one_row_is_not_counted_again_in_rows_that_have_none(healthy: Make) -> None:
+    rows = run(healthy, list(AT_REST))
+    first = first_alarm(diagnose(enumerate(rows)))
+    assert first is not None
+    for row in rows[first.iteration - 1 :]:  # one before the last that it takes
+        for name in AT_REST:
+            del row[name]
+    assert first_alarm(diagnose(enumerate(rows))) is None
+
+
+def test_with_one_update_per_iteration_ratios_say_nothing(healthy: Make) -> None:
+    """All are 1 then, which is not calm."""
+    rows = run(healthy, ["llds/lld_magnitude", "policy/probe_log_likelihood"])
+    for row in rows:
+        row |= {"policy/ratio_p99": 1.0, "policy/ratio_max": 1.0}
+    detector = CollapseDetector()
+    for at, row in enumerate(rows):
+        detector.update(at, row)
+    assert detector.instability == Instability()
+
+
+def test_a_resume_in_the_middle_changes_nothing(healthy: Make) -> None:
+    rows = run(healthy, list(AT_REST))
+    whole = diagnose(enumerate(rows))
+    first = first_alarm(whole)
+    assert first is not None
+    for stop in (first.iteration - 2, first.iteration - 1, first.iteration, first.iteration + 5):
+        before, after = CollapseDetector(), CollapseDetector()
+        said = [before.update(at, row) for at, row in enumerate(rows[:stop])]
+        after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+        said += [after.update(stop + at, row) for at, row in enumerate(rows[stop:])]
+        assert said == whole
+
+
+def test_what_breaks_after_the_alarm_is_not_its_cause(healthy: Make) -> None:
+    rows = run(healthy, list(AT_REST))
+    alarm = first_alarm(diagnose(enumerate(rows)))
+    assert alarm is not None
+    for row in rows[alarm.iteration + 5 :]:
+        row |= {"rollout/answered": 0.2, "rollout/valid_action_rate": 0.3}
+    assert {one.cause for one in diagnose(enumerate(rows)) if one.level == "alarm"} == {"lld_spiral"}
+
+
+def test_the_recordings_of_the_prototypes_have_the_signs() -> None:
+    for path in (RECORDINGS / "prototype").glob("*.csv.gz"):
+        names = {name for _, row in read_metrics(path).rows for name in row}
+        assert {name for check in SIGNS for name in check.signals} <= names
