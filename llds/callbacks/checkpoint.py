@@ -107,7 +107,7 @@ class IterationCheckpoint(Checkpoint):
     def take_healthy(self, trainer: pl.Trainer) -> Path | None:
         """The checkpoint to go back to (`HealthyCheckpoints.take`), None while there is none; every rank must call."""
         present = gather({path.name for path in list_checkpoints(trainer.default_root_dir)})[0]
-        found = self.healthy.take({one for one in self.healthy.healthy if _name(one) in present})
+        found = self.healthy.take({one for one in self.healthy.needed if _name(one) in present})
         return None if found is None else Path(trainer.default_root_dir) / _FOLDER / _name(found)
 
     def state_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class RollBack(Rung):
 
     Healthy is a checkpoint of an iteration at which the detector said nothing, and after which it said nothing for
     some iterations more (`IterationCheckpoint`, which keeps such ones). A second roll-back without a newer healthy
-    checkpoint goes one further back, where there is one. Without any it waits.
+    checkpoint goes one further back, where there is one. While there is none it goes to the first of the run.
 
     Args:
         when: When it acts; by default at an alarm, at most three times, with at least ten iterations between two.

@@ -12,7 +12,7 @@ def watch(levels: str, quiet: int = 2, keep: int = 2, every: int = 1) -> Healthy
         healthy.note(iteration, is_quiet=letter == ".")
         if iteration % every == 0:
             healthy.saved(iteration, is_quiet=letter == ".")
-        assert len(healthy.needed) <= keep + 2
+        assert len(healthy.needed) <= max(keep, 1) + 2
     return healthy
 
 
@@ -31,7 +31,7 @@ def watch(levels: str, quiet: int = 2, keep: int = 2, every: int = 1) -> Healthy
 def test_which_are_healthy(levels: str, healthy: list[int], pending: list[int]) -> None:
     found = watch(levels)
     assert (found.healthy, found.pending) == (healthy, pending)
-    assert found.needed == {*healthy, *pending}
+    assert found.needed == {*healthy, *pending} | (set() if healthy else {levels.index(".") + 1})
 
 
 def test_between_two_checkpoints_health_is_found_at_the_iteration_it_is_due() -> None:
@@ -52,6 +52,14 @@ def test_the_newest_is_taken_and_next_time_the_one_before() -> None:
     assert watch("xx").take({1, 2}) is None
 
 
+def test_where_none_is_healthy_the_first_is_taken_as_often_as_wanted() -> None:
+    found = watch("..x.x", quiet=3)
+    assert found.needed == {1}
+    assert [found.take({1}) for _ in range(3)] == [1, 1, 1]
+    assert found.take(set()) is None
+    assert 1 not in watch("..x.....", quiet=3).needed  # now there is a healthy one
+
+
 def test_where_there_is_nothing_to_go_back_to_a_quiet_iteration_is_wanted() -> None:
     assert HealthyCheckpoints(2, 1).lacks(is_quiet=True)
     assert not HealthyCheckpoints(2, 1).lacks(is_quiet=False)
@@ -67,4 +75,4 @@ def test_none_is_kept_where_none_is_wanted() -> None:
 def test_what_it_knows_survives() -> None:
     found, again = watch("......"), HealthyCheckpoints(2, 2)
     again.load_state_dict(found.state_dict())
-    assert (again.healthy, again.pending) == (found.healthy, found.pending)
+    assert (again.healthy, again.pending, again.first) == (found.healthy, found.pending, found.first)
