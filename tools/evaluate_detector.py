@@ -5,7 +5,7 @@
     python tools/evaluate_detector.py --signals-of verl tests/recordings/prototype    # with what verl logs only
     python tools/evaluate_detector.py --half all tests/recordings/small     # trainings of llds, later than the settings
     python tools/evaluate_detector.py --half all MY_RUNS    # any folder whose recordings or runs llds diagnose reads
-    python tools/evaluate_detector.py --half all --match 'seed5(0[6-9]|1)' tools/experiments/records/wide
+    python tools/evaluate_detector.py --half all --match 'seed5(?!0[0-5])' tools/experiments/records/wide
 
 A run belongs to the tuned half when the SHA-256 of its name is even. Truth is `llds.monitor.outcome`. The cause of a
 run is known when its folder is named after one (recordings of fault injections), or by its configuration (random

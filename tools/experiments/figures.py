@@ -40,9 +40,9 @@ def draw_band(axes: Axes, runs: Sequence[Run], name: str, color: str, label: str
     axes.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
 
 
-def spiral() -> Figure | None:
+def spiral(study: str) -> Figure | None:
     """After the paper's figure 2: reward, likelihood, entropy, gradient norm of plain GRPO, each run and their mean."""
-    runs = [run for run in read_runs("full", task="small", coefficient=0.0) if run.outcome.kind == "collapsed"]
+    runs = [run for run in read_runs(study, coefficient=0.0) if run.outcome.kind == "collapsed"]
     if not runs:
         return None
     figure, grid = plt.subplots(1, 4, figsize=(11, 2.4), constrained_layout=True)
@@ -135,12 +135,15 @@ def paired() -> Figure | None:
 
 FIGURES = {
     "paired": paired,
-    "spiral": spiral,
+    "spiral": lambda: spiral("full"),
+    "spiral-wide": lambda: spiral("wide"),
     "probe": probe,
     "erosion": erosion,
     "reward": lambda: by_lambda("full", "small", REWARD, "reward"),
     "likelihood": lambda: by_lambda("full", "small", FIXED, "fixed set"),
     "entropy": lambda: by_lambda("full", "small", "policy/entropy", "entropy"),
+    "reward-wide": lambda: by_lambda("wide", "wide", REWARD, "reward"),
+    "likelihood-wide": lambda: by_lambda("wide", "wide", FIXED, "fixed set"),
     "quickstart": lambda: by_lambda("quickstart", "quickstart", REWARD, "reward"),
 }
 

@@ -2,7 +2,11 @@
 
     python -m tools.experiments.full_runs full          # study 3 on the small task
     python -m tools.experiments.full_runs more          # twenty seeds more of its middle
+    python -m tools.experiments.full_runs positive      # A > 0, or a frozen anchor
     python -m tools.experiments.full_runs longer        # three times as long at its lowest rate
+    python -m tools.experiments.full_runs wide          # four times the trajectories an iteration: the slow fall
+    python -m tools.experiments.full_runs sampled       # some of these with the signals as llds fit measures them
+    python -m tools.experiments.full_runs further       # runs that held, longer: were alarms false, or early?
     python -m tools.experiments.full_runs erosion       # study 2: random rewards
     python -m tools.experiments.full_runs quickstart    # study 3 on the quickstart's agent
     python -m tools.experiments.full_runs protect       # the runs that fall, with conf/collapse/protect.yaml
@@ -27,7 +31,7 @@ from jsonargparse import ArgumentParser
 
 from llds.callbacks import CollapseMonitor, IterationCheckpoint
 from tools.experiments.recording import RECORDS, FixedSet, Record, Row, correct_trajectories, write_rows
-from tools.experiments.tasks import QUICKSTART, RUNS, SMALL, RandomReward, Settings, Task, train
+from tools.experiments.tasks import QUICKSTART, RUNS, SMALL, WIDE, RandomReward, Settings, Task, train
 
 LOWEST, MIDDLE, HIGHEST = 5e-4, 1e-3, 1.5e-3
 """Learning rates of the small task, chosen on a seed that is not used: it held at the first and fell at the others."""
@@ -37,8 +41,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "positive": {"preserve": "positive"},
     "lagged": {"anchor": "lagged", "anchor_lag": 4},
     "frozen": {"anchor": "lagged", "anchor_lag": 10**6},
+    "sampled": {},
 }
-"""Arguments of the LLDS penalty that differ from its defaults; a lag beyond the end of the run freezes the anchor."""
+"""Arguments of the LLDS penalty that differ from its defaults; a lag beyond the end of the run freezes the anchor.
+``sampled`` changes nothing of the training: its signals are of few trajectories, as in `llds fit`."""
+SAMPLED_SHARE = 0.025
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ class Job:
         """Of the training."""
         llds = {"coefficient": self.coefficient, **VARIANTS[self.variant]}
         reward = RandomReward(self.seed) if self.has_random_reward else None
-        return Settings(self.rate, llds, self.iterations, self.seed, reward=reward)
+        share = SAMPLED_SHARE if self.variant == "sampled" else 1.0
+        return Settings(self.rate, llds, self.iterations, self.seed, reward=reward, rescored_share=share)
 
 
 def full(seeds: range = range(100, 110)) -> Iterator[Job]:
@@ -100,6 +108,31 @@ def longer(seeds: range = range(100, 110)) -> Iterator[Job]:
     """Three times as long at the rate at which nothing collapses: does it cure, or delay?"""
     for seed in seeds:
         yield from (Job(SMALL, LOWEST, value, seed, iterations=96) for value in (0.0, 0.2))
+
+
+def wide(seeds: range = range(500, 510)) -> Iterator[Job]:
+    """The paper's course at our scale: likelihood decays for tens of iterations before reward falls."""
+    for seed in seeds:
+        for rate in (MIDDLE, LOWEST, HIGHEST):
+            yield from (Job(WIDE, rate, value, seed, iterations=96) for value in (0.0, 0.2))
+
+
+def sampled(seeds: range = range(506, 509)) -> Iterator[Job]:
+    """Runs of the wide study again, with the signals of a sample of the trajectories that `llds fit` takes."""
+    for seed in seeds:
+        yield from (Job(WIDE, rate, 0.0, seed, "sampled", 96) for rate in (MIDDLE, LOWEST))
+
+
+def further() -> Iterator[Job]:
+    """Runs of study 3 that held for 32 iterations, three times as long.
+
+    All six in which the detector had raised an alarm, and three of those in which it had not.
+    """
+    alarmed = ((1e-3, 0.01, "", 100), (1e-3, 0.01, "", 102), (1e-3, 0.2, "positive", 100), (1e-3, 1.0, "positive", 107),
+               (1e-3, 1.0, "positive", 109), (1.5e-3, 0.2, "frozen", 107))  # fmt: skip
+    quiet = ((1e-3, 1.0, "positive", 100), (1e-3, 1.0, "positive", 105), (1e-3, 1.0, "positive", 106))
+    for rate, value, variant, seed in (*alarmed, *quiet):
+        yield Job(SMALL, rate, value, seed, variant, iterations=96)
 
 
 def positive(seeds: range = range(100, 110)) -> Iterator[Job]:
@@ -135,6 +168,9 @@ STUDIES = {
     "full": full,
     "more": more,
     "longer": longer,
+    "wide": wide,
+    "sampled": sampled,
+    "further": further,
     "positive": positive,
     "erosion": erosion,
     "quickstart": quickstart,

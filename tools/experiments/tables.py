@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from statistics import mean, median
 
+from llds.monitor import CollapseDetector
 from tools.experiments.inference import Difference, fisher_test, paired_difference, standard_error
 from tools.experiments.recording import RECORDS, read_rows
 from tools.experiments.records_table import Run, defined, read_runs, smooth
@@ -219,9 +220,21 @@ def surge(name: str, factor: float, baseline: int = 8) -> Sign:
     return sign
 
 
+def instability(run: Run) -> int | None:
+    """First iteration at which the detector finds the policy unstable."""
+    detector = CollapseDetector()
+    for at in range(len(run.rewards)):
+        row = {name: curve[at] for name, curve in run.curves.items()}
+        detector.update(at, {name: value for name, value in row.items() if value is not None})
+        if detector.instability.is_unstable:
+            return at + 1
+    return None
+
+
 SIGNS: dict[str, Sign] = {
     "the fixed set's likelihood is at its highest": turn_of_fixed_set,
     "smoothed reward at its peak": lambda run: 1 + _argmax(run),
+    "the detector finds the policy unstable": instability,
     "entropy stays above 1.3 times its first median": surge("policy/entropy", 1.3),
     "smoothed reward 20% under its peak for good": lambda run: (
         None if run.outcome.fall is None else run.outcome.fall + 1
@@ -242,9 +255,9 @@ def _drop(run: Run, name: str, factor: float) -> int | None:
     return next((at + 1 for at in range(2, len(curve) - 2) if all(value < level for value in curve[at : at + 3])), None)
 
 
-def signs_table() -> str:
+def signs_table(study: str) -> str:
     """When the signs of a collapse come, in the plain runs that collapsed, and whether the others show them too."""
-    runs = [run for run in read_runs("full", task="small") if run.coefficient == 0]
+    runs = read_runs(study, coefficient=0.0)
     fallen = [run for run in runs if run.outcome.kind == "collapsed"]
     healthy = [run for run in runs if run.outcome.kind == "healthy"]
     rows: list[list[Cell]] = []
@@ -319,6 +332,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "full-best": best_table,
     "longer": lambda: full_table("longer", "small"),
     "full-quickstart": lambda: full_table("quickstart", "quickstart"),
-    "signs": signs_table,
+    "signs": lambda: signs_table("full"),
+    "wide": lambda: full_table("wide", "wide"),
+    "wide-signs": lambda: signs_table("wide"),
     "protect": protect_table,
 }

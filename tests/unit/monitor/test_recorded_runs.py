@@ -11,6 +11,7 @@ import pytest
 
 from llds.monitor import diagnose, read_metrics
 from llds.monitor.causes import NAMES
+from llds.monitor.outcome import outcome
 
 ROOT = Path(__file__).parents[3]
 RECORDINGS = ROOT / "tests" / "recordings"
@@ -42,6 +43,11 @@ def small() -> dict[str, Any]:
     return evaluate("--half", "all", "--recorded-only", "tests/recordings/small")
 
 
+@pytest.fixture(scope="module")
+def wide() -> dict[str, Any]:
+    return evaluate("--half", "all", "--recorded-only", "--match", "seed5(?!0[0-5])", str(WIDE))
+
+
 def test_collapses_are_seen(held_out: dict[str, Any]) -> None:
     figures = held_out["figures"]
     assert (figures["runs"], figures["collapsed"], figures["healthy"]) == (54, 39, 11)
@@ -71,6 +77,22 @@ def test_on_later_trainings_of_llds_it_is_as_good_as_the_page_says(small: dict[s
     assert figures["recall"] >= 0.87
     assert figures["recall, foreseeable"] >= 0.93
     assert figures["  false alarms"] <= 3
+
+
+def test_slow_collapses_are_foreseen(wide: dict[str, Any]) -> None:
+    """160 trajectories an iteration; trainings that were made after the settings."""
+    figures = wide["figures"]
+    assert figures["recall"] >= 0.95
+    assert figures["  median lead of the alarm to 20% under"] >= 0.2
+    assert figures["  false alarms"] == 0
+
+
+@pytest.mark.parametrize("path", sorted((WIDE.parent / "further").glob("*.gz")), ids=lambda path: path.name)
+def test_what_looked_like_a_false_alarm_was_an_early_one(path: Path) -> None:
+    rows = [row for _, row in read_metrics(path).rows]
+    assert outcome([row["reward/mean"] for row in rows[:32]]).kind == "healthy"
+    assert outcome([row["reward/mean"] for row in rows]).kind == "collapsed"
+    assert "alarm" in {one.level for one in diagnose(enumerate(rows))}
 
 
 @pytest.mark.parametrize("path", FAULTS, ids=lambda path: path.name.removesuffix(".csv.gz"))
