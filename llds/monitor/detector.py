@@ -275,9 +275,19 @@ class CollapseDetector:
 def diagnose(table: Iterable[tuple[int, Mapping[str, float]]], *, warmup: int = 5) -> list[Diagnosis]:
     """Judge every iteration of a recorded run, as the detector would have while it ran.
 
+    Where the run went back to the weights of an earlier iteration, so does the detector: what came after is forgotten.
+
     Args:
         table: Iteration numbers and their signals, in order.
         warmup: See `CollapseDetector`.
     """
-    detector = CollapseDetector(warmup)
-    return [detector.update(iteration, row) for iteration, row in table]
+    detector, kept, said = CollapseDetector(warmup), [], []
+    for iteration, row in table:
+        kept.append((iteration, row))
+        said.append(detector.update(iteration, row))
+        back = row.get(s.BACK_TO, math.nan)
+        if not math.isnan(back):
+            kept, detector = [one for one in kept if one[0] <= back], CollapseDetector(warmup)
+            for one in kept:
+                detector.update(*one)
+    return said

@@ -67,6 +67,7 @@ HIT_RATE = "retrieval/hit_rate"
 EMPTY_SEARCHES = "retrieval/empty_searches"
 WEIGHT_LAG = "rollout/weight_lag"
 REPEATED_PROMPTS = "data/repeated_prompts"
+BACK_TO = "collapse/back_to"
 
 _KINDS = {"first": "of first actions", "later": "of later actions", "answer": "of the action that answers"}
 """Every action token belongs to one kind; an answer that is the only action is no first action."""
@@ -240,6 +241,9 @@ SIGNALS = (
     Signal("retrieval/asked_before", "Queries that were answered from the cache", "share", "-"),
     Signal("retrieval/failed_calls", "Calls of the retriever that failed, after its own retries", "count", "0", "up"),
     Signal(EMPTY_SEARCHES, "Queries that found nothing", "share", "near 0", "up"),
+    Signal(
+        BACK_TO, "Iteration whose weights came back after this one, where the collapse ladder went back", "count", "-"
+    ),
     Signal(HIT_RATE, "Trajectories whose passages hold a gold answer", "share", "rises or holds", "down"),
 )
 

@@ -64,7 +64,8 @@ def tracked_values(row: Mapping[str, float]) -> dict[str, float]:
 
     A contrast, right against wrong over the sum of their sizes, is in [-1, 1] whatever the unit.
     """
-    known = {name: float(row[name]) for name in s.BY_NAME if name in row and math.isfinite(row[name])}
+    names = [name for name in s.BY_NAME if name in row and name != s.BACK_TO]
+    known = {name: float(row[name]) for name in names if math.isfinite(row[name])}
     values = {name: value for name, value in known.items() if name not in LOGARITHMIC}
     # Elsewhere 0 is nothing to compare with (no gradient where no group was informative)
     least = {name: max(known[name], FLOORS.get(name, 0.0)) for name in LOGARITHMIC if name in known}

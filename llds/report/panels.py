@@ -137,6 +137,7 @@ def other_panels(logged: Collection[str]) -> list[Panel]:
         logged: Metric keys that any run has.
     """
     shown = {name for section in _CHOSEN for panel in section.panels for name in panel.lines}
+    shown.add(s.BACK_TO)  # a vertical line in all of them
     families: dict[tuple[str, str], list[s.Signal]] = {}
     for signal in s.SIGNALS:
         if signal.name in logged and signal.name not in shown:

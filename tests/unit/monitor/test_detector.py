@@ -104,6 +104,18 @@ def test_a_level_ends_when_the_run_recovers(healthy: Make) -> None:
     assert 65 < end < 85
 
 
+def test_where_a_run_went_back_what_came_after_is_forgotten(healthy: Make, spiral: Make) -> None:
+    before, after = spiral(iterations=62), healthy(120)[30:]
+    before[-1]["collapse/back_to"] = 30.0
+    found = diagnose(enumerate([*before, *after]))
+    assert found[61].level == "alarm"
+    assert {one.level for one in found[62:]} == {"none"}
+    online = CollapseDetector()
+    for at, row in enumerate(before[:31]):
+        online.update(at, row)
+    assert [online.update(62 + at, row) for at, row in enumerate(after)] == found[62:]
+
+
 def test_update_by_update_and_the_whole_table_agree_also_after_a_resume(spiral: Make) -> None:
     rows = spiral()
     whole = diagnose(enumerate(rows))
