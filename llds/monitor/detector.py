@@ -1,9 +1,9 @@
 """The detector: one update per iteration, in constant time and memory; the same online and on a recorded table.
 
 Rule of the alarm: the policy is unstable (`llds.monitor.instability`), or the smoothed reward has lost `FALL` of its
-peak: less for each vote that something is wrong (votes alone also occur in runs that survive), unless the policy is
-calm. What luck explains of a peak is taken off first, so that long and noisy runs need no other settings. Decay of
-likelihood alone, or a spike alone, is a warning.
+peak: less for each vote that something is wrong (votes alone also occur in runs that survive), hardly less while the
+policy is calm. What luck explains of a peak is taken off first, so that long and noisy runs need no other settings.
+Decay of likelihood alone, or a spike alone, is a warning.
 """
 
 import math
@@ -27,7 +27,7 @@ FALL_PER_VOTE = 0.07
 """By how much each vote lowers that share."""
 MAX_VOTES = 2.0
 FALL_WHEN_CALM = 0.22
-"""Share below which votes lower it not while the policy is calm: most of them are luck then."""
+"""The least that votes lower it to while the policy is calm: most of them are luck then."""
 COLLAPSED = 0.5
 """Share of the peak reward below which a run has collapsed."""
 STAGNATION = 10
