@@ -326,7 +326,9 @@ def probe_table(task: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "paired-small": lambda: paired_table("small"),
     "paired-quickstart": lambda: paired_table("quickstart"),
+    "paired-wide": lambda: paired_table("wide"),
     "probe": lambda: probe_table("small"),
+    "probe-wide": lambda: probe_table("wide"),
     "erosion": erosion_table,
     "full-small": lambda: full_table("full", "small"),
     "full-best": best_table,
