@@ -3,7 +3,7 @@
     python tools/evaluate_detector.py tests/recordings/prototype      # the half that nothing was tuned on
     python tools/evaluate_detector.py --half tuned tests/recordings/prototype
     python tools/evaluate_detector.py --signals-of verl tests/recordings/prototype    # with what verl logs only
-    python tools/evaluate_detector.py --half all tests/recordings/small     # trainings of llds, later than the settings
+    python tools/evaluate_detector.py --half all tests/recordings/small     # 40 trajectories an iteration
     python tools/evaluate_detector.py --half all MY_RUNS    # any folder whose recordings or runs llds diagnose reads
     python tools/evaluate_detector.py --half all --match 'seed5(?!0[0-5])' tools/experiments/records/wide
 

@@ -29,7 +29,7 @@ class IterationCheckpoint(Checkpoint):
 
     Beside the last ones it keeps the last healthy ones, to go back to when a run collapses: those of iterations at
     which `CollapseMonitor` said nothing, and after which it said nothing for some iterations more. So that there is one
-    early, the first quiet iteration is saved in any case.
+    early, the first quiet iteration is saved in any case, and kept until another is known to be healthy.
 
     Args:
         every_n_iterations: Iterations between two checkpoints.

@@ -223,6 +223,7 @@ FAULTS = (
     Check("format_breaks", _format_breaks, (s.VALID_ACTIONS, s.ANSWERED)),
     Check("format_erodes", _format_erodes, (s.VALID_ACTIONS, s.ANSWERED)),
     Check("reward_is_constant", _reward_is_constant, (s.REWARD, s.INFORMATIVE), delay=4),
+    # Its averages are over more rows than that, so that it began before it is seen
     Check("reward_is_blind", _reward_is_blind, (s.DISPLACEMENT_CORRECT, s.LIKELIHOOD_CORRECT), delay=7),
     Check("learning_rate_jumps", _learning_rate_jumps, (s.LEARNING_RATE,)),
     Check("updates_blow_up", _updates_blow_up, (s.GRAD_NORM, s.RATIO_P99, s.NONFINITE)),

@@ -241,10 +241,10 @@ SIGNALS = (
     Signal("retrieval/asked_before", "Queries that were answered from the cache", "share", "-"),
     Signal("retrieval/failed_calls", "Calls of the retriever that failed, after its own retries", "count", "0", "up"),
     Signal(EMPTY_SEARCHES, "Queries that found nothing", "share", "near 0", "up"),
+    Signal(HIT_RATE, "Trajectories whose passages hold a gold answer", "share", "rises or holds", "down"),
     Signal(
         BACK_TO, "Iteration whose weights came back after this one, where the collapse ladder went back", "count", "-"
     ),
-    Signal(HIT_RATE, "Trajectories whose passages hold a gold answer", "share", "rises or holds", "down"),
 )
 
 BY_NAME = {signal.name: signal for signal in SIGNALS}
