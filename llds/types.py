@@ -4,7 +4,7 @@ Everything is token ids; text is a view that logs and parsers take, and is never
 the number of trajectories, ``T`` the number of tokens of the longest one (prompt included), ``N`` the number of action
 tokens.
 
-Left out on purpose: tensors (see `llds.data.policy_batch`) and anything that acts.
+Left out on purpose: tensors (see `llds.batches.policy_batch`) and anything that acts.
 """
 
 from collections.abc import Mapping, Sequence

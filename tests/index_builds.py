@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from llds.errors import LLDSError
-from llds.retrieval import ChromaRetriever, ChromaServer, WordLlamaEmbedder, chroma_retriever, index_build
-from llds.retrieval.chroma import ChromaCollection
+from llds.retrieval import ChromaRetriever, ChromaServer, WordLlamaEmbedder, chroma_retriever
 from llds.retrieval.corpus import check_corpus, passage_content
+from llds.retrieval.index import build as index_build
+from llds.retrieval.index.chroma import ChromaCollection
 
 ROOT = Path(__file__).parents[1]
 

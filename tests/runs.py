@@ -20,9 +20,10 @@ from llds.data import DataSource, PromptDataModule
 from llds.data.template import PromptTemplate
 from llds.losses import KLPenalty, LLDSPenalty
 from llds.modules import Optimization, SearchAgentModule
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.rewards import Reward
-from llds.rollout import EpisodeLimits, Sampler
+from llds.rollout import EpisodeLimits
+from llds.samplers import Sampler
 from llds.types import ToolResult, Trajectory
 from tests.scripted_sampler import ScriptedSampler
 

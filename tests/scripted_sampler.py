@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from llds.rollout import Sampler, SampleRequest
+from llds.samplers import Sampler, SampleRequest
 from llds.types import Completion, StopReason
 
 LOG_PROB = -0.25

@@ -7,7 +7,7 @@
     python tools/evaluate_detector.py --half all MY_RUNS    # any folder whose recordings or runs llds diagnose reads
     python tools/evaluate_detector.py --half all --match 'seed5(?!0[0-5])' tools/experiments/records/wide
 
-A run belongs to the tuned half when the SHA-256 of its name is even. Truth is `llds.monitor.outcome`. The cause of a
+A run belongs to the tuned half when the SHA-256 of its name is even. Truth is `llds.monitor.hindsight`. The cause of a
 run is known when its folder is named after one (recordings of fault injections), or by its configuration (random
 rewards, a quantized sampler); and healthy runs get faults put into their metrics (`detector_faults.py`).
 """
@@ -33,7 +33,7 @@ from detector_faults import FAULTS, Rows
 from llds.errors import DataError
 from llds.monitor import Diagnosis, diagnose, summarize
 from llds.monitor.causes import ADVICE
-from llds.monitor.outcome import Outcome, outcome
+from llds.monitor.hindsight import Outcome, outcome
 from llds.monitor.sources import VOCABULARIES, read_metrics
 
 REWARD = "reward/mean"

@@ -14,7 +14,7 @@ import yaml
 
 from llds.errors import ConfigurationError, LLDSError
 from llds.modules import LoRA, Policy
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.strategies import trained_weights
 
 _PREFIX = "policy."

@@ -36,7 +36,8 @@ from llds.losses import LLDSPenalty
 from llds.modules import Optimization, SearchAgentModule
 from llds.retrieval import ChromaRetriever, Passage
 from llds.rewards import ExactMatchReward, Reward
-from llds.rollout import EpisodeLimits, SampleRequest, ToolCallPolicy, TransformersSampler
+from llds.rollout import EpisodeLimits, ToolCallPolicy
+from llds.samplers import SampleRequest, TransformersSampler
 from llds.types import Completion, Trajectory
 
 FOLDER = Path(__file__).parents[1] / "tests" / "recordings" / "faults"

@@ -1,11 +1,10 @@
 """Callbacks: rollout, retrieval, early warning, and what a run writes."""
 
-from llds.callbacks.checkpoint import IterationCheckpoint, list_checkpoints
+from llds.callbacks.checkpoint import ExportPolicy, IterationCheckpoint, list_checkpoints
 from llds.callbacks.collapse import CollapseMonitor
-from llds.callbacks.evaluation_table import EvaluationTable
-from llds.callbacks.export import ExportPolicy
-from llds.callbacks.iteration_profile import IterationProfile
+from llds.callbacks.evaluation import EvaluationTable
 from llds.callbacks.probe import LLDProbe
+from llds.callbacks.profile import IterationProfile
 from llds.callbacks.progress import RolloutProgressBar
 from llds.callbacks.report import RunReport
 from llds.callbacks.retrieval import RetrievalCallback

@@ -4,7 +4,7 @@ Equation 3 and figure 3a of arXiv 2512.04220 v2, with the quantity G of its theo
 iterations, from the weights of that moment; afterwards weights, optimizer and random numbers are what they were, bit by
 bit, so that a run with the probe is the run without it.
 
-Left out on purpose: what is measured on a question (`llds.modules.QuestionProbe`).
+Left out on purpose: what is measured on a question (`llds.probes.QuestionProbe`).
 """
 
 import random
@@ -17,12 +17,22 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from llds.callbacks.rollout import RolloutCallback
-from llds.data import PromptDataModule, RolloutBatch
+from llds.batches import RolloutBatch
+from llds.callbacks.rollout.callback import RolloutCallback
+from llds.data import PromptDataModule
 from llds.errors import ConfigurationError
 from llds.metrics import by_group
-from llds.modules import QuestionProbe, SearchAgentModule, Trial, TrialOptimizer, TrialUpdates
-from llds.probes import Probe, ProbedQuestion, probe_folder, write_probe
+from llds.modules import SearchAgentModule
+from llds.probes import (
+    Probe,
+    ProbedQuestion,
+    QuestionProbe,
+    Trial,
+    TrialOptimizer,
+    TrialUpdates,
+    probe_folder,
+    write_probe,
+)
 from llds.strategies import ZeRO3Strategy, rank, together, world_size
 from llds.types import Prompt, Trajectory
 

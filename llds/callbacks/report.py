@@ -2,13 +2,13 @@
 
 import gc
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from llds.callbacks.side_work import without_ending_the_run
-from llds.callbacks.time_budget import TimeBudget
+from llds.callbacks.best_effort import without_ending_the_run
 from llds.errors import ConfigurationError, LLDSError
 from llds.modules import SearchAgentModule
 
@@ -74,3 +74,29 @@ class RunReport(pl.Callback):
                 if (folder / "csv").exists():
                     rank_zero_warn(f"No report: {error}")
         return None
+
+
+@dataclass
+class TimeBudget:
+    """Says when the next piece of work fits. Times are seconds of any one clock.
+
+    Attributes:
+        share: Of the time since the start that all pieces together may take.
+        started: When the run began.
+        expected: What the next piece may take: as long as the last one did; a guess before the first.
+        spent: On all pieces so far.
+    """
+
+    share: float
+    started: float
+    expected: float
+    spent: float = 0.0
+
+    def allows(self, now: float) -> bool:
+        """Whether another piece fits by now."""
+        return self.spent + self.expected <= self.share * (now - self.started)
+
+    def charge(self, seconds: float) -> None:
+        """Put a piece on the account."""
+        self.spent += seconds
+        self.expected = seconds

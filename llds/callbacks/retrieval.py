@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from llds.agent_tools import SearchStatistics, SearchTool
-from llds.data import RolloutBatch
+from llds.batches import RolloutBatch
 from llds.errors import ConfigurationError
 from llds.evaluation import found_gold
 from llds.modules import SearchAgentModule

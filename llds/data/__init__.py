@@ -1,8 +1,6 @@
-"""Data: files become prompts, prompts become batches, trajectories become tensors."""
+"""Data: files become prompts, prompts become the batches that a rollout fills (`llds.batches`)."""
 
-from llds.data.batch import RolloutBatch
 from llds.data.loader import PromptLoader
-from llds.data.policy_batch import PolicyBatch
 from llds.data.prompt_data_module import PromptDataModule
 from llds.data.seen_prompts import SeenPrompts
 from llds.data.source import DataSource
@@ -11,11 +9,9 @@ from llds.data.template import PromptTemplate
 
 __all__ = [
     "DataSource",
-    "PolicyBatch",
     "PromptDataModule",
     "PromptLoader",
     "PromptTemplate",
-    "RolloutBatch",
     "SeenPrompts",
     "SourceQuestions",
     "read_prompts",

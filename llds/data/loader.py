@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from llds.data.batch import RolloutBatch
+from llds.batches.rollout_batch import RolloutBatch
 from llds.data.mixture import Mixture
 from llds.errors import ConfigurationError
 from llds.types import Prompt

@@ -1,6 +1,6 @@
 """The evaluation card: the conditions under which numbers were measured, and what differs between two of them.
 
-A card is nested, JSON-ready values. What makes one knows a Trainer (`llds.callbacks.evaluation_card`); here cards are
+A card is nested, JSON-ready values. What makes one knows a Trainer (`llds.callbacks.evaluation.card`); here cards are
 only compared.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from transformers import PreTrainedTokenizerBase
 
-from llds.data import RolloutBatch
+from llds.batches import RolloutBatch
 from llds.evaluation import QuestionResult, measure_question, summarize
 
 

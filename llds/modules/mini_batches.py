@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llds.data import PolicyBatch
+from llds.batches import PolicyBatch
 from llds.metrics import Scalars
-from llds.modules.policy import PolicyOutput
+from llds.modules.policy.policy import PolicyOutput
 
 
 def mini_batches(groups: Tensor, count: int, seed: Sequence[int]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llds.data.policy_batch import PolicyBatch
+from llds.batches.policy_batch import PolicyBatch
 from llds.losses import ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, LossInputs, LossOutput
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from llds.data.dealing import MicroBatchLimits
+from llds.batches.micro_batches import MicroBatchLimits
 from llds.errors import ConfigurationError
 
 _AT_LEAST_ONE = ("mini_batch_size", "micro_batch_size", "epochs", "max_nonfinite_steps")

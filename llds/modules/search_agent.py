@@ -3,8 +3,8 @@
 One training batch is one rollout iteration. `RolloutCallback` fills the batch with trajectories and calls `prepare`,
 which adds advantages and log-probabilities; `training_step` then makes ``epochs * mini-batches`` optimizer steps on it.
 
-Left out on purpose: sampling (callbacks/rollout.py), retrieval (callbacks/retrieval.py), the optimizer steps
-(update_steps.py), the steps of an evaluation (evaluation_steps.py), what a checkpoint keeps (checkpoint_hooks.py).
+Left out on purpose: sampling (callbacks/rollout/callback.py), retrieval (callbacks/retrieval.py), the optimizer steps
+(update_steps.py), the steps of an evaluation (evaluation_steps.py), what a checkpoint keeps (checkpoint.py).
 """
 
 import copy
@@ -22,22 +22,22 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from llds.agent_tools import AgentTool
-from llds.data import PolicyBatch, RolloutBatch
+from llds.batches import PolicyBatch, RolloutBatch
 from llds.errors import ConfigurationError
 from llds.losses import GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, group_advantages
 from llds.metrics import as_floats, has_answer, mean_metrics, policy_metrics
-from llds.modules.adapters import LoRA
 from llds.modules.anchor import LaggedAnchor
-from llds.modules.checkpoint_hooks import CheckpointHooks
+from llds.modules.checkpoint import CheckpointHooks
 from llds.modules.evaluation_steps import EvaluationSteps
 from llds.modules.mini_batches import UpdateRecord
 from llds.modules.nonfinite import NonFiniteGuard
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
-from llds.modules.policy import Policy, PolicyOutput
+from llds.modules.policy.adapters import LoRA
+from llds.modules.policy.policy import Policy, PolicyOutput
+from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
 from llds.modules.start_up import check_checkpoint, check_training, has_one_step
-from llds.modules.tokenizer import check_vocabulary, load_tokenizer
-from llds.modules.update_steps import UpdateSteps, scored
+from llds.modules.updates import UpdateSteps, scored
 from llds.rollout import TagProtocol
 from llds.strategies import ZeRO3Strategy, gather, sum_over_ranks, together
 

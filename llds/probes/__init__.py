@@ -2,7 +2,9 @@
 
 from llds.probes.files import probe_folder, write_probe
 from llds.probes.influence import HeadTokens, head_influence
+from llds.probes.question import QuestionProbe
 from llds.probes.record import PHASE_III, PLACES, ActionPlace, Probe, ProbedAction, ProbedQuestion, ProbedTrajectory
+from llds.probes.trial_update import Trial, TrialOptimizer, TrialUpdates
 
 __all__ = [
     "PHASE_III",
@@ -13,6 +15,10 @@ __all__ = [
     "ProbedAction",
     "ProbedQuestion",
     "ProbedTrajectory",
+    "QuestionProbe",
+    "Trial",
+    "TrialOptimizer",
+    "TrialUpdates",
     "head_influence",
     "probe_folder",
     "write_probe",

@@ -1,7 +1,7 @@
 """Trajectories for reading: each sampled token colored by how much likelihood the updates gave it or took from it.
 
 Questions, so that right and wrong trajectories stand beside each other. As many as there is room for: the page has a
-size to keep. Left out on purpose: what is written to disk (`llds.callbacks.trajectory_log`).
+size to keep. Left out on purpose: what is written to disk (`llds.callbacks.trajectory_log.callback`).
 """
 
 import math

@@ -22,9 +22,9 @@ from llds.files import file_hash
 from llds.paths import resolve_path
 from llds.retrieval.base import Passage, Retriever
 from llds.retrieval.corpus import Corpus, check_corpus, passage_content
-from llds.retrieval.exact_search import Hit, best_first
-from llds.retrieval.index_folder import IndexFolder
-from llds.retrieval.index_manifest import IndexManifest
+from llds.retrieval.index.exact import Hit, best_first
+from llds.retrieval.index.folder import IndexFolder
+from llds.retrieval.index.manifest import IndexManifest
 
 if TYPE_CHECKING:
     import bm25s

@@ -2,7 +2,7 @@
 
 Builds its index from a corpus file when it is missing, refuses one that is damaged or was built from something else,
 and finds the same passages for the same query every time. Stands behind the search tool; the retrieval callback opens
-and closes it. Left out: Chroma's ways (`llds.retrieval.chroma`) and the build (`llds.retrieval.index_build`).
+and closes it. Left out: Chroma's ways (`llds.retrieval.index.chroma`) and the build (`llds.retrieval.index.build`).
 """
 
 import logging
@@ -16,19 +16,19 @@ from llds.errors import ConfigurationError, RetrievalError
 from llds.files import file_hash
 from llds.paths import resolve_path
 from llds.retrieval.base import Passage, Retriever
-from llds.retrieval.chroma import ChromaDatabase
-from llds.retrieval.chroma_server import ChromaServer
 from llds.retrieval.corpus import check_corpus
-from llds.retrieval.embedders import Embedder
-from llds.retrieval.index_build import IndexRecipe, fill_index
-from llds.retrieval.index_folder import IndexFolder
-from llds.retrieval.index_manifest import IndexManifest
-from llds.retrieval.index_place import IndexPlace
-from llds.retrieval.index_progress import progress_bar
-from llds.retrieval.index_server import IndexOnServer
-from llds.retrieval.index_size import check_memory
-from llds.retrieval.open_index import OpenIndex, open_index
-from llds.retrieval.wordllama_embedder import WordLlamaEmbedder
+from llds.retrieval.embedders.base import Embedder
+from llds.retrieval.embedders.wordllama import WordLlamaEmbedder
+from llds.retrieval.index.build import IndexRecipe, fill_index
+from llds.retrieval.index.chroma import ChromaDatabase
+from llds.retrieval.index.chroma_server import ChromaServer
+from llds.retrieval.index.folder import IndexFolder
+from llds.retrieval.index.manifest import IndexManifest
+from llds.retrieval.index.open import OpenIndex, open_index
+from llds.retrieval.index.place import IndexPlace
+from llds.retrieval.index.progress import progress_bar
+from llds.retrieval.index.server import IndexOnServer
+from llds.retrieval.index.size import check_memory
 
 _log = logging.getLogger(__name__)
 

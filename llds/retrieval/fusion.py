@@ -16,7 +16,7 @@ from llds.errors import ConfigurationError, RetrievalError
 from llds.retrieval.base import Passage, Retriever
 from llds.retrieval.bm25 import BM25Retriever, Language
 from llds.retrieval.chroma_retriever import ChromaRetriever
-from llds.retrieval.embedders import Embedder
+from llds.retrieval.embedders.base import Embedder
 
 _CALLS_AT_ONCE = 16
 

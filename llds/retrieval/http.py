@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from llds.errors import ConfigurationError, RetrievalError
+from llds.retrieval.answer_time import Patience
 from llds.retrieval.base import Passage, Retriever
-from llds.retrieval.patience import Patience
 from llds.retrieval.search_r1 import parse_reply
 
 if TYPE_CHECKING:

@@ -6,13 +6,11 @@ from llds.rollout.failures import FailurePolicy
 from llds.rollout.observation import EncodedObservation, ObservationEncoder
 from llds.rollout.oversampling import Oversampling
 from llds.rollout.protocol import ObservationText, TagProtocol
-from llds.rollout.sampler import SampledPolicy, Sampler, SampleRequest
 from llds.rollout.stragglers import Stragglers
 from llds.rollout.tool_calls import ToolCallPolicy
-from llds.rollout.transformers_sampler import TransformersSampler
-from llds.rollout.vllm_sampler import VLLMSampler
-from llds.rollout.vllm_server_sampler import VLLMServerSampler
-from llds.rollout.vllm_settings import VLLMEngine
+
+# The samplers under their former class_path, by which configuration files of earlier runs name them
+from llds.samplers import TransformersSampler, VLLMEngine, VLLMSampler, VLLMServerSampler
 
 __all__ = [
     "Collection",
@@ -26,9 +24,6 @@ __all__ = [
     "Rollout",
     "RolloutCollector",
     "RolloutUnderWay",
-    "SampleRequest",
-    "SampledPolicy",
-    "Sampler",
     "Stragglers",
     "TagProtocol",
     "ToolCallPolicy",

@@ -15,12 +15,12 @@ from transformers import PreTrainedTokenizerBase
 
 from llds.agent_tools import AgentTool
 from llds.rollout.episode import Environment, EpisodeLimits, EpisodeWatcher, run_episode
-from llds.rollout.event_loop import BackgroundLoop
 from llds.rollout.observation import ObservationEncoder
 from llds.rollout.protocol import TagProtocol
-from llds.rollout.sampler import Sampler
 from llds.rollout.stragglers import Stragglers, abandon_stragglers
 from llds.rollout.tool_calls import ToolCallPolicy
+from llds.samplers.base import Sampler
+from llds.samplers.event_loop import BackgroundLoop
 from llds.types import Prompt, SamplingParams, Trajectory
 
 

@@ -13,8 +13,8 @@ from llds.agent_tools import AgentTool
 from llds.errors import ConfigurationError, SamplerError, ToolFailure, ToolInputError
 from llds.rollout.observation import ObservationEncoder
 from llds.rollout.protocol import ObservationText, TagProtocol
-from llds.rollout.sampler import Sampler, SampleRequest
 from llds.rollout.tool_calls import ToolCallPolicy, call_tool
+from llds.samplers.base import Sampler, SampleRequest
 from llds.types import Action, Prompt, Trajectory, Turn
 
 

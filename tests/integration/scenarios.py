@@ -11,8 +11,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from llds.batches import PolicyBatch
 from llds.callbacks import LLDProbe
-from llds.data import PolicyBatch
 from llds.errors import SamplerError
 from llds.losses import KLPenalty
 from llds.modules import Optimization, PolicyOutput, SearchAgentModule

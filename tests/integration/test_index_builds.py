@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llds.errors import RetrievalError
-from llds.retrieval import index_progress
+from llds.retrieval.index import progress as index_progress
 from tests.chroma_servers import RunningChroma
 from tests.index_builds import ROOT, check_holds_the_corpus, kill_after, make_retriever, start_build
 from tools.build_index import main

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from llds.cli.command import build_cli
 from llds.data import PromptTemplate
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.types import Prompt
 
 ROOT = Path(__file__).parents[2]

@@ -19,13 +19,15 @@ import lightning.pytorch as pl
 import pytest
 
 from llds.agent_tools import SearchTool
+from llds.batches import RolloutBatch
 from llds.callbacks import RetrievalCallback
-from llds.data import DataSource, RolloutBatch
+from llds.data import DataSource
 from llds.errors import TooManyFailuresError
 from llds.modules import Optimization
 from llds.retrieval import BM25Retriever, HTTPRetriever
 from llds.retrieval.server import retrieval_app
-from llds.rollout import EpisodeLimits, SampleRequest, ToolCallPolicy
+from llds.rollout import EpisodeLimits, ToolCallPolicy
+from llds.samplers import SampleRequest
 from llds.types import Completion
 from tests.runs import Run, by_iteration, make_run, scripted
 from tests.scripted_sampler import ScriptedSampler

@@ -15,7 +15,8 @@ from llds.data import DataSource
 from llds.evaluation import Summary, read_record, summarize
 from llds.retrieval import ChromaRetriever
 from llds.rewards import ExactMatchReward
-from llds.rollout import EpisodeLimits, Oversampling, TransformersSampler
+from llds.rollout import EpisodeLimits, Oversampling
+from llds.samplers import TransformersSampler
 from tests.integration.conftest import QUESTIONS
 from tests.runs import POLICY, Run, by_iteration, make_run
 

@@ -11,13 +11,14 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 
+from llds.batches import RolloutBatch
 from llds.callbacks import RolloutCallback
-from llds.data import RolloutBatch
 from llds.errors import ConfigurationError
 from llds.modules import SearchAgentModule
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.paths import resolve_path
-from llds.rollout import RolloutCollector, SampledPolicy, VLLMEngine, VLLMServerSampler
+from llds.rollout import RolloutCollector
+from llds.samplers import SampledPolicy, VLLMEngine, VLLMServerSampler
 from llds.types import ToolResult
 from tests.runs import POLICY, Oracle, by_iteration, make_run, tiny_policy
 

@@ -19,8 +19,8 @@ from llds.callbacks.ladder import CutLearningRate, RaiseLambda, RollBack, SaveCh
 from llds.errors import ConfigurationError, RankError
 from llds.losses import LLDSPenalty
 from llds.modules import LoRA, Policy
-from llds.modules.partitioned_loading import WeightFiles
-from llds.rollout import TransformersSampler
+from llds.modules.policy.partitioned_loading import WeightFiles
+from llds.samplers import TransformersSampler
 from llds.strategies import ZeRO3Strategy, gather, is_partitioned, local_part, rank, together, whole_shape, world_size
 from llds.strategies.zero3_checkpoint import trained_weights
 from tests.integration.resident import Peak

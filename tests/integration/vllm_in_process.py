@@ -18,16 +18,16 @@ from unittest.mock import patch
 import lightning.pytorch as pl
 import torch
 
-from llds.callbacks.weight_sync import WeightSync
+from llds.callbacks.rollout.weight_sync import WeightSync
 from llds.errors import LLDSError
 from llds.modules import SearchAgentModule
-from llds.modules.adapters import LoRA
-from llds.modules.policy import Policy
+from llds.modules.policy.adapters import LoRA
+from llds.modules.policy.policy import Policy
 from llds.paths import resolve_path
-from llds.rollout import SampledPolicy, SampleRequest, TransformersSampler, VLLMSampler
-from llds.rollout.decoding import OpenAction, SeededSampling
-from llds.rollout.engine_thread import EngineThread
-from llds.rollout.vllm_engine import DeviceTransfer, LocalEngine, WeightReceiver, _Loading, make_source
+from llds.samplers import SampledPolicy, SampleRequest, TransformersSampler, VLLMSampler
+from llds.samplers.transformers.decoding import OpenAction, SeededSampling
+from llds.samplers.vllm.engine import DeviceTransfer, LocalEngine, WeightReceiver, _Loading, make_source
+from llds.samplers.vllm.engine_thread import EngineThread
 from llds.types import Completion, SamplingParams
 
 POLICY = "llds:quickstart/policy"

@@ -29,7 +29,7 @@ from llds.callbacks import CollapseMonitor, IterationSignals, RolloutCallback
 from llds.data import PromptDataModule, PromptTemplate
 from llds.losses import KLPenalty, LLDSPenalty
 from llds.modules import Optimization, SearchAgentModule
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.rewards import Reward
 from llds.rollout import EpisodeLimits, TagProtocol
 from llds.types import Action, ToolResult, Trajectory

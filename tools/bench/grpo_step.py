@@ -31,7 +31,7 @@ from llds.callbacks import CollapseMonitor, IterationSignals, RolloutCallback
 from llds.data import DataSource, PromptDataModule, PromptTemplate
 from llds.losses import KLPenalty
 from llds.modules import Optimization, SearchAgentModule
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.rewards import Reward
 from llds.rollout import EpisodeLimits
 from llds.types import Trajectory

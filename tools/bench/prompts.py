@@ -13,7 +13,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from llds.data import DataSource, PromptDataModule, PromptLoader, PromptTemplate, read_prompts
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 
 SAMPLE = 2000
 ROUNDS = 5

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llds.monitor.outcome import WINDOW
+from llds.monitor.hindsight import WINDOW
 
 LADDERS = ("warn", "protect")
 

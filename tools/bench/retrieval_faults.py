@@ -27,19 +27,12 @@ from transformers import PreTrainedTokenizerBase
 
 from llds.agent_tools import SearchTool
 from llds.files import read_rows
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.paths import resolve_path
 from llds.retrieval import BM25Retriever, HTTPRetriever
 from llds.retrieval.server import retrieval_app, serving
-from llds.rollout import (
-    Collection,
-    EpisodeLimits,
-    RolloutCollector,
-    Sampler,
-    SampleRequest,
-    TagProtocol,
-    ToolCallPolicy,
-)
+from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy
+from llds.samplers import Sampler, SampleRequest
 from llds.types import Completion, Prompt, SamplingParams, Trajectory
 
 FAULTS = ("slow", "garbage", "wrong length", "cut", "503")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from llds.data.prefix_tree import PrefixTree
-from llds.modules.tree_attention import TREE_ATTENTION, tree_hidden_states
+from llds.batches.prefix_tree import PrefixTree
+from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states
 
 
 def main() -> None:

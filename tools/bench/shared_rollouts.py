@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from llds.files import read_rows
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.paths import resolve_path
-from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy, TransformersSampler
+from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy
+from llds.samplers import TransformersSampler
 from llds.types import Prompt, SamplingParams
 from tools.bench.tool_loop import POLICY, QUESTIONS, DelayedTool
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-import llds.callbacks.rollout as rollout
+import llds.callbacks.rollout.callback as rollout
 import llds.modules.search_agent as search_agent
 from llds.callbacks import CollapseMonitor, IterationSignals
 from llds.cli import main as run_command
 from llds.modules import SearchAgentModule
 from llds.modules.objective import Objective
-from llds.modules.update_steps import UpdateSteps
+from llds.modules.updates import UpdateSteps
 
 SECONDS: dict[str, list[float]] = defaultdict(list)
 

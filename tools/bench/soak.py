@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.rewards import Reward
 from llds.rollout import TagProtocol
 from llds.types import Action, Trajectory

@@ -38,19 +38,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from llds.agent_tools import AgentTool
 from llds.files import read_rows
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.paths import resolve_path
-from llds.rollout import (
-    Collection,
-    EpisodeLimits,
-    RolloutCollector,
-    Sampler,
-    SampleRequest,
-    TagProtocol,
-    ToolCallPolicy,
-    TransformersSampler,
-)
-from llds.rollout.event_loop import BackgroundLoop
+from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy
+from llds.samplers import Sampler, SampleRequest, TransformersSampler
+from llds.samplers.event_loop import BackgroundLoop
 from llds.types import Completion, Prompt, SamplingParams, ToolResult
 
 POLICY = "llds:quickstart/policy"

@@ -26,23 +26,12 @@ from transformers import AutoModelForCausalLM
 
 from llds.agent_tools import AgentTool
 from llds.files import read_rows
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.paths import resolve_path
-from llds.rollout import (
-    Collection,
-    EpisodeLimits,
-    RolloutCollector,
-    SampledPolicy,
-    Sampler,
-    SampleRequest,
-    TagProtocol,
-    ToolCallPolicy,
-    TransformersSampler,
-    VLLMSampler,
-    VLLMServerSampler,
-)
-from llds.rollout.vllm_engine import LocalEngine
-from llds.rollout.vllm_requests import sampling_params
+from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy
+from llds.samplers import SampledPolicy, Sampler, SampleRequest, TransformersSampler, VLLMSampler, VLLMServerSampler
+from llds.samplers.vllm.engine import LocalEngine
+from llds.samplers.vllm.requests import sampling_params
 from llds.types import Completion, Prompt, SamplingParams, ToolResult
 
 POLICY = "llds:quickstart/policy"

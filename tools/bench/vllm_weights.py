@@ -27,10 +27,10 @@ import lightning.pytorch as pl
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llds.callbacks.weight_sync import WeightSync
+from llds.callbacks.rollout.weight_sync import WeightSync
 from llds.modules import SearchAgentModule
-from llds.modules.tokenizer import load_tokenizer
-from llds.rollout import SampledPolicy, Sampler, VLLMSampler, VLLMServerSampler
+from llds.modules.policy.tokenizer import load_tokenizer
+from llds.samplers import SampledPolicy, Sampler, VLLMSampler, VLLMServerSampler
 from llds.types import SamplingParams
 
 MB = 2**20

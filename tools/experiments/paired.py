@@ -23,7 +23,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from llds.data import PolicyBatch, RolloutBatch
+from llds.batches import PolicyBatch, RolloutBatch
 from llds.losses import GRPOLoss, LLDSPenalty
 from llds.metrics import displacement_metrics, has_answer
 from llds.modules import SearchAgentModule

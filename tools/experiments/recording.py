@@ -14,8 +14,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from llds.data import PolicyBatch, RolloutBatch
-from llds.data.policy_batch import collate
+from llds.batches import PolicyBatch, RolloutBatch
+from llds.batches.policy_batch import collate
 from llds.modules import SearchAgentModule
 from llds.types import Trajectory
 from tools.experiments.tasks import RUNS, Settings, Task, train

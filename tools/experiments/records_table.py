@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from llds.monitor.outcome import WINDOW, Outcome, outcome
+from llds.monitor.hindsight import WINDOW, Outcome, outcome
 from tools.experiments.recording import RECORDS, read_rows
 
 NAME = re.compile(
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def outcome(self) -> Outcome:
-        """The verdict of `llds.monitor.outcome`, which was fixed before these runs."""
+        """The verdict of `llds.monitor.hindsight`, which was fixed before these runs."""
         return outcome(self.rewards)
 
     @property
@@ -97,7 +97,7 @@ def _read(path: Path) -> Run:
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Centered means, as `llds.monitor.outcome` takes them."""
+    """Centered means, as `llds.monitor.hindsight` takes them."""
     half = WINDOW // 2
     windows = [values[max(0, at - half) : at + half + 1] for at in range(len(values))]
     return [sum(window) / len(window) for window in windows]

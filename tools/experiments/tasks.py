@@ -28,7 +28,8 @@ from llds.paths import resolve_path
 from llds.retrieval import ChromaRetriever
 from llds.retrieval.corpus import read_corpus
 from llds.rewards import Reward
-from llds.rollout import EpisodeLimits, TransformersSampler
+from llds.rollout import EpisodeLimits
+from llds.samplers import TransformersSampler
 from llds.types import ToolResult, Trajectory
 
 RUNS = Path("runs/experiments")

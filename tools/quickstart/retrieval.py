@@ -12,7 +12,7 @@ import numpy as np
 from llds.agent_tools.search import format_passages
 from llds.retrieval import Passage
 from llds.retrieval.corpus import passage_content, read_corpus
-from llds.retrieval.wordllama_embedder import WordLlamaEmbedder
+from llds.retrieval.embedders.wordllama import WordLlamaEmbedder
 
 TOP_K = 2
 """Passages per search: the start policy has only seen two."""

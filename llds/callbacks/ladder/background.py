@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from llds.callbacks.side_work import without_ending_the_run
+from llds.callbacks.best_effort import without_ending_the_run
 
 _GRACE_S = 5.0
 """What a task may take beyond its time limit, to clean up."""

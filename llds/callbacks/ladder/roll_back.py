@@ -12,10 +12,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from llds.callbacks.checkpoint import IterationCheckpoint
+from llds.callbacks.checkpoint.callback import IterationCheckpoint
 from llds.callbacks.ladder.rung import Moment, Rung
 from llds.callbacks.ladder.when import When
-from llds.callbacks.rollout import RolloutCallback
+from llds.callbacks.rollout.callback import RolloutCallback
 from llds.errors import ConfigurationError
 from llds.modules import SearchAgentModule
 

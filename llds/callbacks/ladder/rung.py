@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 
+from llds.batches import RolloutBatch
 from llds.callbacks.ladder.when import When
-from llds.data import RolloutBatch
 from llds.modules import SearchAgentModule
 from llds.monitor import Diagnosis
 

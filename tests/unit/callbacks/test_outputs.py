@@ -11,13 +11,14 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llds.batches import RolloutBatch
 from llds.callbacks import CollapseMonitor, EvaluationTable, ExportPolicy, RolloutProgressBar, RunReport, TrajectoryLog
-from llds.callbacks.trajectory_file import TrajectoryUpdate, trajectory_record
-from llds.data import DataSource, RolloutBatch
+from llds.callbacks.trajectory_log.file import TrajectoryUpdate, trajectory_record
+from llds.data import DataSource
 from llds.errors import ConfigurationError
 from llds.evaluation import list_records, read_record
 from llds.modules import LoRA, SearchAgentModule
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.monitor import read_metrics
 from llds.rewards import Reward
 from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn

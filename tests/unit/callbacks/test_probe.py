@@ -15,8 +15,8 @@ from llds.callbacks import LLDProbe, RolloutCallback
 from llds.data import DataSource
 from llds.errors import ConfigurationError
 from llds.losses import LLDSPenalty
-from llds.modules import LoRA, SearchAgentModule, Trial, TrialUpdates
-from llds.probes import Probe
+from llds.modules import LoRA, SearchAgentModule
+from llds.probes import Probe, Trial, TrialUpdates
 from llds.rollout import EpisodeLimits
 from tests.runs import Run, make_run, rows
 

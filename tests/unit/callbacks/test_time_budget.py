@@ -1,6 +1,6 @@
 """A budget by hand arithmetic: times are given, no clock is read."""
 
-from llds.callbacks.time_budget import TimeBudget
+from llds.callbacks.report import TimeBudget
 
 
 def test_work_is_allowed_once_all_of_it_fits_into_its_share() -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from llds.cli.conversation import Conversation
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.rollout import TagProtocol
 from llds.types import Action, Prompt, Turn
 

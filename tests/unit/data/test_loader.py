@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llds.data.batch import RolloutBatch
+from llds.batches.rollout_batch import RolloutBatch
 from llds.data.loader import PromptLoader
 from llds.errors import ConfigurationError
 from llds.types import Prompt

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from transformers import PreTrainedTokenizerFast
 
-from llds.data.batch import RolloutBatch
+from llds.batches.rollout_batch import RolloutBatch
 from llds.data.prompt_data_module import PromptDataModule
 
 PROMPTS, BATCH = 7, 2

@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from transformers import PreTrainedTokenizerFast
 
-from llds.data import DataSource, PromptDataModule, PromptTemplate, RolloutBatch
+from llds.batches import RolloutBatch
+from llds.data import DataSource, PromptDataModule, PromptTemplate
 from llds.errors import ConfigurationError, DataError
 
 

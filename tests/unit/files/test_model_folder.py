@@ -9,9 +9,9 @@ import pytest
 
 from llds.errors import ConfigurationError, DataError
 from llds.files import errors_of_folder
-from llds.modules.partitioned_loading import WeightFiles
-from llds.modules.policy import Policy
-from llds.modules.tokenizer import load_tokenizer
+from llds.modules.policy.partitioned_loading import WeightFiles
+from llds.modules.policy.policy import Policy
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.retrieval import TransformerEmbedder
 
 LOADERS: dict[str, Callable[[str], Any]] = {

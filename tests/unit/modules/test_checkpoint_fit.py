@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from llds.errors import ConfigurationError
-from llds.modules.checkpoint_fit import check_fit
+from llds.modules.checkpoint import check_fit
 
 
 class Module(nn.Module):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llds.data import PolicyBatch
+from llds.batches import PolicyBatch
 from llds.losses import GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, grpo_loss, importance_weights
 from llds.metrics import as_floats
 from llds.modules.objective import Objective

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llds.agent_tools import AgentTool, CalculatorTool
-from llds.data import PolicyBatch, RolloutBatch
-from llds.data.policy_batch import collate
+from llds.batches import PolicyBatch, RolloutBatch
+from llds.batches.policy_batch import collate
 from llds.errors import ConfigurationError, TooManyFailuresError
 from llds.losses import KLPenalty, LLDSPenalty
 from llds.metrics import as_floats

@@ -12,8 +12,8 @@ import pytest
 from llds.errors import ConfigurationError
 from llds.losses import GRPOLoss, LLDSPenalty
 from llds.modules import LoRA, Objective, Optimization, Policy, SearchAgentModule
+from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
 from llds.modules.start_up import check_checkpoint, check_training
-from llds.modules.tokenizer import check_vocabulary, load_tokenizer
 from llds.paths import resolve_path
 
 POLICY = "llds:quickstart/policy"

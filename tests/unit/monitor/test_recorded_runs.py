@@ -11,7 +11,7 @@ import pytest
 
 from llds.monitor import diagnose, read_metrics
 from llds.monitor.causes import NAMES
-from llds.monitor.outcome import outcome
+from llds.monitor.hindsight import outcome
 
 ROOT = Path(__file__).parents[3]
 RECORDINGS = ROOT / "tests" / "recordings"

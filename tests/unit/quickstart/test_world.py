@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llds.retrieval.corpus import passage_content, read_corpus
-from llds.retrieval.wordllama_embedder import WordLlamaEmbedder
+from llds.retrieval.embedders.wordllama import WordLlamaEmbedder
 
 ASSETS = Path(__file__).parents[3] / "llds" / "quickstart"
 SPLITS = ("train", "validation", "test")

@@ -18,7 +18,7 @@ import pytest
 from llds.errors import ConfigurationError, DataError, RetrievalError
 from llds.retrieval import ChromaRetriever, Embedder, WordLlamaEmbedder
 from llds.retrieval.corpus import passage_content, read_corpus
-from llds.retrieval.exact_search import ExactSearch
+from llds.retrieval.index.exact import ExactSearch
 
 REPOSITORY = Path(__file__).parents[3]
 SHARED_CORPUS = REPOSITORY.parent / "shared/data/corpus/wiki40k.jsonl.gz"
@@ -358,7 +358,7 @@ def test_a_path_that_cannot_be_written_is_refused(make_retriever, tmp_path):
 BUILD = """
 import logging, sys
 from llds.retrieval import ChromaRetriever
-from llds.retrieval.wordllama_embedder import WordLlamaEmbedder
+from llds.retrieval.embedders.wordllama import WordLlamaEmbedder
 class Slow(WordLlamaEmbedder):
     def embed_passages(self, passages):
         print("embedding", flush=True)

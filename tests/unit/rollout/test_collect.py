@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from llds.agent_tools import AgentTool
 from llds.errors import ConfigurationError, SamplerError
-from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy, TransformersSampler
-from llds.rollout.sampler import Sampler
+from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy
+from llds.samplers import TransformersSampler
+from llds.samplers.base import Sampler
 from llds.types import Prompt, SamplingParams, ToolResult, Trajectory
 from tests.scripted_sampler import ScriptedSampler
 from tests.tiny_policy import random_policy

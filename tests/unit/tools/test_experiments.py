@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llds.data.policy_batch import collate
+from llds.batches.policy_batch import collate
 from llds.monitor.sources import read_metrics
 from llds.retrieval import Passage, Retriever
 from tests.runs import answers, make_run, rows, scripted

@@ -1,0 +1,6 @@
+"""Batches: trajectories become the tensors of an iteration, in micro-batches that do not change its gradient."""
+
+from llds.batches.policy_batch import PolicyBatch, collate
+from llds.batches.rollout_batch import RolloutBatch
+
+__all__ = ["PolicyBatch", "RolloutBatch", "collate"]

@@ -1,0 +1,140 @@
+"""Trajectories as one right-padded batch of tensors: what scoring and training read.
+
+Entry ``[b, t]`` of every ``[B, T]`` tensor is about token ``t`` of trajectory ``b``: its log-probability is that of the
+token given the tokens before it. All masks come from lengths and turn numbers, never from pad ids or text.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llds.batches.micro_batches import MicroBatchLimits, deal_packed, deal_padded
+from llds.types import Trajectory
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """A batch of trajectories, or some rows of it.
+
+    Attributes:
+        input_ids: Tokens, ``[B, T]`` long; padding is 0.
+        attention_mask: 1 on tokens, 0 on padding, ``[B, T]`` long.
+        action_index: Turn number on action tokens, -1 elsewhere, ``[B, T]`` long.
+        answer_mask: True on the tokens of the final answer span, ``[B, T]`` bool.
+        behavior_log_probs: What the sampler reported, 0 off the mask, ``[B, T]`` fp32.
+        rewards: ``[B]`` fp32.
+        advantages: ``[B]`` fp32; zero until the module sets them.
+        groups: Group number of each row, ``[B]`` long.
+        old_log_probs: Under the policy at the start of the iteration, ``[B, T]`` fp32; None where the step's
+            own forward gives them: before the weights have moved.
+        ref_log_probs: Under the reference policy, where a KL penalty uses it.
+        anchor_log_probs: Under the anchor of the LLDS penalty, where it is not the old policy.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    action_index: Tensor
+    answer_mask: Tensor
+    behavior_log_probs: Tensor
+    rewards: Tensor
+    advantages: Tensor
+    groups: Tensor
+    old_log_probs: Tensor | None = None
+    ref_log_probs: Tensor | None = None
+    anchor_log_probs: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of trajectories."""
+        return self.input_ids.shape[0]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each trajectory, ``[B]``."""
+        return self.attention_mask.sum(dim=1)
+
+    @property
+    def action_mask(self) -> Tensor:
+        """True on action tokens, ``[B, T]``."""
+        return self.action_index >= 0
+
+    def rows(self, indices: Tensor) -> "PolicyBatch":
+        """The given rows, cut to the longest of them."""
+        width = int(self.lengths[indices].max())
+        changes = {}
+        for name, value in vars(self).items():
+            if value is not None:
+                changes[name] = value[indices, :width] if value.ndim == 2 else value[indices]
+        return replace(self, **changes)
+
+    def micro_batches(
+        self, limits: MicroBatchLimits, rank: int = 0, ranks: int = 1, *, packed: bool = False
+    ) -> Iterator[tuple[Tensor, "PolicyBatch"]]:
+        """A rank's micro-batches, as many as every other rank's.
+
+        Args:
+            limits: Of a micro-batch.
+            rank: Number of this rank.
+            ranks: Number of ranks.
+            packed: Whether common prefixes will be computed once; else rows will be padded.
+
+        Yields:
+            The row numbers and the rows; where the rank runs short, no row number and a row without actions.
+        """
+        dealt = (
+            deal_packed(self.input_ids, self.lengths, limits, rank, ranks)
+            if packed
+            else deal_padded(self.lengths, limits, rank, ranks)
+        )
+        for indices in dealt:
+            yield indices, self.rows(indices) if len(indices) else self._without_actions()
+
+    def _without_actions(self) -> "PolicyBatch":
+        """The first tokens of a row, none of which counts: its loss is 0 and connected to every weight."""
+        row = self.rows(torch.zeros(1, dtype=torch.long, device=self.input_ids.device))
+        values = {
+            name: value[:, :2] if value.ndim == 2 else value for name, value in vars(row).items() if value is not None
+        }
+        none = torch.full_like(values["action_index"], -1)
+        return replace(row, **values | {"action_index": none, "advantages": torch.zeros_like(row.advantages)})
+
+    def to(self, device: torch.device) -> "PolicyBatch":
+        """Copy to a device."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
+
+
+def collate(trajectories: Sequence[Trajectory], answer_spans: Sequence[range] | None = None) -> PolicyBatch:
+    """Make the batch of an iteration.
+
+    Args:
+        trajectories: At least one; those that failed have been taken out.
+        answer_spans: Positions of each trajectory's final answer among its token ids; None marks no answers.
+    """
+    width = max(len(trajectory.token_ids) for trajectory in trajectories)
+    shape = (len(trajectories), width)
+    input_ids = torch.zeros(shape, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    action_index = torch.full(shape, -1, dtype=torch.long)
+    answer_mask = torch.zeros(shape, dtype=torch.bool)
+    behavior_log_probs = torch.zeros(shape)
+    numbers: dict[str, int] = {}
+    for row, trajectory in enumerate(trajectories):
+        ids = trajectory.token_ids
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        attention_mask[row, : len(ids)] = 1
+        action_index[row, : len(ids)] = torch.tensor(trajectory.action_index)
+        behavior_log_probs[row, : len(ids)] = torch.tensor(trajectory.behavior_log_probs)
+        if answer_spans is not None:
+            answer_mask[row, answer_spans[row].start : answer_spans[row].stop] = True
+        numbers.setdefault(trajectory.group_id, len(numbers))
+    return PolicyBatch(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        action_index=action_index,
+        answer_mask=answer_mask,
+        behavior_log_probs=behavior_log_probs,
+        rewards=torch.tensor([trajectory.reward for trajectory in trajectories], dtype=torch.float32),
+        advantages=torch.zeros(len(trajectories)),
+        groups=torch.tensor([numbers[trajectory.group_id] for trajectory in trajectories]),
+    )

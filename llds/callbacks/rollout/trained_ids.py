@@ -1,0 +1,42 @@
+"""Design rule 1, checked on every batch: what is trained on is what was sampled and appended, token by token."""
+
+from collections.abc import Sequence
+
+from llds.batches import PolicyBatch
+from llds.errors import LLDSError
+from llds.types import Trajectory
+
+
+def check_trained_ids(trajectories: Sequence[Trajectory], batch: PolicyBatch) -> None:
+    """Check that prompt ids + per-turn action and observation ids = trained ids, actions where the mask says.
+
+    Reads the turns themselves, not what `Trajectory` derives from them. A few list operations per trajectory.
+
+    Args:
+        trajectories: In the order of the rows.
+        batch: Made from them.
+
+    Raises:
+        LLDSError: Naming the first trajectory that differs.
+    """
+    is_token = batch.attention_mask.bool().cpu()
+    input_ids, action_index = batch.input_ids.cpu(), batch.action_index.cpu()
+    for row, trajectory in enumerate(trajectories):
+        ids, index = list(trajectory.prompt.prompt_ids), [-1] * len(trajectory.prompt.prompt_ids)
+        for number, turn in enumerate(trajectory.turns):
+            ids += turn.action_ids + turn.observation_ids
+            index += [number] * len(turn.action_ids) + [-1] * len(turn.observation_ids)
+            _expect(len(turn.behavior_log_probs) == len(turn.action_ids), trajectory, "one log-prob per action token")
+        _expect(input_ids[row, is_token[row]].tolist() == ids, trajectory, "the token ids")
+        _expect(action_index[row, is_token[row]].tolist() == index, trajectory, "the action index")
+        _expect(bool((action_index[row, ~is_token[row]] == -1).all()), trajectory, "no action in the padding,")
+
+
+def _expect(holds: bool, trajectory: Trajectory, what: str) -> None:
+    if not holds:
+        raise LLDSError(
+            f"Expected {what} of prompt, actions and observations in trajectory {trajectory.index} (group "
+            f"{trajectory.group_id}, question {trajectory.prompt.prompt_id}), got others in the batch to train on; "
+            "nothing was trained on it. A sampler, a tool or a subclass changes tokens after they were sampled: "
+            "leave them as they are."
+        )

@@ -1,0 +1,109 @@
+"""The sampler gets the policy's present weights, and proves that it computes with them.
+
+Three proofs, at every update, before any action is sampled: the worker's receipt (every tensor arrived unchanged and
+was loaded), the prefix cache's reset, and the canary's log-probabilities against the trainer's own.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from llds.batches.policy_batch import collate
+from llds.modules import SearchAgentModule
+from llds.paths import resolve_path
+from llds.samplers import SampledPolicy, Sampler
+from llds.samplers.canary import canary_request, canary_trajectory, check_canary, tolerance
+from llds.strategies import rank, together
+from llds.types import Completion, SamplingParams
+
+
+def sampled_policy(trainer: pl.Trainer, pl_module: SearchAgentModule, max_tokens: int) -> SampledPolicy:
+    """What the sampler must know of the policy.
+
+    Args:
+        trainer: The trainer of the run.
+        pl_module: Its module; the weights need not be loaded.
+        max_tokens: Most tokens of a trajectory.
+    """
+    return SampledPolicy(
+        folder=resolve_path(pl_module.policy_path),
+        tokenizer=pl_module.tokenizer,
+        dtype="bfloat16" if str(trainer.precision).startswith("bf16") else pl_module.policy_dtype,
+        max_tokens=max_tokens,
+        logs=Path(trainer.default_root_dir),
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        devices=tuple(trainer.device_ids) if trainer.strategy.root_device.type == "cuda" else (),
+    )
+
+
+class WeightSync:
+    """Keeps a sampler at the module's weights.
+
+    Args:
+        sampler: The sampler.
+        policy: What it was told of the policy.
+        pl_module: Has the weights.
+        sampling: The sampling law in training, by which the canary is sampled.
+
+    Attributes:
+        metrics: Of the last update: the canary's gap (``rollout/canary_gap``, nats) and ``time/weight_update_s``;
+            empty where the sampler uses the trainer's own weights.
+    """
+
+    def __init__(
+        self, sampler: Sampler, policy: SampledPolicy, pl_module: SearchAgentModule, sampling: SamplingParams
+    ) -> None:
+        self._sampler = sampler
+        self._policy = policy
+        self._module = pl_module
+        self._request = canary_request(len(pl_module.tokenizer), policy.max_tokens, sampling)
+        self._version: int | None = None
+        self.metrics: dict[str, float] = {}
+
+    def update(self, *, is_forced: bool = False) -> None:
+        """Send the weights unless the engines have them, and check; every rank must call.
+
+        Args:
+            is_forced: Whether to send them even so, because engines failed.
+
+        Raises:
+            WeightUpdateError: If an engine does not compute with them.
+        """
+        if self.metrics and self._version == self._module.iteration and not is_forced:
+            return
+        started = time.perf_counter()
+        self._version = None
+        engines = together(lambda: self._sampler.start() if rank() == 0 else [])[0]
+        self._sampler.join(engines)
+        completions = together(self._send)[0]
+        gap = together(lambda: self._check(completions))[0] if completions else None
+        self._version = self._module.iteration
+        if gap is not None:
+            self.metrics = {"rollout/canary_gap": gap, "time/weight_update_s": time.perf_counter() - started}
+
+    def forget(self) -> None:
+        """Send the weights at the next `update`, whatever their version."""
+        self._version = None
+
+    def _send(self) -> dict[str, Completion]:
+        weights = self._module.policy.weights()
+        try:
+            self._sampler.update_weights(weights, self._module.iteration)
+        finally:
+            if self._module.policy.is_partitioned:
+                for _ in weights:  # an error on this rank must not leave the others alone in the middle of the stream
+                    pass
+        return self._sampler.probe(self._request) if rank() == 0 else {}
+
+    def _check(self, completions: Mapping[str, Completion]) -> float:
+        batch = collate([canary_trajectory(self._request, completion) for completion in completions.values()])
+        scored = self._module.score(self._module.policy, batch.to(self._module.device)).cpu()
+        rows = zip(completions, batch.behavior_log_probs, scored, batch.action_mask, strict=True)
+        limit = tolerance(self._policy.dtype, self._sampler.engine_dtype)
+        return max(
+            check_canary(engine, behavior[mask].tolist(), ours[mask].tolist(), limit)
+            for engine, behavior, ours, mask in rows
+        )

@@ -1,0 +1,112 @@
+"""The signals of an iteration that need another look at the policy, or a memory of the iterations before.
+
+After the updates a few trajectories are scored once more: some of the iteration's own, whose likelihood the updates
+changed (definition 4.1 of arXiv 2512.04220 v2: what the updates themselves see of a trajectory is from before the step
+that trains on it), and a fixed set of early correct ones, whose likelihood tells what the policy forgets. The
+trajectory log writes the same changes down token by token, so this callback comes before it.
+
+Left out on purpose: all that follows from trajectories and tensors of the iteration alone (`llds.metrics`).
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from llds.batches import RolloutBatch
+from llds.batches.policy_batch import collate
+from llds.callbacks.signals.early_correct import EarlyCorrect
+from llds.data import PromptLoader, SeenPrompts
+from llds.errors import ConfigurationError
+from llds.metrics import as_floats, displacement_metrics, has_answer
+from llds.metrics.averages import masked_mean
+from llds.modules import SearchAgentModule
+from llds.strategies import gather
+from llds.types import Trajectory
+
+_AT_LEAST = 8
+"""Trajectories of its own that an iteration scores once more, however many it has."""
+
+
+class IterationSignals(pl.Callback):
+    """Adds ``llds/displacement_*``, ``llds/lld_*``, ``policy/probe_log_likelihood`` and ``data/repeated_prompts``.
+
+    Args:
+        rescored_share: Share of an iteration's trajectories, 0-1, at least 8, that are scored once more after its
+            updates: whole groups, those with right and wrong answers first. Half as many are the fixed set. The cost is
+            about a fifth of the share, in time; 0 leaves these signals out.
+
+    Attributes:
+        early: The fixed set.
+
+    Raises:
+        ConfigurationError: If the share is out of its range.
+    """
+
+    def __init__(self, rescored_share: float = 0.025) -> None:
+        if not 0 <= rescored_share <= 1:
+            raise ConfigurationError(
+                f"Expected `signals.rescored_share` to be a share in [0, 1], got {rescored_share}."
+            )
+        self.rescored_share = rescored_share
+        self.early = EarlyCorrect()
+        self._seen = SeenPrompts()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Measure, and add to the iteration's metrics."""
+        started = time.perf_counter()
+        values = self._rescored(pl_module, batch) if self.rescored_share > 0 else {}
+        loader = trainer.train_dataloader
+        if isinstance(loader, PromptLoader) and loader.mixture.weights is None:  # weights repeat prompts on purpose
+            values["data/repeated_prompts"] = self._seen.add(batch.prompts, len(loader.prompts))
+        values["time/signals_s"] = time.perf_counter() - started
+        # All ranks take rank 0's, to the bit, so that whatever is decided on them is decided alike.
+        batch.metrics |= gather(values)[0]
+
+    def _rescored(self, pl_module: SearchAgentModule, batch: RolloutBatch) -> dict[str, float]:
+        """What the policy now says of some of the iteration's trajectories and of the fixed set, in one pass."""
+        size = max(_AT_LEAST, round(self.rescored_share * len(batch.trained)))
+        self.early.collect(batch.trained, size // 2)
+        before = batch.policy_batch
+        rows = [] if before is None else _informative_first(batch.trained)[:size]
+        rescored = [*(batch.trained[row] for row in rows), *self.early.trajectories]
+        if not rescored:
+            return {}
+        tensors = collate(rescored).to(pl_module.device)
+        after = pl_module.score(pl_module.policy, tensors)
+        own, early = slice(0, len(rows)), slice(len(rows), None)
+        values = {"policy/probe_log_likelihood": masked_mean(after[early], tensors.action_mask[early])}
+        if before is None or before.old_log_probs is None:
+            return as_floats(values)
+        width = tensors.input_ids.shape[1]
+        old = before.old_log_probs[torch.tensor(rows, device=before.old_log_probs.device), :width]
+        old = torch.nn.functional.pad(old, (0, width - old.shape[1]))
+        batch.log_prob_changes = dict(zip(rows, (after[own] - old).cpu(), strict=True))
+        return as_floats(values) | displacement_metrics(
+            before=old,
+            after=after[own],
+            action_index=tensors.action_index[own],
+            answered=has_answer(rescored[own]),
+            rewards=tensors.rewards[own],
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fixed set, and the prompts of the present pass."""
+        return {"early": self.early.state_dict(), "seen": self._seen.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the run was."""
+        self.early.load_state_dict(state_dict["early"])
+        self._seen.load_state_dict(state_dict["seen"])
+
+
+def _informative_first(trajectories: Sequence[Trajectory]) -> list[int]:
+    """The rows by group, the groups with right and wrong answers first."""
+    rewards: dict[str, set[bool]] = {}
+    for trajectory in trajectories:
+        rewards.setdefault(trajectory.group_id, set()).add(trajectory.reward > 0)
+    return sorted(range(len(trajectories)), key=lambda row: -len(rewards[trajectories[row].group_id]))

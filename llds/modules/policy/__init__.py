@@ -1,0 +1,6 @@
+"""The policy: a causal language model whose head is computed at action positions only."""
+
+from llds.modules.policy.adapters import LoRA
+from llds.modules.policy.policy import Policy, PolicyOutput
+
+__all__ = ["LoRA", "Policy", "PolicyOutput"]

@@ -1,0 +1,173 @@
+"""Attention over a prefix tree, for transformers models: each segment attends to its path and causally to itself.
+
+Registered with transformers as an attention implementation that is `sdpa` wherever no tree is given, so that the same
+model still generates and scores plain batches. With a tree, the keys and values of every segment are laid out one
+segment after the other; then segments are sequences of their own, of different lengths, whose queries are the last of
+their keys. On GPUs, in bf16 and fp16, one call of flash attention takes them all and no mask exists; elsewhere each is
+a call of SDPA, with a mask of its own where it has a path.
+"""
+
+from itertools import accumulate
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from llds.batches.prefix_tree import PrefixTree
+from llds.errors import ConfigurationError
+
+TREE_ATTENTION = "llds_tree"
+"""Name of the attention implementation."""
+
+_MAX_FLASH_WIDTH = 256
+"""Widest attention head that flash attention takes."""
+
+
+def tree_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    prefix_tree: PrefixTree | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention in the interface of transformers.
+
+    Args:
+        module: The attention layer.
+        query: ``[B, heads, T, d]``; with a tree ``[1, heads, U, d]``.
+        key: ``[B, key-value heads, T, d]``.
+        value: Like `key`.
+        attention_mask: For plain batches; a tree needs none.
+        prefix_tree: The tree that the packed row holds; None is plain `sdpa`.
+        **kwargs: ``scaling`` of the products, and more for `sdpa`.
+
+    Returns:
+        ``[B, T, heads, d]``, and None in place of the weights.
+
+    Raises:
+        ConfigurationError: If a tree is given to a layer that does not see all of the past.
+    """
+    if prefix_tree is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if kwargs.get("sliding_window") is not None:
+        raise ConfigurationError("one of its layers has a sliding window")
+    queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # [U, heads, d]
+    keys, values = (_rows(x, prefix_tree.keys) for x in (keys, values))  # [K, key-value heads, d]
+    attend = _flash_attention if _fits_flash_attention(queries, values) else _segment_attention
+    return attend(queries, keys, values, prefix_tree, kwargs.get("scaling"))[None], None
+
+
+def _rows(x: Tensor, places: Tensor) -> Tensor:
+    """Rows of a tensor; flat ones, of which the backward pass adds up many at a time."""
+    return x.flatten(1).index_select(0, places).unflatten(1, x.shape[1:])
+
+
+def _segment_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: PrefixTree, scale: float | None) -> Tensor:
+    """One segment after the other; ``[U, heads, d]``."""
+    has_groups = keys.shape[1] != queries.shape[1]
+    of_segments = zip(
+        queries.split(tree.segment_lengths), keys.split(tree.key_lengths), values.split(tree.key_lengths), strict=True
+    )
+    outputs = []
+    for segment in of_segments:
+        q, k, v = (x.transpose(0, 1)[None] for x in segment)
+        is_root = q.shape[2] == k.shape[2]
+        mask = None if is_root else _causal(q.shape[2], k.shape[2], q.device)
+        output = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=is_root, scale=scale, enable_gqa=has_groups
+        )
+        outputs.append(output[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
+    """The queries are the last of the keys; True where one may look, ``[queries, keys]``."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(diagonal=keys - queries)
+
+
+def _fits_flash_attention(queries: Tensor, values: Tensor) -> bool:
+    is_half = _half(queries.device.type, queries.dtype) in (torch.bfloat16, torch.float16)
+    return queries.is_cuda and is_half and queries.shape[2] == values.shape[2] <= _MAX_FLASH_WIDTH
+
+
+def _flash_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: PrefixTree, scale: float | None) -> Tensor:
+    """All segments in one call; ``[U, heads, d]``. A window of (-1, 0) is causal, the last query at the last key."""
+    dtype = _half(queries.device.type, queries.dtype)
+    output = varlen_attn(
+        queries.to(dtype),
+        keys.to(dtype),
+        values.to(dtype),
+        _offsets(tree.segment_lengths, queries.device),
+        _offsets(tree.key_lengths, queries.device),
+        max(tree.segment_lengths),
+        max(tree.key_lengths),
+        scale=scale,
+        window_size=(-1, 0),
+        enable_gqa=keys.shape[1] != queries.shape[1],
+    )
+    return cast(Tensor, output)  # without `return_aux` there is nothing beside it
+
+
+def _half(device: str, dtype: torch.dtype) -> torch.dtype:
+    """What SDPA would compute in: autocast's dtype where that is on."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+
+
+def _offsets(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where each sequence begins, and where the last one ends."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+
+
+AttentionInterface.register(TREE_ATTENTION, tree_attention_forward)
+AttentionMaskInterface.register(TREE_ATTENTION, sdpa_mask)
+
+
+def tree_hidden_states(decoder: nn.Module, tree: PrefixTree) -> Tensor:
+    """Last hidden states of the packed tokens, ``[U, H]``.
+
+    Args:
+        decoder: Body of a model whose attention implementation is `TREE_ATTENTION`.
+        tree: The sequences.
+    """
+    # A mask of four dimensions is taken as it is: transformers would otherwise build one over all pairs of tokens.
+    no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tree.token_ids.device)
+    output = decoder(
+        input_ids=tree.token_ids[None],
+        position_ids=tree.positions[None],
+        attention_mask=no_mask,
+        prefix_tree=tree,
+        use_cache=False,
+    )
+    return output.last_hidden_state[0]
+
+
+@torch.no_grad()
+def why_not_shared(model: PreTrainedModel) -> str | None:
+    """Why a model cannot compute shared prefixes once; None if it can.
+
+    Tries it: two short sequences with a common prefix, as a tree and one by one.
+    """
+    if model.config._attn_implementation != TREE_ATTENTION:
+        return f"its attention implementation is {model.config._attn_implementation}, not sdpa"
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = (torch.arange(24, device=model.device).view(2, 12) * 7 + 1) % vocabulary
+    ids[1, :5] = ids[0, :5]
+    decoder = model.get_decoder()
+    try:
+        tree = PrefixTree.build(ids, torch.tensor([12, 12]))
+        shared = tree_hidden_states(decoder, tree)[tree.nodes]
+    except Exception as error:  # a trial of foreign code: each architecture has its own error for what it cannot
+        return f"{type(model).__name__} does not take a packed tree: {error}"
+    plain = decoder(input_ids=ids, use_cache=False).last_hidden_state
+    scale = float(plain.float().abs().max())
+    if not torch.allclose(shared.float(), plain.float(), atol=0.02 * scale, rtol=0):
+        return f"{type(model).__name__} gives other hidden states for a packed tree"
+    return None

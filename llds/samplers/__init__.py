@@ -1,0 +1,15 @@
+"""Samplers: token ids in, token ids and their log-probabilities out; new weights in after each iteration."""
+
+from llds.samplers.base import SampledPolicy, Sampler, SampleRequest
+from llds.samplers.transformers import TransformersSampler
+from llds.samplers.vllm import VLLMEngine, VLLMSampler, VLLMServerSampler
+
+__all__ = [
+    "SampleRequest",
+    "SampledPolicy",
+    "Sampler",
+    "TransformersSampler",
+    "VLLMEngine",
+    "VLLMSampler",
+    "VLLMServerSampler",
+]

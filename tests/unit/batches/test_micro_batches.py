@@ -1,0 +1,75 @@
+"""Every row goes to one micro-batch of one rank; limits hold; ranks have about as much to do."""
+
+import pytest
+import torch
+
+from llds.batches.micro_batches import MicroBatchLimits, deal_packed, deal_padded
+from llds.batches.prefix_tree import PrefixTree
+
+
+def rows(groups: int = 5, members: int = 8, prompt: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """Groups that share a prompt, whose trajectories are of very different length, in mixed order."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = prompt + torch.randint(1, 60, (groups * members,), generator=generator)
+    ids = torch.randint(1, 1000, (groups * members, int(lengths.max())), generator=generator)
+    for group in range(groups):
+        ids[group::groups, :prompt] = ids[group, :prompt].clone()
+    return ids, lengths
+
+
+def deal(is_packed: bool, limits: MicroBatchLimits, ranks: int) -> list[list[torch.Tensor]]:
+    ids, lengths = rows()
+    return [
+        deal_packed(ids, lengths, limits, rank, ranks) if is_packed else deal_padded(lengths, limits, rank, ranks)
+        for rank in range(ranks)
+    ]
+
+
+def tokens(is_packed: bool, part: torch.Tensor) -> int:
+    ids, lengths = rows()
+    if not len(part):
+        return 0
+    if is_packed:
+        return len(PrefixTree.build(ids[part], lengths[part]))
+    return len(part) * int(lengths[part].max())
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("limits", [(1, None), (7, None), (100, None), (100, 300), (6, 200), (100, 1)])
+@pytest.mark.parametrize("is_packed", [True, False], ids=["packed", "padded"])
+def test_each_row_once_within_the_limits_equally_often(
+    is_packed: bool, limits: tuple[int, int | None], ranks: int
+) -> None:
+    dealt = deal(is_packed, MicroBatchLimits(*limits), ranks)
+    assert len({len(parts) for parts in dealt}) == 1
+    everything = torch.cat([part for parts in dealt for part in parts]).tolist()
+    assert sorted(everything) == list(range(40))
+    for part in (part for parts in dealt for part in parts):
+        assert len(part) <= limits[0]
+        assert len(part) <= 1 or limits[1] is None or tokens(is_packed, part) <= limits[1]
+
+
+def test_groups_stay_together() -> None:
+    [parts] = deal(True, MicroBatchLimits(8), 1)
+    assert [sorted({row % 5 for row in part.tolist()}) for part in parts].count([0]) == 1
+    assert all(len({row % 5 for row in part.tolist()}) == 1 for part in parts)
+
+
+@pytest.mark.parametrize("is_packed", [True, False], ids=["packed", "padded"])
+def test_ranks_that_run_at_the_same_time_have_about_as_many_tokens(is_packed: bool) -> None:
+    dealt = deal(is_packed, MicroBatchLimits(6), 2)
+    totals = [sum(tokens(is_packed, part) for part in parts) for parts in dealt]
+    assert max(totals) < 1.15 * min(totals)
+
+
+def test_a_token_budget_is_used() -> None:
+    [parts] = deal(True, MicroBatchLimits(100, 1000), 1)
+    ids, lengths = rows()
+    least = len(PrefixTree.build(ids, lengths))
+    assert len(parts) <= least // 1000 + 2
+
+
+def test_equal_rows_are_limited_too() -> None:
+    ids, lengths = torch.ones(10, 5, dtype=torch.long), torch.full((10,), 5)
+    parts = deal_packed(ids, lengths, MicroBatchLimits(4), 0, 1)
+    assert sorted(len(part) for part in parts) == [2, 4, 4]

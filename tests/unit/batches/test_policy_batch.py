@@ -1,0 +1,116 @@
+"""Trajectories as tensors: every token in its place, every row in one micro-batch."""
+
+import pytest
+import torch
+
+from llds.batches.micro_batches import MicroBatchLimits
+from llds.batches.policy_batch import PolicyBatch, collate
+from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
+
+
+def trajectory(group: str, reward: float, prompt: int, *parts: tuple[int, int]) -> Trajectory:
+    """Prompt of some tokens, then (action, observation) lengths; token ids count up from 1."""
+    numbers = iter(range(1, 1000))
+    ids = tuple(next(numbers) for _ in range(prompt))
+    turns = []
+    for action, observation in parts:
+        sampled = [next(numbers) for _ in range(action)]
+        appended = [next(numbers) for _ in range(observation)]
+        turns.append(Turn(sampled, [-0.1 * token for token in sampled], "stop", Action("invalid"), appended))
+    return Trajectory(Prompt("p", "q", ("a",), prompt_ids=ids), group, 0, SamplingParams(), turns=turns, reward=reward)
+
+
+@pytest.fixture
+def trajectories() -> list[Trajectory]:
+    return [
+        trajectory("x", 1, 3, (2, 4), (3, 0)),
+        trajectory("x", 0, 3, (1, 0)),
+        trajectory("y", 0, 1, (2, 1), (2, 1), (1, 0)),
+        trajectory("y", 1, 2),
+    ]
+
+
+def test_every_token_is_in_its_place(trajectories: list[Trajectory]) -> None:
+    batch = collate(trajectories)
+    assert batch.input_ids.shape == (4, 12)
+    for row, expected in enumerate(trajectories):
+        n = len(expected.token_ids)
+        assert batch.input_ids[row, :n].tolist() == expected.token_ids
+        assert batch.action_index[row, :n].tolist() == expected.action_index
+        assert batch.behavior_log_probs[row, :n].tolist() == pytest.approx(expected.behavior_log_probs)
+        assert batch.attention_mask[row].tolist() == [1] * n + [0] * (12 - n)
+        assert batch.input_ids[row, n:].tolist() == [0] * (12 - n)
+        assert batch.action_index[row, n:].tolist() == [-1] * (12 - n)
+    assert batch.lengths.tolist() == [12, 4, 8, 2]
+    assert batch.action_index[0].tolist() == [-1, -1, -1, 0, 0, -1, -1, -1, -1, 1, 1, 1]
+    assert batch.action_mask.sum(dim=1).tolist() == [5, 1, 5, 0]
+
+
+def test_groups_are_numbered_and_rewards_are_floats(trajectories: list[Trajectory]) -> None:
+    batch = collate(trajectories)
+    assert batch.groups.tolist() == [0, 0, 1, 1]
+    assert batch.rewards.dtype == torch.float32  # though these rewards were given as int
+    assert batch.rewards.tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert batch.advantages.tolist() == [0.0] * 4
+
+
+def test_answer_spans_are_marked(trajectories: list[Trajectory]) -> None:
+    batch = collate(trajectories, [range(10, 12), range(0), range(7, 8), range(0)])
+    assert batch.answer_mask.nonzero().tolist() == [[0, 10], [0, 11], [2, 7]]
+    assert not collate(trajectories).answer_mask.any()
+
+
+def test_padding_does_not_depend_on_a_token_that_looks_like_it() -> None:
+    zeros = trajectory("x", 0, 2, (2, 1))
+    zeros.turns[0].action_ids = [0, 0]
+    batch = collate([zeros, trajectory("x", 0, 9)])
+    assert batch.lengths.tolist() == [5, 9]
+    assert batch.action_index[0].tolist() == [-1, -1, 0, 0, -1, -1, -1, -1, -1]
+
+
+def scored(trajectories: list[Trajectory]) -> PolicyBatch:
+    batch = collate(trajectories)
+    values = {name: torch.randn(batch.input_ids.shape) for name in ("old_log_probs", "ref_log_probs")}
+    return PolicyBatch(**{**vars(batch), **values})
+
+
+def test_rows_take_every_tensor_and_are_cut_to_the_longest(trajectories: list[Trajectory]) -> None:
+    batch = scored(trajectories)
+    rows = batch.rows(torch.tensor([3, 1]))
+    assert len(rows) == 2
+    assert rows.input_ids.tolist() == [[1, 2, 0, 0], [1, 2, 3, 4]]
+    assert rows.groups.tolist() == [1, 0]
+    for name in ("attention_mask", "action_index", "behavior_log_probs", "old_log_probs", "ref_log_probs"):
+        assert torch.equal(getattr(rows, name), getattr(batch, name)[[3, 1], :4])
+    assert rows.anchor_log_probs is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 100])
+def test_micro_batches_hold_each_row_once_and_similar_lengths(trajectories: list[Trajectory], size: int) -> None:
+    batch = scored(trajectories)
+    parts = list(batch.micro_batches(MicroBatchLimits(size)))
+    assert sorted(torch.cat([indices for indices, _ in parts]).tolist()) == [0, 1, 2, 3]
+    assert all(len(part) <= size for _, part in parts)
+    for indices, part in parts:
+        assert part.input_ids.shape[1] == int(batch.lengths[indices].max())
+        assert torch.equal(part.lengths, batch.lengths[indices])
+    ordered = torch.cat([part.lengths for _, part in parts]).tolist()
+    assert ordered == sorted(ordered)
+
+
+def test_a_batch_moves_with_all_its_tensors(trajectories: list[Trajectory]) -> None:
+    batch = scored(trajectories).to(torch.device("meta"))
+    assert {value.device.type for value in vars(batch).values() if value is not None} == {"meta"}
+    assert batch.anchor_log_probs is None
+
+
+def test_a_rank_that_runs_short_gets_a_row_without_actions(trajectories: list[Trajectory]) -> None:
+    batch = collate(trajectories[:1])
+    [(rows, short)] = batch.micro_batches(MicroBatchLimits(4), rank=1, ranks=2)
+    assert len(rows) == 0
+    assert len(short) == 1
+    assert not short.action_mask.any()
+    assert short.advantages.tolist() == [0]
+    [(rows, whole)] = batch.micro_batches(MicroBatchLimits(4), rank=0, ranks=2)
+    assert rows.tolist() == [0]
+    assert whole.action_mask.any()
