@@ -16,7 +16,7 @@ stopped or killed goes on where it was when the command is given again. ``--dry_
 import logging
 import sys
 
-from llds.cli.retrieval_parser import make_retriever, retrieval_parser
+from llds.cli.config.retrieval import make_retriever, retrieval_parser
 from llds.errors import LLDSError
 from llds.retrieval import ChromaRetriever
 

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llds.cli.parser import ConfigurationParser, errors_of_constructors
+from llds.cli.config.parser import ConfigurationParser, errors_of_constructors
 from llds.data import DataSource, SourceQuestions, read_source
 from llds.data.columns import find_optional_column
 from llds.data.duplicates import have_other_answers, overlap, repeats

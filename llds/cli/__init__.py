@@ -16,15 +16,15 @@ def main(args: list[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else args
     try:
         if words[:1] == ["diagnose"]:
-            from llds.cli.diagnose import diagnose
+            from llds.cli.commands.diagnose import diagnose
 
             diagnose(words[1:])
         elif words[:1] == ["report"]:
-            from llds.cli.report import report
+            from llds.cli.commands.report import report
 
             report(words[1:])
         else:
-            from llds.cli.command import run_command
+            from llds.cli.training.command import run_command
 
             run_command(args)
     except KeyboardInterrupt:

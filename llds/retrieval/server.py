@@ -2,7 +2,7 @@
 
 ``POST /retrieve`` answers queries, ``GET /health`` tells that it does. A bad request gets a status of 400 to 499 and
 ``{"error": ...}`` in one sentence; a retriever that fails gets 503, so that clients try again. Left out: encryption,
-which a proxy in front of it gives, and the command line (`llds.cli.serve_retriever`).
+which a proxy in front of it gives, and the command line (`llds.cli.commands.serve_retriever`).
 """
 
 import hmac

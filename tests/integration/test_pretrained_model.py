@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from llds.cli.command import build_cli
+from llds.cli.training.command import build_cli
 from llds.data import PromptTemplate
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.types import Prompt

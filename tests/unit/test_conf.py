@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llds.cli.command import SearchAgentCLI, build_cli
+from llds.cli.training.command import SearchAgentCLI, build_cli
 from llds.data import PromptDataModule
 from llds.losses import GSPOLoss
 from llds.modules import SearchAgentModule

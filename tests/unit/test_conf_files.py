@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llds.cli.command import SearchAgentCLI, build_cli
+from llds.cli.training.command import SearchAgentCLI, build_cli
 from llds.modules import SearchAgentModule
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llds.cli.parser import ConfigurationParser
+from llds.cli.config.parser import ConfigurationParser
+from llds.cli.config.retrieval import make_retriever, retrieval_parser
 from llds.cli.plain import say
-from llds.cli.retrieval_parser import make_retriever, retrieval_parser
 from llds.errors import ConfigurationError
 from llds.retrieval.http import read_token
 from llds.retrieval.server import AppServer, RequestLimits, retrieval_app

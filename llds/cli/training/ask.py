@@ -7,7 +7,7 @@ from rich.text import Text
 
 from llds.callbacks import RolloutCallback
 from llds.cli.console import quiet_lightning
-from llds.cli.conversation import Conversation
+from llds.cli.training.conversation import Conversation
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError, LLDSError
 from llds.modules import SearchAgentModule

@@ -11,7 +11,7 @@ import pytest
 
 from llds.cli import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 EXAMPLES = re.findall(r"```\n\$ llds diagnose (\S+)\n(.*?)```", (ROOT / "docs" / "diagnose.md").read_text(), re.DOTALL)
 
 

@@ -8,10 +8,10 @@ from lightning.pytorch import Callback
 
 from llds.callbacks import ExportPolicy, IterationProfile
 from llds.cli import main
-from llds.cli.command import build_cli
-from llds.cli.profile import with_profile
+from llds.cli.training.command import build_cli
+from llds.cli.training.profile import with_profile
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 QUICKSTART = ("-c", str(ROOT / "conf" / "quickstart.yaml"))
 FILE = ("-c", str(ROOT / "conf" / "profile.yaml"))
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from llds.cli.saved_config import SaveConfig
+from llds.cli.config.saved import SaveConfig
 
 
 def test_no_secret_is_saved_with_a_run(tmp_path: Path) -> None:

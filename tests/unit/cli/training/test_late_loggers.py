@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from llds.cli.late_loggers import LateLoggers
+from llds.cli.training.late_loggers import LateLoggers
 from llds.errors import ConfigurationError
 from tests.runs import answers, by_iteration, make_run, scripted
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llds.cli.ask import answer_question
+from llds.cli.training.ask import answer_question
 from llds.errors import DataError, LLDSError, ToolFailure
 from tests.runs import answers, make_run, scripted
 

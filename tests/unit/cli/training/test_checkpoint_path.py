@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llds.cli.checkpoint_path import check_checkpoint, errors_of_damage
+from llds.cli.training.checkpoint_path import check_checkpoint, errors_of_damage
 from llds.errors import ConfigurationError
 
 GOOD = {"state_dict": {"policy.weight": torch.zeros(3000)}, "search_agent": {"iteration": 1}}

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from llds.cli.config_errors import explain
-from llds.cli.config_file import check_config_file
+from llds.cli.config.errors import explain
+from llds.cli.config.file import check_config_file
 from llds.errors import ConfigurationError, LLDSError
 
 _NO_KEYS = ("help", "config", "print_config", "version")

@@ -28,15 +28,15 @@ from llds.callbacks import (
     RolloutCallback,
     list_checkpoints,
 )
-from llds.cli.ask import QUESTION_HELP, answer_question, prepare_for_question
-from llds.cli.checkpoint_path import check_checkpoint, errors_of_damage
+from llds.cli.commands.serve_retriever import serve_retriever
+from llds.cli.config.parser import ConfigurationParser, errors_of_constructors
+from llds.cli.config.saved import SaveConfig
 from llds.cli.console import quiet, tell_of_indices
-from llds.cli.late_loggers import LateLoggers
-from llds.cli.parser import ConfigurationParser, errors_of_constructors
-from llds.cli.probe import ProbingTrainer, prepare_for_probe
-from llds.cli.profile import PROFILE_HELP, with_profile
-from llds.cli.saved_config import SaveConfig
-from llds.cli.serve_retriever import serve_retriever
+from llds.cli.training.ask import QUESTION_HELP, answer_question, prepare_for_question
+from llds.cli.training.checkpoint_path import check_checkpoint, errors_of_damage
+from llds.cli.training.late_loggers import LateLoggers
+from llds.cli.training.probe import ProbingTrainer, prepare_for_probe
+from llds.cli.training.profile import PROFILE_HELP, with_profile
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError, LLDSError, RankError
 from llds.modules import SearchAgentModule

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from llds.cli.conversation import Conversation
+from llds.cli.training.conversation import Conversation
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.rollout import TagProtocol
 from llds.types import Action, Prompt, Turn

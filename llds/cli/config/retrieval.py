@@ -9,8 +9,8 @@ from jsonargparse import Namespace
 from omegaconf import OmegaConf
 
 from llds.callbacks import RetrievalCallback
-from llds.cli.config_file import read_config_file
-from llds.cli.parser import ConfigurationParser, errors_of_constructors
+from llds.cli.config.file import read_config_file
+from llds.cli.config.parser import ConfigurationParser, errors_of_constructors
 from llds.errors import ConfigurationError
 from llds.retrieval import Retriever
 

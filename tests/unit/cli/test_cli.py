@@ -11,13 +11,13 @@ import pytest
 from llds import __version__
 from llds.callbacks import CollapseMonitor
 from llds.cli import main
-from llds.cli.command import STOPPED_BY_LADDER, SearchAgentCLI, build_cli
-from llds.cli.config_errors import explain
+from llds.cli.config.errors import explain
+from llds.cli.config.parser import ConfigurationParser
 from llds.cli.console import quiet
-from llds.cli.parser import ConfigurationParser
+from llds.cli.training.command import STOPPED_BY_LADDER, SearchAgentCLI, build_cli
 from llds.errors import ConfigurationError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUICKSTART = str(ROOT / "conf" / "quickstart.yaml")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from llds.cli import main
 
-QUICKSTART = str(Path(__file__).parents[3] / "conf" / "quickstart.yaml")
+QUICKSTART = str(Path(__file__).parents[4] / "conf" / "quickstart.yaml")
 HTTP = ("--retrieval.retriever.class_path", "llds.retrieval.HTTPRetriever")
 
 

@@ -13,8 +13,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llds.cli.accepted import children
-from llds.cli.config_errors import unknown_key
+from llds.cli.config.accepted import children
+from llds.cli.config.errors import unknown_key
 from llds.errors import ConfigurationError
 
 
