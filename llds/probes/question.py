@@ -14,7 +14,8 @@ from torch import Tensor
 from llds.batches import PolicyBatch
 from llds.modules.objective import Objective
 from llds.modules.search_agent import SearchAgentModule
-from llds.probes import ActionPlace, HeadTokens, ProbedAction, ProbedQuestion, ProbedTrajectory, head_influence
+from llds.probes.influence import HeadTokens, head_influence
+from llds.probes.record import ActionPlace, ProbedAction, ProbedQuestion, ProbedTrajectory
 from llds.probes.trial_update import TrialUpdates
 from llds.types import Trajectory
 
