@@ -43,7 +43,7 @@ class PromptDataModule(LightningDataModule):
         template: How a question becomes a prompt.
         max_prompt_tokens: Longest prompt that is accepted, in tokens, without what an opening tool adds.
         shuffle: Whether training prompts are shuffled, anew in each pass.
-        seed: Seed of the order of training prompts.
+        seed: Seed of the order of training prompts; None takes the run's, ``seed_everything`` (from Python: 0).
 
     Attributes:
         tokenizer: Encodes the prompts; taken from the module at `setup`, unless it was set before.
@@ -63,7 +63,7 @@ class PromptDataModule(LightningDataModule):
         template: PromptTemplate = DEFAULT_TEMPLATE,
         max_prompt_tokens: int = 2048,
         shuffle: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -83,7 +83,7 @@ class PromptDataModule(LightningDataModule):
         self.template = template
         self.max_prompt_tokens = max_prompt_tokens
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed = seed or 0
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.prompts: dict[str, list[Prompt]] = {}
         self.questions: dict[str, list[SourceQuestions]] = {}

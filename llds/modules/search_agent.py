@@ -66,7 +66,7 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
         attention: The attention implementation of transformers.
         share_prefixes: Whether what trajectories of a micro-batch have in common is computed once, without padding,
             where the model can; changes the speed, not the result.
-        seed: Seed of the order of mini-batches.
+        seed: Seed of the order of mini-batches; None takes the run's, ``seed_everything`` (from Python: 0).
 
     Attributes:
         policy: The policy; loaded by `setup`.
@@ -104,10 +104,10 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
         gradient_checkpointing: bool = False,
         attention: str = "sdpa",
         share_prefixes: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
-        if seed < 0:
+        if seed is not None and seed < 0:
             raise ConfigurationError(f"Expected `model.seed` >= 0, got {seed}.")
         self.automatic_optimization = False
         self.policy_path = policy
@@ -121,7 +121,7 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.share_prefixes = share_prefixes
-        self.seed = seed
+        self.seed = seed or 0
         self.tokenizer = load_tokenizer(policy)
         self._given_tools = agent_tools or []
         self.opening_tool = opening_tool

@@ -8,7 +8,7 @@ echo "== start policy"
 llds test "${quickstart[@]}" --trainer.default_root_dir "$runs/start"
 for seed in 0 1 2; do
   echo "== seed $seed"
-  seeds=(--seed_everything "$seed" --model.seed "$seed" --data.seed "$seed" --rollout.seed "$seed")
+  seeds=(--seed_everything "$seed")
   root=(--trainer.default_root_dir "$runs/seed-$seed")
   started=$SECONDS
   llds fit "${quickstart[@]}" "${seeds[@]}" "${root[@]}"

@@ -62,7 +62,7 @@ class RolloutCallback(pl.Callback):
         on_failure: What becomes of the group of a failed trajectory: the others stay ("drop_trajectory"; a group of
             one that remains is dropped too), or all go ("drop_group").
         max_failed: Share of failed trajectories in one iteration, 0-1, above which the run stops.
-        seed: Seed of the sampling.
+        seed: Seed of the sampling; None takes the run's, ``seed_everything`` (from Python: 0).
         overlap: Whether the next iteration's trajectories are sampled while this one trains, by the weights before its
             updates. Needs `model.importance_correction` and a sampler that can.
         stragglers: When an iteration's last trajectories are abandoned, which then leave their group by `on_failure`;
@@ -89,7 +89,7 @@ class RolloutCallback(pl.Callback):
         tool_calls: ToolCallPolicy = ToolCallPolicy(),
         on_failure: Literal["drop_trajectory", "drop_group"] = "drop_trajectory",
         max_failed: float = 0.5,
-        seed: int = 0,
+        seed: int | None = None,
         overlap: bool = False,
         stragglers: Stragglers | None = None,
         oversampling: Oversampling | None = None,
@@ -104,7 +104,7 @@ class RolloutCallback(pl.Callback):
                 "Expected `rollout.sampling` to have temperature > 0, top_p = 1 and top_k = 0, because the trainer "
                 f"scores actions under the whole distribution, got {sampling}. Restrict `eval_sampling` instead."
             )
-        if seed < 0:
+        if seed is not None and seed < 0:
             raise ConfigurationError(f"Expected `rollout.seed` >= 0, got {seed}.")
         self.group_size = group_size
         self.sampler = sampler or TransformersSampler()
@@ -115,7 +115,7 @@ class RolloutCallback(pl.Callback):
         self.eval_limits = eval_limits
         self.tool_calls = tool_calls
         self.failures = FailurePolicy(on_failure, max_failed)
-        self.seed = seed
+        self.seed = seed or 0
         self.overlap = overlap
         self.stragglers = stragglers
         self.oversampling = oversampling

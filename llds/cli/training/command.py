@@ -37,6 +37,7 @@ from llds.cli.training.checkpoint_path import check_checkpoint, errors_of_damage
 from llds.cli.training.late_loggers import LateLoggers
 from llds.cli.training.probe import ProbingTrainer, prepare_for_probe
 from llds.cli.training.profile import PROFILE_HELP, with_profile
+from llds.cli.training.seeds import spread_seed
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError, LLDSError, RankError
 from llds.modules import SearchAgentModule
@@ -126,6 +127,7 @@ class SearchAgentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve ``--ckpt_path last`` and keep a new run out of the folder of an old one."""
         if self.subcommand is None:
+            spread_seed(self.config)
             return
         config = self.config[self.subcommand]
         root = config.trainer.default_root_dir or "."
@@ -147,6 +149,7 @@ class SearchAgentCLI(LightningCLI):
                 f"({checkpoints[-1].name}). Go on with that run: --ckpt_path last. "
                 "Start another: --trainer.default_root_dir OTHER, or delete the folder."
             )
+        spread_seed(config)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run; weights that prove to be damaged when they are read are one sentence too."""

@@ -1,0 +1,48 @@
+"""One seed for all parts of a run, which it keeps when it goes on."""
+
+from pathlib import Path
+
+import pytest
+from jsonargparse import Namespace
+
+from llds.cli.training.command import build_cli
+from llds.cli.training.seeds import SEEDED, spread_seed
+
+ROOT = Path(__file__).parents[4]
+
+
+def seeds(**changes: object) -> list[object]:
+    """The seeds that take effect, in the order of `SEEDED`."""
+    values = dict.fromkeys(SEEDED) | {"seed_everything": 3, "ckpt_path": None}
+    config = Namespace()
+    for key, value in (values | changes).items():
+        config[key] = value
+    spread_seed(config)
+    return [config[key] for key in SEEDED]
+
+
+def test_every_part_without_a_seed_gets_the_one_seed() -> None:
+    assert seeds() == [3, 3, 3]
+    assert seeds(**{"rollout.seed": 7}) == [3, 3, 7]
+    assert seeds(**{"data.init_args.seed": 0}) == [3, 0, 3]
+    assert seeds(seed_everything=False) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("saved", [{"seed_everything": 1, "rollout": 0, "init_args": 0}, {"seed_everything": 5}])
+def test_a_run_that_goes_on_keeps_the_seeds_that_it_was_begun_with(tmp_path: Path, saved: dict[str, int]) -> None:
+    part = saved.get("rollout", 5)  # before there was one seed, each part had 0 whatever `seed_everything` was
+    (tmp_path / "config.yaml").write_text(
+        f"seed_everything: {saved['seed_everything']}\nrollout: {{seed: {part}}}\n"
+        f"model: {{init_args: {{seed: {part}}}}}\ndata: {{init_args: {{seed: {part}}}}}\n"
+    )
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.warns(UserWarning, match="goes on with the seed that it was begun with"):
+        assert seeds(ckpt_path=str(checkpoint)) == [part] * 3
+    assert seeds(ckpt_path=str(tmp_path / "elsewhere" / "checkpoints" / "last.ckpt")) == [3, 3, 3]
+
+
+def test_the_command_line_sets_all_seeds_at_once() -> None:
+    cli = build_cli(["-c", str(ROOT / "conf" / "quickstart.yaml"), "--seed_everything", "4"], run=False)
+    rollout = next(one for one in cli.trainer.callbacks if type(one).__name__ == "RolloutCallback")  # type: ignore[attr-defined]
+    assert (cli.model.seed, cli.datamodule.seed, rollout.seed) == (4, 4, 4)
+    assert cli.config["rollout"]["seed"] == 4
