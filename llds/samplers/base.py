@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llds.samplers.busy_time import BusyClock
+from llds.samplers.end_of_turn import end_of_turn_ids, saved_settings
 from llds.types import Completion, SamplingParams
 
 
@@ -66,6 +67,11 @@ class SampledPolicy:
     rank: int = 0
     world_size: int = 1
     devices: tuple[int, ...] = ()
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a turn."""
+        return end_of_turn_ids(saved_settings(self.folder), self.tokenizer)
 
 
 class Sampler(ABC):

@@ -68,14 +68,27 @@ def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     from peft.tuners.lora import LoraLayer
 
     layers: dict[str, Any] = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    adapted = {_adapted_name(name, layer): layer for name, layer in layers.items()}
     for name, value in full_weights(model):
-        layer, _, own_name = name.partition(".base_layer.")
-        if own_name == "weight":
-            adapter = [parameter for key, parameter in layers[layer].named_parameters() if key.startswith("lora_")]
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer", "")
+        if plain in adapted:
+            adapter = [parameter for key, parameter in adapted[plain].named_parameters() if key.startswith("lora_")]
             with gathered(adapter):
-                delta = layers[layer].get_delta_weight(_ADAPTER).detach()
-            yield f"{layer}.weight", value + delta.to(value.dtype)
-        elif own_name:
-            yield f"{layer}.{own_name}", value
-        elif ".lora_" not in name:
-            yield name, value
+                delta = adapted[plain].get_delta_weight(_ADAPTER).detach()
+            yield plain, value + delta.to(value.dtype)
+        else:
+            yield plain, value
+
+
+def _adapted_name(name: str, layer: Any) -> str:
+    """Name, in the plain model, of the weight that a layer adapts.
+
+    A wrapper of a parameter, such as fused experts have, adapts one of its module's, and stands around another wrapper
+    where two of them are adapted.
+    """
+    from peft.tuners.lora import ParamWrapper
+
+    own = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
+    return f"{name.replace('.base_layer', '')}.{own}"

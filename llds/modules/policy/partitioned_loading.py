@@ -20,6 +20,7 @@ from transformers.initialization import no_init_weights
 
 from llds.errors import ConfigurationError
 from llds.files import FROM_FOLDER, errors_of_folder
+from llds.samplers.end_of_turn import saved_settings
 from llds.strategies import gathered, rank, whole_shape
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -78,6 +79,7 @@ def load_partitioned(
     config = AutoConfig.from_pretrained(folder, **FROM_FOLDER)
     with partition():
         model = bare_model(config, dtype, attention)
+    model.generation_config = saved_settings(folder)
     _check_files(files, model)
     for name, parameter in model.named_parameters():
         with gathered([parameter], writes=True):

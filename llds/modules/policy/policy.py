@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llds.batches.policy_batch import PolicyBatch
 from llds.batches.prefix_tree import PrefixTree
@@ -25,6 +25,7 @@ from llds.files import FROM_FOLDER, errors_of_folder
 from llds.losses.log_probs import before_actions
 from llds.modules.policy.adapters import LoRA, merged_weights, with_adapters
 from llds.modules.policy.fused_head import FusedHead
+from llds.modules.policy.noise import Silence
 from llds.modules.policy.partitioned_loading import bare_model, load_partitioned, miniature
 from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states, why_not_shared
 from llds.modules.policy.weights import full_weights
@@ -47,7 +48,7 @@ class PolicyOutput(NamedTuple):
 class Policy(nn.Module):
     """A transformers model as a policy.
 
-    Dropout is off: with it the policy would differ from the old policy before it has learned anything.
+    Dropout and other noise is off: with it the policy would differ from the old policy before it has learned anything.
 
     Args:
         path: Folder in the format of transformers (``llds:...`` for one inside the package).
@@ -85,9 +86,7 @@ class Policy(nn.Module):
         self.shares_prefixes = share_prefixes and _can_share_prefixes(example)
         if self.shares_prefixes:
             model.set_attn_implementation(TREE_ATTENTION)
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        self._silence = Silence(model)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.has_adapter = lora is not None
@@ -167,7 +166,9 @@ class Policy(nn.Module):
         """A model of the same shape that this rank holds whole, for sampling; `weights` fills it."""
         own = self.base_model
         model: nn.Module = bare_model(own.config, own.dtype, own.config._attn_implementation)
-        return cast(PreTrainedModel, model.requires_grad_(False).to(own.device).eval())
+        copy = cast(PreTrainedModel, model.requires_grad_(False).to(own.device).eval())
+        copy.generation_config = own.generation_config  # where its turns end
+        return copy
 
     def save_pretrained(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write a folder that plain transformers loads. The policy itself stays as it is; every rank must call.
@@ -179,8 +180,23 @@ class Policy(nn.Module):
         is_writer = rank() == 0
         state = {name: value.to("cpu", copy=True) for name, value in self.weights() if is_writer}
         if is_writer:
-            self.base_model.save_pretrained(folder, state_dict=state)
+            with self._silence.lifted():
+                _save(self.base_model, Path(folder), state)
             tokenizer.save_pretrained(folder)
+
+
+def _save(model: PreTrainedModel, folder: Path, state: dict[str, Tensor]) -> None:
+    """Write a model with its generation settings as they came, which transformers reads but refuses to write.
+
+    (Many published ones ask for a temperature and for greedy search at once.)
+    """
+    settings = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        model.generation_config = settings
+    settings.to_json_file(folder / "generation_config.json")
 
 
 def _can_share_prefixes(model: PreTrainedModel) -> bool:

@@ -95,14 +95,14 @@ class SeededSampling(LogitsProcessor):
 
 
 class EndOfAction(StoppingCriteria):
-    """Ends each row at a closing tag, at the end-of-sequence token or at its own limit; remembers where and why.
+    """Ends each row at a closing tag, at a token that ends a turn or at its own limit; remembers where and why.
 
     Only sampled tokens count: a context that ends like the beginning of a tag completes none.
 
     Args:
         actions: The rows of the batch.
         stop_strings: Finds closing tags.
-        eos_token_id: The end-of-sequence token, if there is one.
+        end_ids: Ids of the tokens that end a turn.
         context_width: Columns before the first token of this stretch.
         ends_early: Whether the stretch ends as soon as half of its rows have.
         device: Where the tokens are.
@@ -112,14 +112,15 @@ class EndOfAction(StoppingCriteria):
         self,
         actions: Sequence[OpenAction],
         stop_strings: StopStringCriteria,
-        eos_token_id: int | None,
+        end_ids: Sequence[int],
         context_width: int,
         ends_early: bool,
         device: torch.device,
     ) -> None:
         self._actions = actions
         self._stop_strings = stop_strings
-        self.eos_token_id = eos_token_id  # `generate` pads ended rows if a criterion has an attribute of this name
+        # `generate` pads ended rows if a criterion has an attribute of this name
+        self.eos_token_id = torch.tensor(end_ids, dtype=torch.long, device=device)
         self._context_width = context_width
         self._enough = len(actions) / 2 if ends_early and len(actions) > _FEW_ROWS else len(actions)
         self._starts = torch.tensor([[context_width - len(action.token_ids)] for action in actions], device=device)
@@ -132,7 +133,7 @@ class EndOfAction(StoppingCriteria):
         """Return which rows have ended, ``[B]`` bool; all of them where the stretch ends."""
         length = input_ids.shape[1] - self._context_width
         at_tag = self._stop_strings(self._sampled(input_ids), scores)
-        at_eos = (input_ids[:, -1] == (-1 if self.eos_token_id is None else self.eos_token_id)) & ~at_tag
+        at_eos = torch.isin(input_ids[:, -1], self.eos_token_id) & ~at_tag
         goes_on = self._ends == 0
         self._at_tag |= at_tag & goes_on
         self._at_eos |= at_eos & goes_on

@@ -26,6 +26,7 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList, Stop
 
 from llds.errors import ConfigurationError
 from llds.samplers.base import Sampler, SampleRequest
+from llds.samplers.end_of_turn import end_of_turn_ids
 from llds.samplers.transformers.decoding import EndOfAction, OpenAction, SeededSampling
 from llds.samplers.transformers.key_values import BatchContext, KeyValues, keeps_every_token
 from llds.samplers.transformers.prefixes import shared_prefixes
@@ -96,6 +97,7 @@ class TransformersSampler(Sampler):
         self._tokenizer = tokenizer
         self._forward_context = forward_context
         self._is_live = is_live
+        self._end_ids = end_of_turn_ids(model.generation_config, tokenizer)
         self._stop_strings = {}
         self._cache = {}
 
@@ -177,7 +179,7 @@ class TransformersSampler(Sampler):
         end = EndOfAction(
             actions,
             self._stop_string_criteria(actions[0].ticket.request.stop_strings),
-            self._tokenizer.eos_token_id,
+            self._end_ids,
             context.width,
             ends_early=cache is not None,
             device=device,

@@ -100,7 +100,7 @@ class VLLMSampler(Sampler):
         return self._thread
 
     def _submit(self, request: SampleRequest, salt: str | None = None) -> "Future[Completion]":
-        params = sampling_params(request, self._known.tokenizer.eos_token_id)
+        params = sampling_params(request, self._known.end_ids)
         # Salted with the version: a cache that outlived an update could not be mistaken for a present one.
         salt = salt or f"version {self.policy_version}"
         return self._started().submit(request.token_ids, params, salt, self.policy_version)

@@ -1,6 +1,6 @@
 """Requests and completions in vLLM's terms, the same for an engine in this process and for a server."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,12 @@ from llds.types import Completion, StopReason
 _SEEDS = 2**63  # vLLM takes signed 64-bit seeds
 
 
-def sampling_params(request: SampleRequest, eos_token_id: int | None) -> dict[str, Any]:
+def sampling_params(request: SampleRequest, end_ids: Sequence[int]) -> dict[str, Any]:
     """Arguments of vLLM's `SamplingParams`.
 
     Args:
         request: The request.
-        eos_token_id: The trainer's end-of-sequence token; the engine's own ideas of it are switched off.
+        end_ids: Ids of the tokens that end a turn; the engine's own ideas of them are switched off.
     """
     law = request.sampling
     return {
@@ -26,7 +26,7 @@ def sampling_params(request: SampleRequest, eos_token_id: int | None) -> dict[st
         "top_k": law.top_k,
         "max_tokens": request.max_tokens,
         "stop": list(request.stop_strings),
-        "stop_token_ids": [] if eos_token_id is None else [eos_token_id],
+        "stop_token_ids": list(end_ids),
         "ignore_eos": True,
         "skip_special_tokens": False,  # tags that are special tokens must be seen to stop at them
         "spaces_between_special_tokens": False,

@@ -1,6 +1,7 @@
 """What a trainer says to one vLLM server, over HTTP."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -65,7 +66,7 @@ class ServerClient:
     async def generate(
         self,
         request: SampleRequest,
-        eos_token_id: int | None,
+        end_ids: Sequence[int],
         version: int,
         salt: str,
         deadline_s: float,
@@ -78,7 +79,7 @@ class ServerClient:
         """
         body = {
             "token_ids": request.token_ids,
-            "sampling_params": sampling_params(request, eos_token_id),
+            "sampling_params": sampling_params(request, end_ids),
             "cache_salt": salt,
         }
         self.in_flight += 1

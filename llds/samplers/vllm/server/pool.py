@@ -53,7 +53,7 @@ class ServerPool:
         self._homes.pop(trajectory, None)
 
     async def generate(
-        self, request: SampleRequest, eos_token_id: int | None, version: int, salt: str, deadline_s: float
+        self, request: SampleRequest, end_ids: Sequence[int], version: int, salt: str, deadline_s: float
     ) -> Completion:
         """Sample an action on the trajectory's server, or on another if that is lost.
 
@@ -63,7 +63,7 @@ class ServerPool:
         while self.alive:
             server = self._home(request.trajectory)
             try:
-                return await server.generate(request, eos_token_id, version, salt, deadline_s)
+                return await server.generate(request, end_ids, version, salt, deadline_s)
             except ServerLost as error:
                 server.lost = server.lost or str(error)
         raise SamplerError(f"no vLLM server is left ({self.losses})")

@@ -236,10 +236,10 @@ class VLLMServerSampler(Sampler):
 
     def probe(self, request: SampleRequest) -> dict[str, Completion]:
         """Sample one action on each server."""
-        eos = self._known.tokenizer.eos_token_id
+        end_ids = self._known.end_ids
         answers = self._run(
             self._pool.each(
-                lambda server: server.generate(request, eos, self.policy_version, "canary", self.deadline_s)
+                lambda server: server.generate(request, end_ids, self.policy_version, "canary", self.deadline_s)
             )
         )
         return {server.name: completion for server, completion in answers.items()}
@@ -258,5 +258,5 @@ class VLLMServerSampler(Sampler):
         return self.sleep
 
     async def _generate(self, request: SampleRequest, salt: str) -> Completion:
-        eos = self._known.tokenizer.eos_token_id
-        return await self._pool.generate(request, eos, self.policy_version, salt, self.deadline_s)
+        end_ids = self._known.end_ids
+        return await self._pool.generate(request, end_ids, self.policy_version, salt, self.deadline_s)

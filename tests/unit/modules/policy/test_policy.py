@@ -1,5 +1,7 @@
 """The policy's log-probabilities are those of a plain forward, and its folder loads in plain transformers."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    Qwen3MoeConfig,
 )
 
 from llds.batches.policy_batch import collate
@@ -199,3 +202,37 @@ def moved_adapters(policy: Policy) -> Policy:
             if "lora_B" in name:
                 value.normal_(std=0.1)
     return policy
+
+
+def test_an_export_keeps_generation_settings_that_transformers_refuses_to_write(tmp_path: Path) -> None:
+    settings = {"temperature": 0.9, "top_p": 0.6, "do_sample": False, "eos_token_id": 2}  # as some publish them
+    shutil.copytree(resolve_path(POLICY), tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(settings))
+    Policy(str(tmp_path / "model")).save_pretrained(tmp_path / "out", AutoTokenizer.from_pretrained(tmp_path / "model"))
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert {key: written[key] for key in settings} == settings
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+@torch.no_grad()
+def test_adapters_of_fused_experts_are_merged_where_plain_transformers_has_the_experts(tmp_path: Path) -> None:
+    config = Qwen3MoeConfig(
+        vocab_size=8192, hidden_size=64, intermediate_size=64, moe_intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, head_dim=32, num_experts=4, num_experts_per_tok=2,
+        initializer_range=0.2, bos_token_id=None, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    policy = Policy(str(tmp_path / "model"), lora=LoRA(rank=4, alpha=8))
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.normal_(0, 0.3)
+    assert any("experts" in name and parameter.requires_grad for name, parameter in policy.named_parameters())
+    tokenizer = AutoTokenizer.from_pretrained(resolve_path(POLICY))
+    policy.save_pretrained(tmp_path / "out", tokenizer)
+    ids = torch.randint(10, 900, (1, 30))
+    plain, start = (AutoModelForCausalLM.from_pretrained(tmp_path / name).eval() for name in ("out", "model"))
+    with policy.evaluating():
+        trained = policy.base_model(input_ids=ids).logits
+    torch.testing.assert_close(plain(input_ids=ids).logits, trained, atol=1e-4, rtol=0)
+    assert (start(input_ids=ids).logits - trained).abs().max() > 0.5

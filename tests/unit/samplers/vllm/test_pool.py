@@ -104,7 +104,7 @@ def run(pool: ServerPool, *requests: SampleRequest, version: int = 0, deadline_s
     loop = BackgroundLoop()
 
     async def send() -> list[Any]:
-        calls = [pool.generate(request, 0, version, "salt", deadline_s) for request in requests]
+        calls = [pool.generate(request, (0,), version, "salt", deadline_s) for request in requests]
         results = await asyncio.gather(*calls, return_exceptions=True)
         await pool.connections.close()
         return results
@@ -130,7 +130,7 @@ def test_a_redirect_is_refused_and_nothing_goes_to_where_it_leads(pool: ServerPo
 
     async def ask() -> list[Any]:
         calls = (
-            client.generate(request(0), 0, 0, "salt", 5.0),
+            client.generate(request(0), (0,), 0, "salt", 5.0),
             client.call("llds_load", "weights"),
             client.world_size(),
         )

@@ -13,7 +13,7 @@ def request(seed: tuple[int, ...] = (0,)) -> SampleRequest:
 
 
 def test_the_law_the_limits_and_the_ends_are_passed_on() -> None:
-    params = sampling_params(request(), 5)
+    params = sampling_params(request(), (5, 7))
     assert {name: params[name] for name in ("temperature", "top_p", "top_k", "max_tokens", "stop")} == {
         "temperature": 0.7,
         "top_p": 0.9,
@@ -21,16 +21,18 @@ def test_the_law_the_limits_and_the_ends_are_passed_on() -> None:
         "max_tokens": 7,
         "stop": ["</a>", "</b>"],
     }
-    assert (params["stop_token_ids"], params["ignore_eos"], params["logprobs"]) == ([5], True, 0)
+    assert (params["stop_token_ids"], params["ignore_eos"], params["logprobs"]) == ([5, 7], True, 0)
     assert params["skip_special_tokens"] is False
-    assert sampling_params(request(), None)["stop_token_ids"] == []
+    assert sampling_params(request(), ())["stop_token_ids"] == []
 
 
 def test_seeds_are_fixed_distinct_and_in_range() -> None:
-    seeds = [sampling_params(request((0, iteration, 5, turn)), 5)["seed"] for iteration in range(30) for turn in (0, 1)]
+    seeds = [
+        sampling_params(request((0, iteration, 5, turn)), (5,))["seed"] for iteration in range(30) for turn in (0, 1)
+    ]
     assert len(set(seeds)) == 60
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert seeds[0] == sampling_params(request((0, 0, 5, 0)), 5)["seed"]
+    assert seeds[0] == sampling_params(request((0, 0, 5, 0)), (5,))["seed"]
 
 
 VERSIONS = [{"version": "4", "start": 0, "end": 2}]
