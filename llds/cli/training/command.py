@@ -35,6 +35,7 @@ from llds.cli.console import quiet, tell_of_indices
 from llds.cli.training.ask import QUESTION_HELP, answer_question, prepare_for_question
 from llds.cli.training.checkpoint_path import check_checkpoint, errors_of_damage
 from llds.cli.training.late_loggers import LateLoggers
+from llds.cli.training.lightning_settings import check_lightning_settings
 from llds.cli.training.probe import ProbingTrainer, prepare_for_probe
 from llds.cli.training.profile import PROFILE_HELP, with_profile
 from llds.cli.training.seeds import spread_seed
@@ -167,6 +168,8 @@ class SearchAgentCLI(LightningCLI):
         """
         with errors_of_constructors():
             super().instantiate_classes()
+        if self.subcommand == "fit":
+            check_lightning_settings(self.trainer, has_validation=self.datamodule.sources["validation"] is not None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with a profile where a training shall have one.
