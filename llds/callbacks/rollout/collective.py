@@ -11,6 +11,7 @@ from llds.callbacks.rollout.weight_sync import WeightSync
 from llds.modules import SearchAgentModule
 from llds.rewards import Reward
 from llds.rollout import Collection, EpisodeWatcher, Rollout, RolloutCollector, RolloutUnderWay, ToolCallPolicy
+from llds.rollout.scoring import score
 from llds.samplers import SampledPolicy, Sampler, TransformersSampler
 from llds.strategies import gather, together
 from llds.types import Prompt, SamplingParams, Trajectory
@@ -107,7 +108,7 @@ class PolicyRollouts:
 
     def _rewarded(self, trajectories: list[Trajectory]) -> list[Trajectory]:
         for trajectory in trajectories:
-            trajectory.reward = 0.0 if trajectory.status == "failed" else self.reward(trajectory)
+            trajectory.reward = score(self.reward, trajectory)
         return trajectories
 
     def _resample_lost(self, trajectories: Sequence[Trajectory], collection: Collection) -> None:

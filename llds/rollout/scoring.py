@@ -1,0 +1,39 @@
+"""Rewards of trajectories, from a class that may be anybody's."""
+
+import math
+from numbers import Real
+
+from llds.errors import ConfigurationError
+from llds.rewards import Reward
+from llds.types import Trajectory
+
+
+def score(reward: Reward, trajectory: Trajectory) -> float:
+    """The reward of a trajectory; 0 for one that failed, which nothing is trained on.
+
+    Args:
+        reward: Scores a trajectory.
+        trajectory: Its episode has ended.
+
+    Raises:
+        ConfigurationError: If the class raises, or gives what is no finite number; names it and the trajectory.
+    """
+    if trajectory.status == "failed":
+        return 0.0
+    where = f"{type(reward).__name__} (`rollout.reward`) for trajectory {trajectory.index}, {_question(trajectory)}"
+    try:
+        value = reward(trajectory)
+    except (Exception, SystemExit) as error:  # whatever a stranger's code does; Ctrl-C is the user's
+        raise ConfigurationError(
+            f"Expected a reward from {where}, got {type(error).__name__}: {error}. Correct the class."
+        ) from error
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ConfigurationError(
+            f"Expected a finite number from {where}, got {value!r}. Return a number, such as 0.0, for every trajectory."
+        )
+    return float(value)
+
+
+def _question(trajectory: Trajectory) -> str:
+    prompt = trajectory.prompt
+    return f"question {prompt.prompt_id!r} ({prompt.origin or prompt.data_source})"
