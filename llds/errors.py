@@ -35,6 +35,10 @@ class ToolFailure(LLDSError, RuntimeError):  # noqa: N818 (a failure of the worl
     """A tool could not do its work (down, too slow, broken). The trajectory that asked is marked failed."""
 
 
+class BlockedError(LLDSError, RuntimeError):
+    """Something keeps the rollout's event loop from going on, such as a tool that does not return. The run ends."""
+
+
 class SamplerError(LLDSError, RuntimeError):
     """The sampler could not generate. The trajectories that asked are marked failed."""
 

@@ -18,7 +18,7 @@ from llds.rollout.episode import Environment, EpisodeLimits, EpisodeWatcher, run
 from llds.rollout.observation import ObservationEncoder
 from llds.rollout.protocol import TagProtocol
 from llds.rollout.stragglers import Stragglers, abandon_stragglers
-from llds.rollout.tool_calls import ToolCallPolicy
+from llds.rollout.tool_calls import ToolCallPolicy, blocking_tool
 from llds.samplers.base import Sampler
 from llds.samplers.event_loop import BackgroundLoop
 from llds.types import Prompt, SamplingParams, Trajectory
@@ -114,7 +114,7 @@ class RolloutCollector:
         self.opening_tool = opening_tool
         self.watcher = watcher
         self.encoder = ObservationEncoder(self.tokenizer, protocol, names)
-        self._loop = BackgroundLoop()
+        self._loop = BackgroundLoop(tool_calls.blocked_s, blocking_tool)
 
     def collect(self, prompts: Sequence[Prompt], collection: Collection) -> list[Trajectory]:
         """Run `group_size` episodes of each prompt of the collection's share, to their end; see `begin`, `wait`."""

@@ -6,7 +6,10 @@ which marks the trajectory failed: text of an infrastructure error is never show
 
 import asyncio
 import random
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 from llds.agent_tools import AgentTool
 from llds.errors import ConfigurationError, ToolFailure, ToolInputError
@@ -25,12 +28,15 @@ class ToolCallPolicy:
     """Tries after the first that failed."""
     backoff_s: float = 0.5
     """Mean wait before the first retry, in seconds; doubles with each retry, times a random factor in [0.5, 1.5]."""
+    blocked_s: float = 120.0
+    """Longest time, in seconds, that a tool may block all others, as ``time.sleep`` in its `run` does; then the run
+    ends and names it."""
 
     def __post_init__(self) -> None:
-        if self.deadline_s <= 0 or self.max_retries < 0 or self.backoff_s < 0:
+        if self.deadline_s <= 0 or self.max_retries < 0 or self.backoff_s < 0 or self.blocked_s <= 0:
             raise ConfigurationError(
-                "Expected `rollout.tool_calls` to have deadline_s > 0, max_retries >= 0 and backoff_s >= 0, "
-                f"got {self.deadline_s}, {self.max_retries} and {self.backoff_s}."
+                "Expected `rollout.tool_calls` to have deadline_s > 0, max_retries >= 0, backoff_s >= 0 and "
+                f"blocked_s > 0, got {self.deadline_s}, {self.max_retries}, {self.backoff_s} and {self.blocked_s}."
             )
 
 
@@ -48,8 +54,7 @@ async def call_tool(tool: AgentTool, argument: str, policy: ToolCallPolicy) -> T
         if attempt:
             await asyncio.sleep(policy.backoff_s * 2 ** (attempt - 1) * _jitter.uniform(0.5, 1.5))
         try:
-            async with asyncio.timeout(policy.deadline_s):
-                return _checked(tool, await tool.run(argument))
+            return _checked(tool, await _within(policy.deadline_s, _contained(tool, argument)))
         except (ToolInputError, ConfigurationError):
             raise
         except (ToolFailure, OSError) as error:  # a deadline's TimeoutError is an OSError without a text
@@ -57,6 +62,56 @@ async def call_tool(tool: AgentTool, argument: str, policy: ToolCallPolicy) -> T
         except Exception as error:  # a tool is extension code: whatever it raises is a failure of that tool
             raise ToolFailure(f"agent tool `{tool.name}` raised {type(error).__name__}: {error}") from error
     raise ToolFailure(f"agent tool `{tool.name}` failed {tries} times, last: {type(last).__name__}: {last}") from last
+
+
+async def _within(deadline_s: float, call: Coroutine[Any, Any, ToolResult]) -> ToolResult:
+    """Run a call in a task of its own, which is left behind if it does not end when it is cancelled.
+
+    Raises:
+        TimeoutError: If it has no result by the deadline.
+        ToolFailure: If it was cancelled from within.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait({task}, timeout=deadline_s)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not task.done():
+        task.cancel()
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody waits for it any more
+        raise TimeoutError
+    if task.cancelled():
+        raise ToolFailure("it was cancelled, though nobody here did so")
+    error = task.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise RuntimeError(f"{type(error).__name__}({error})") from error
+    return task.result()
+
+
+async def _contained(tool: AgentTool, argument: str) -> ToolResult:
+    """Call a tool; what would end the event loop is an error of the tool like any other."""
+    try:
+        return await tool.run(argument)
+    except (SystemExit, KeyboardInterrupt) as error:  # Ctrl-C reaches the main thread, never a tool
+        raise RuntimeError(f"{type(error).__name__}({error})") from error
+
+
+def blocking_tool(frame: FrameType | None) -> str:
+    """What a thread that runs the event loop is doing, in words: the tool whose call stands on its stack, and where.
+
+    Args:
+        frame: The innermost frame of the thread.
+    """
+    if frame is None:
+        return "a thread that has ended"
+    where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    outer: FrameType | None = frame
+    while outer is not None:
+        if outer.f_code is _contained.__code__:
+            return f"agent tool `{outer.f_locals['tool'].name}` (at {where})"
+        outer = outer.f_back
+    return f"{frame.f_code.co_name} (at {where})"
 
 
 def _checked(tool: AgentTool, result: ToolResult) -> ToolResult:

@@ -5,30 +5,60 @@ the connections of asynchronous tools alive between iterations; and never waits 
 """
 
 import asyncio
+import logging
+import math
 import queue
+import sys
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
+from llds.errors import BlockedError
 from llds.samplers.futures import fulfil
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
+
+_log = logging.getLogger(__name__)
+
+_LOOK_S = 1.0
+"""Time between two looks at whether the loop still reacts, in seconds."""
 
 _UNWIND_S = 5.0
 """Longest time that cancelled coroutines get to end, in seconds."""
 
 
 class BackgroundLoop:
-    """Runs coroutines from ordinary code."""
+    """Runs coroutines from ordinary code.
 
-    def __init__(self) -> None:
+    Args:
+        blocked_s: Longest time, in seconds, that something on the loop may keep everything else from going on.
+        doing: Says in words what the loop's thread does, from its innermost frame.
+    """
+
+    def __init__(
+        self, blocked_s: float = math.inf, doing: Callable[[FrameType | None], str] = lambda frame: str(frame)
+    ) -> None:
+        self._blocked_s = blocked_s
+        self._doing = doing
+        self._is_closing = False
+        self._look_s = min(_LOOK_S, blocked_s / 4)
+        self._unanswered = 0  # looks, not time: a process that was stopped and goes on has not been blocked
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(_DaemonThreads())
-        self._thread = threading.Thread(target=self._loop.run_forever, name="llds-rollout", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="llds-rollout", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        """Run the loop until it is closed, whatever stops it: only its owner may."""
+        while not self._is_closing:
+            try:
+                self._loop.run_forever()
+            except BaseException as error:  # SystemExit of a callback would end the thread, and all would wait for ever
+                _log.warning("The event loop of the rollout goes on after %s: %s", type(error).__name__, error)
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run to the end and return the result; like `submit`, then `wait`."""
@@ -39,8 +69,14 @@ class BackgroundLoop:
 
         An error or an interrupt first cancels whatever else runs on the loop and waits until it has ended, so that
         nothing of this run reaches into the next.
+
+        Raises:
+            BlockedError: If something blocks the loop for too long.
         """
+        self._unanswered = 0
         try:
+            while not wait((future,), timeout=self._look_s).done:
+                self._look()
             return future.result()
         except BaseException:
             self.cancel_all()
@@ -50,8 +86,25 @@ class BackgroundLoop:
         """Begin to run and return the future of the result; cancelling it cancels the run."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
+    def _look(self) -> None:
+        """Ask the loop for a sign of life, and count those that did not come."""
+        blocked_s = self._unanswered * self._look_s
+        if blocked_s > self._blocked_s:
+            doing = self._doing(sys._current_frames().get(self._thread.ident or 0))
+            raise BlockedError(
+                f"Expected every call to let others go on, got {blocked_s:.3g} s in {doing} "
+                "(`rollout.tool_calls.blocked_s`), in which no trajectory could go on. Put what blocks into "
+                "`asyncio.to_thread`, then resume with `--ckpt_path last`: nothing is lost."
+            )
+        self._unanswered += 1
+        self._loop.call_soon_threadsafe(self._react)
+
+    def _react(self) -> None:
+        self._unanswered = 0
+
     def close(self) -> None:
         """Cancel what runs and stop the loop. A second call does nothing."""
+        self._is_closing = True
         if not self._loop.is_closed() and self.cancel_all():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
