@@ -8,9 +8,9 @@
     python tools/evaluate_detector.py --half all --match 'seed5(?!0[0-5])' tools/experiments/records/wide
 
 A path is that of a study (`study.py`), with its ending or without, or a folder of runs. A run belongs to the tuned half
-when the SHA-256 of its name is even. Truth is `llds.monitor.hindsight`. The cause of a run is known when its study or the
-name of its folder tells it (recordings of fault injections), or its configuration (random rewards, a quantized sampler);
-and healthy runs get faults put into their metrics (`detector_faults.py`).
+when the SHA-256 of its name is even. Truth is `llds.monitor.hindsight`. The cause of a run is known when its study or
+the name of its folder tells it (recordings of fault injections), or its configuration (random rewards, a quantized
+sampler); and healthy runs get faults put into their metrics (`detector_faults.py`).
 """
 
 import argparse

@@ -111,7 +111,7 @@ def _parse(table: Path) -> Runs:
     try:
         text = lzma.decompress(table.read_bytes()).decode()
     except (lzma.LZMAError, UnicodeDecodeError) as error:
-        raise DataError(f"Expected a table of runs in xz, got {table}: {error}. Take it from the repository.") from error
+        raise DataError(f"Expected a table of runs in xz, got {table}: {error}. Check it out again.") from error
     for row in csv.DictReader(io.StringIO(text)):
         if not row.get(RUN):
             raise DataError(f"Expected the name of a run in the column `{RUN}` of every row of {table}, got none.")

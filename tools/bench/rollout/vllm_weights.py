@@ -2,8 +2,8 @@
 
 Run from the repository root (two minutes; needs tools/install_vllm_cpu.sh)::
 
-    python tools/bench/vllm_weights.py
-    python tools/bench/vllm_weights.py --mode in_process --updates 5
+    python tools/bench/rollout/vllm_weights.py
+    python tools/bench/rollout/vllm_weights.py --mode in_process --updates 5
 
 The model has SmolLM2-135M's shape, with random weights, in float32 (538 MB). Before each update every weight changes a
 little. The table has, by update, the median and the largest:

@@ -2,9 +2,9 @@
 
 Run from the repository root (about a minute)::
 
-    python tools/bench/tool_loop.py
-    python tools/bench/tool_loop.py --without-policy --repeats 15
-    python tools/bench/tool_loop.py --trajectories 256 --delays-ms 20 100 --repeats 5
+    python tools/bench/rollout/tool_loop.py
+    python tools/bench/rollout/tool_loop.py --without-policy --repeats 15
+    python tools/bench/rollout/tool_loop.py --trajectories 256 --delays-ms 20 100 --repeats 5
 
 Ideal is one delay for each turn with a tool call: everybody waits at the same time. One after another would be that
 times the number of trajectories. The table has the median ratio of measured to ideal time, the processor time of a

@@ -2,7 +2,7 @@
 
 Run from the repository root; the first run builds the two indices in ``--folder``::
 
-    python tools/bench/fusion.py
+    python tools/bench/retrieval/fusion.py
 
 BM25 and wordllama find 100 passages a question; their rankings are fused with every ``k`` and ``depth``. A question
 counts as found if one of the first three passages holds a gold answer, as whole words after normalization. Questions
@@ -21,7 +21,7 @@ from llds.retrieval.fusion import fuse
 from llds.rewards import normalize_answer
 from llds.types import Prompt
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 QUESTIONS = [DATA / "questions" / f"r1searcher_{name}_500.jsonl" for name in ("hotpotqa", "2wiki", "musique")]
 CONSTANTS, DEPTHS = (0, 2, 10, 60, 200), (3, 5, 10, 20, 100)
 FOUND, TOP_K = 100, 3

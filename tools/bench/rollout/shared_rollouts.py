@@ -2,8 +2,8 @@
 
 Run from the repository root (under a minute)::
 
-    python tools/bench/shared_rollouts.py
-    python tools/bench/shared_rollouts.py --group_size 16 --instructions 0 660 2000
+    python tools/bench/rollout/shared_rollouts.py
+    python tools/bench/rollout/shared_rollouts.py --group_size 16 --instructions 0 660 2000
 
 The policy that ships with llds rolls out 8 prompts x 8 trajectories of up to three searches, greedily, behind an
 instruction of so many tokens (660: the description of one tool in TRL's prompt). Ratios are without sharing over with,
@@ -24,7 +24,7 @@ from llds.paths import resolve_path
 from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy
 from llds.samplers import TransformersSampler
 from llds.types import Prompt, SamplingParams
-from tools.bench.tool_loop import POLICY, QUESTIONS, DelayedTool
+from tools.bench.rollout.tool_loop import POLICY, QUESTIONS, DelayedTool
 
 LIMITS = EpisodeLimits(action_tokens=24, observation_tokens=128, total_tokens=4096, turns=3)
 

@@ -1,6 +1,6 @@
 """What LLDS and the early-warning signals cost: their share of the processor time of an iteration of the quickstart.
 
-    python tools/bench/signals_share.py [--iterations 6] [-- --data.batch_size 512 --rollout.group_size 5]
+    python tools/bench/training/signals_share.py [--iterations 6] [-- --data.batch_size 512 --rollout.group_size 5]
 
 Runs the quickstart with clocks around what a plain GRPO run would not need. LLDS: its term in the loss of every
 micro-batch with its part of the backward pass, measured apart on the same tensors. Early warning: the signals of the

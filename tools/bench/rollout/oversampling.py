@@ -2,8 +2,8 @@
 
 Run from the repository root (ten minutes of one idle core)::
 
-    python tools/bench/oversampling.py
-    python tools/bench/oversampling.py --seeds 3 4 --iterations 20 -- --rollout.limits.turns 4  # settings of llds fit
+    python tools/bench/rollout/oversampling.py
+    python tools/bench/rollout/oversampling.py --seeds 3 4 --iterations 20 -- --rollout.limits.turns 4     # of llds fit
 
 The quickstart's training without and with `rollout.oversampling`, in processes of one thread that follow each other.
 Rewards are the mean of all that was sampled (`reward/mean`), which no setting filters. Prints, for each setting, the
@@ -31,7 +31,7 @@ trainer:
   enable_progress_bar: false
   logger: false
   callbacks:
-    - class_path: tools.bench.oversampling.Costs
+    - class_path: tools.bench.rollout.oversampling.Costs
       init_args: {{path: {table}}}
 seed_everything: {seed}
 data: {{init_args: {{iterations: {iterations}, seed: {seed}}}}}

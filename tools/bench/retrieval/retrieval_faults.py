@@ -2,8 +2,8 @@
 
 Run from the repository root (about a minute)::
 
-    python tools/bench/retrieval_faults.py
-    python tools/bench/retrieval_faults.py --share 0.1 --action-s 0.5 --timeout-s 10
+    python tools/bench/retrieval/retrieval_faults.py
+    python tools/bench/retrieval/retrieval_faults.py --share 0.1 --action-s 0.5 --timeout-s 10
 
 Everything is real but the policy and the faults: 1,000 trajectories, each with three searches of its own in a BM25
 index over the passages that ship with llds, through ``SearchTool``, ``HTTPRetriever`` and a loopback socket to our

@@ -2,8 +2,8 @@
 
 Run from the repository root (a few minutes; two idle cores, or ``nice`` rights, make the figures mean something)::
 
-    python tools/bench/overlap.py                        # the policy samples in a thread of the trainer's process
-    python tools/bench/overlap.py --sampler vllm         # a vLLM server samples, a process of its own
+    python tools/bench/rollout/overlap.py                    # the policy samples in a thread of the trainer's process
+    python tools/bench/rollout/overlap.py --sampler vllm     # a vLLM server samples, a process of its own
 
 The quickstart's training, first one after the other, then overlapped, in processes of their own that take turns. With
 vLLM the trainer has one core and the server another; otherwise both cores are the process's. Prints medians over the
@@ -30,7 +30,7 @@ trainer:
   enable_progress_bar: false
   logger: false
   callbacks:
-    - class_path: tools.bench.overlap.IterationTimes
+    - class_path: tools.bench.rollout.overlap.IterationTimes
       init_args: {{path: {table}, pin_to: {pin_to}}}
 data: {{init_args: {{iterations: {iterations}}}}}
 rollout: {{overlap: {overlap}}}

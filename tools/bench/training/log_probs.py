@@ -2,8 +2,8 @@
 
 Run from the repository root (minutes for each number of tokens)::
 
-    python tools/bench/log_probs.py
-    python tools/bench/log_probs.py --tokens 1024 4096 16384 --observations 0.6 --trl ~/trl/bin/python
+    python tools/bench/training/log_probs.py
+    python tools/bench/training/log_probs.py --tokens 1024 4096 16384 --observations 0.6 --trl ~/trl/bin/python
 
 ``--trl`` names the interpreter of an environment with trl==1.16.0 (see `grpo_step.py`); without it TRL is left out.
 T tokens, of which so many are observations: llds computes the actions alone. Naive is the whole logits,

@@ -1,6 +1,6 @@
 """Forward and backward of a group with its shared prefix computed once, against padded rows: ratio of times, equality.
 
-    python tools/bench/shared_prefixes.py [--prompt 512] [--response 64] [--group 8] [--hidden 576] [--threads 1]
+    python tools/bench/training/shared_prefixes.py [--prompt 512] [--response 64] [--group 8] [--hidden 576] ...
 
 Takes both in turns, in one process; prints the medians of CPU seconds.
 """

@@ -3,7 +3,7 @@
 TRL lives in an environment of its own; make one and name its interpreter (no other package of llds is touched)::
 
     python3 -m venv ~/trl && ~/trl/bin/pip install torch==2.13.0+cpu trl==1.16.0 jmespath
-    python tools/bench/grpo_step.py --trl ~/trl/bin/python
+    python tools/bench/training/grpo_step.py --trl ~/trl/bin/python
 
 Both train the same random Qwen2 on the same prompts with groups of the same size, the same number of new tokens, KL
 coefficient 0.001, one optimizer step per iteration, fp32, no tool call; they take turns, step by step, so that what

@@ -1,6 +1,6 @@
 """How an iteration's time grows: processor seconds as prompts, turns, observation length and model size double.
 
-    python tools/bench/growth.py
+    python tools/bench/training/growth.py
 
 Whole iterations of a random Qwen2 (hidden 128, 4 layers), all real but the protocol, which reads every action as a
 search, so that lengths are the same in every trajectory. One setting changes at a time; the exponent is the slope of
