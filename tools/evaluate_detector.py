@@ -102,7 +102,7 @@ def find_runs(place: Path) -> list[Recording]:
     """The runs of a study; or the recordings in a folder and those below it, or else the folders of runs in it."""
     if (study := Study.at(place)).table.exists():
         return [
-            Recording(name, partial(metrics_of, rows, f"{study.table}, run {name}"), rows[0].get(CAUSE))
+            Recording(name, partial(metrics_of, rows, f"run {name} of {place}"), cause_named(rows[0].get(CAUSE, "")))
             for name, rows in study.read().items()
         ]
     if not place.is_dir():
@@ -113,10 +113,15 @@ def find_runs(place: Path) -> list[Recording]:
     return [Recording(name_of(path), partial(read_metrics, path), known_cause(path)) for path in paths]
 
 
+def cause_named(name: str) -> str | None:
+    """The cause of this name; None for what is none, such as "healthy"."""
+    return name if name in ADVICE else None
+
+
 def known_cause(path: Path) -> str | None:
     """The cause of a run's trouble, if its folder or its configuration tells."""
-    if path.parent.name in ADVICE:
-        return path.parent.name
+    if cause := cause_named(path.parent.name):
+        return cause
     if path.name.endswith(".jsonl.gz"):
         with gzip.open(path, "rt") as lines:
             config = json.loads(lines.readline()).get("config", {})

@@ -27,7 +27,7 @@ from llds.errors import DataError
 
 RUN = "run"
 CAUSE = "cause"
-"""Column of the studies whose runs have a known trouble: its name (`llds.monitor.causes`)."""
+"""Column of the studies whose runs have a known trouble: its name (`llds.monitor.causes`), or "healthy"."""
 _TABLE, _LOOSE = ".csv.xz", ".csv.gz"
 Cells = dict[str, str]
 Runs = dict[str, list[Cells]]

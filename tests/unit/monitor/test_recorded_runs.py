@@ -106,6 +106,12 @@ def test_a_training_with_a_fault_yields_its_name(cells: list[Cells]) -> None:
     assert before == {"none"}
 
 
+def test_a_healthy_run_of_a_study_has_no_cause() -> None:
+    result = evaluate("--half", "all", "--recorded-only", "--match", "^healthy", "tests/recordings/faults.csv.xz")
+    assert result["figures"]["runs"] == len(HEALTHY) == 2
+    assert result["causes of recorded runs"] == {}
+
+
 @pytest.mark.parametrize("name", SPIRALS)
 def test_a_training_that_collapses_by_itself_is_a_spiral(name: str) -> None:
     """Twice the learning rate at which none of the seeds collapses, and no LLDS."""
