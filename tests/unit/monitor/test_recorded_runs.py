@@ -107,7 +107,7 @@ def test_a_training_with_a_fault_yields_its_name(cells: list[Cells]) -> None:
 
 
 def test_a_healthy_run_of_a_study_has_no_cause() -> None:
-    result = evaluate("--half", "all", "--recorded-only", "--match", "^healthy", "tests/recordings/faults.csv.xz")
+    result = evaluate("--half", "all", "--recorded-only", "--match", "^none-", "tests/recordings/faults.csv.xz")
     assert result["figures"]["runs"] == len(HEALTHY) == 2
     assert result["causes of recorded runs"] == {}
 
