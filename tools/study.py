@@ -16,6 +16,7 @@ import gzip
 import io
 import lzma
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,6 +169,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process packs into a folder; the lock ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -186,7 +188,11 @@ def main() -> None:
     commands.choices["unpack"].add_argument("folder", type=Path, help="of the files")
     options = parser.parse_args()
     study = Study.at(options.study)
-    names = study.pack() if options.command == "pack" else study.unpack(options.folder)
+    try:
+        study.read()  # a name that was misspelled is no empty study
+        names = study.pack() if options.command == "pack" else study.unpack(options.folder)
+    except DataError as error:
+        sys.exit(f"{parser.prog}: {error}")
     print(f"{options.command}ed {len(names)} runs of {study.table}")
 
 
