@@ -4,12 +4,13 @@
     python tools/evaluate_detector.py --half tuned tests/recordings/prototype
     python tools/evaluate_detector.py --signals-of verl tests/recordings/prototype    # with what verl logs only
     python tools/evaluate_detector.py --half all tests/recordings/small     # 40 trajectories an iteration
-    python tools/evaluate_detector.py --half all MY_RUNS    # any folder whose recordings or runs llds diagnose reads
+    python tools/evaluate_detector.py --half all MY_RUNS    # a folder whose recordings or runs llds diagnose reads
     python tools/evaluate_detector.py --half all --match 'seed5(?!0[0-5])' tools/experiments/records/wide
 
-A run belongs to the tuned half when the SHA-256 of its name is even. Truth is `llds.monitor.hindsight`. The cause of a
-run is known when its folder is named after one (recordings of fault injections), or by its configuration (random
-rewards, a quantized sampler); and healthy runs get faults put into their metrics (`detector_faults.py`).
+A path is that of a study (`study.py`), with its ending or without, or a folder of runs. A run belongs to the tuned half
+when the SHA-256 of its name is even. Truth is `llds.monitor.hindsight`. The cause of a run is known when its study or
+the name of its folder tells it (recordings of fault injections), or its configuration (random rewards, a quantized
+sampler); and healthy runs get faults put into their metrics (`detector_faults.py`).
 """
 
 import argparse
@@ -22,19 +23,21 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from detector_faults import FAULTS, Rows
+from study import CAUSE, Study
 
 from llds.errors import DataError
 from llds.monitor import Diagnosis, diagnose, summarize
 from llds.monitor.causes import ADVICE
 from llds.monitor.hindsight import Outcome, outcome
-from llds.monitor.sources import VOCABULARIES, read_metrics
+from llds.monitor.sources import VOCABULARIES, MetricTable, metrics_of, read_metrics
 
 REWARD = "reward/mean"
 SIGNALS_OF = {one.framework: set(one.names.values()) for one in VOCABULARIES if one.framework != "recording"}
@@ -69,17 +72,25 @@ class Run:
         return causes.most_common(1)[0][0] if causes else None
 
 
-def read_run(path: Path, signals: Collection[str]) -> Run | None:
+@dataclass(frozen=True)
+class Recording:
+    """A run that can be read: its name, how to, and the cause of its trouble where it is known."""
+
+    name: str
+    read: Callable[[], MetricTable]
+    cause: str | None
+
+
+def read_run(recording: Recording, signals: Collection[str]) -> Run | None:
     """A run, with these signals only; None for what is none."""
     try:
-        table = read_metrics(path)
+        table = recording.read()
     except DataError as error:
         print(f"passed over: {error}", file=sys.stderr)
         return None
     rows = [{name: row[name] for name in signals if name in row} for _, row in table.rows if REWARD in row]
-    return Run(
-        name_of(path), rows, outcome([row[REWARD] for row in rows]), diagnose(enumerate(rows)), known_cause(path)
-    )
+    truth = outcome([row[REWARD] for row in rows])
+    return Run(recording.name, rows, truth, diagnose(enumerate(rows)), recording.cause)
 
 
 def name_of(path: Path) -> str:
@@ -87,15 +98,30 @@ def name_of(path: Path) -> str:
     return re.sub(r"\.(jsonl|csv)(\.gz)?$", "", path.name)
 
 
-def find_runs(folder: Path) -> list[Path]:
-    """The recordings in a folder and those below it, or else the folders of runs in it."""
-    return sorted(folder.rglob("*.gz")) or sorted(path for path in folder.iterdir() if path.is_dir())
+def find_runs(place: Path) -> list[Recording]:
+    """The runs of a study; or the recordings in a folder and those below it, or else the folders of runs in it."""
+    if (study := Study.at(place)).table.exists():
+        return [
+            Recording(name, partial(metrics_of, rows, f"run {name} of {place}"), cause_named(rows[0].get(CAUSE, "")))
+            for name, rows in study.read().items()
+        ]
+    if not place.is_dir():
+        sys.exit(f"Expected a study or a folder of runs, got {place}: no such table or folder.")
+    if tables := sorted(place.glob("*.csv.xz")):
+        sys.exit(f"Expected a study or a folder of runs, got {place} with the studies {', '.join(map(str, tables))}.")
+    paths = sorted(place.rglob("*.gz")) or sorted(path for path in place.iterdir() if path.is_dir())
+    return [Recording(name_of(path), partial(read_metrics, path), known_cause(path)) for path in paths]
+
+
+def cause_named(name: str) -> str | None:
+    """The cause of this name; None for what is none, such as "healthy"."""
+    return name if name in ADVICE else None
 
 
 def known_cause(path: Path) -> str | None:
     """The cause of a run's trouble, if its folder or its configuration tells."""
-    if path.parent.name in ADVICE:
-        return path.parent.name
+    if cause := cause_named(path.parent.name):
+        return cause
     if path.name.endswith(".jsonl.gz"):
         with gzip.open(path, "rt") as lines:
             config = json.loads(lines.readline()).get("config", {})
@@ -252,7 +278,7 @@ def print_table(runs: list[Run], result: dict[str, Any]) -> None:
 def main() -> None:
     """Evaluate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("place", type=Path, nargs="+", help="studies, or folders of runs")
     parser.add_argument("--half", choices=("held-out", "tuned", "all"), default="held-out")
     parser.add_argument(
         "--match", type=re.compile, default=re.compile(""), help="only runs whose name has this pattern"
@@ -264,14 +290,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     signals = SIGNALS_OF[options.signals_of]
-    paths = [path for folder in options.folder for path in find_runs(folder)]
+    found = [recording for place in options.place for recording in find_runs(place)]
     wanted = [
-        path
-        for path in paths
-        if options.half in ("all", "tuned" if is_tuned(name_of(path)) else "held-out")
-        and options.match.search(name_of(path))
+        recording
+        for recording in found
+        if options.half in ("all", "tuned" if is_tuned(recording.name) else "held-out")
+        and options.match.search(recording.name)
     ]
-    runs = [run for path in wanted if (run := read_run(path, signals)) is not None]
+    runs = [run for recording in wanted if (run := read_run(recording, signals)) is not None]
     result: dict[str, Any] = {"figures": figures(runs), "causes of recorded runs": recorded_causes(runs)}
     if not options.recorded_only:
         result |= on_made_up_rows(runs, signals)

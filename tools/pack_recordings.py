@@ -2,49 +2,42 @@
 
     python tools/pack_recordings.py ../shared/runs --output tests/recordings/prototype
 
-Reads whatever `llds diagnose` reads; writes a CSV in gzip for each run, a few KB; into a folder named after the cause
-of its trouble where the run's configuration tells it.
+Reads whatever `llds diagnose` reads; adds the runs to a study (`study.py`), a few KB each, with the cause of a run's
+trouble where its configuration tells it.
 """
 
 import argparse
-import csv
-import gzip
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evaluate_detector import known_cause, name_of
+from study import CAUSE, Study
 
 from llds.monitor import read_metrics
 from llds.monitor.detector import SIGNALS_READ
 
-Rows = Sequence[tuple[int, Mapping[str, float]]]
+DIGITS = 3
 
 
-def pack(rows: Rows) -> bytes:
-    """The rows as a CSV in gzip; the same bytes for the same rows."""
-    present = {name for _, row in rows for name in row}
-    names = [name for name in SIGNALS_READ if name in present]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["iteration", *names])
+def compact(rows: Sequence[tuple[int, Mapping[str, float]]], cause: str | None) -> Iterator[dict[str, Any]]:
+    """The rows with what the detector reads."""
     for iteration, row in rows:
-        writer.writerow([iteration, *(f"{row[name]:.3g}" if name in row else "" for name in names)])
-    return gzip.compress(text.getvalue().encode(), mtime=0)
+        signals = {name: row[name] for name in SIGNALS_READ if name in row}
+        yield {CAUSE: cause, "iteration": iteration} | signals
 
 
 def main() -> None:
     """Pack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of runs")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the study")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+    study = Study.at(options.output)
     for path in sorted(options.folder.iterdir()):
         if path.name != "README.md":
-            home = options.output / (known_cause(path) or "")
-            home.mkdir(exist_ok=True)
-            (home / f"{name_of(path)}.csv.gz").write_bytes(pack(read_metrics(path).rows))
+            study.add(name_of(path), compact(read_metrics(path).rows, known_cause(path)), DIGITS)
+    study.pack()
 
 
 if __name__ == "__main__":

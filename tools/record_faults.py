@@ -5,15 +5,12 @@
     python tools/evaluate_detector.py --half all --recorded-only tests/recordings/faults
 
 Real trainings (the policy that ships, real search, real updates) of 36 trajectories an iteration, in which one thing
-breaks, from an iteration on or from the start. A recording is a CSV in gzip with the signals of each iteration, in a
-folder named after the cause: `llds diagnose FILE` reads it. Those of `healthy` have no fault.
+breaks, from an iteration on or from the start. The study `tests/recordings/faults` (`tools/study.py`) keeps the signals
+of each iteration, and the cause that must be named; that of a run without a fault is `healthy`.
 """
 
 import argparse
 import copy
-import csv
-import gzip
-import io
 import logging
 import random
 import tempfile
@@ -25,6 +22,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from study import CAUSE, Study
 from torch import Tensor
 
 from llds.agent_tools import SearchTool
@@ -40,7 +38,7 @@ from llds.rollout import EpisodeLimits, ToolCallPolicy
 from llds.samplers import SampleRequest, TransformersSampler
 from llds.types import Completion, Trajectory
 
-FOLDER = Path(__file__).parents[1] / "tests" / "recordings" / "faults"
+STUDY = Path(__file__).parents[1] / "tests" / "recordings" / "faults"
 INDEX = Path(tempfile.gettempdir()) / "llds-recordings-index"
 ITERATIONS = 20
 START = 9
@@ -321,35 +319,27 @@ def record(fault: str, seed: int) -> list[dict[str, float]]:
     return recorder.rows
 
 
-def write(path: Path, rows: list[dict[str, float]]) -> None:
-    """Write a recording; numbers with four significant digits."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([f"{row[name]:.4g}" if name in row else "" for name in names] for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))  # the same bytes for the same rows
-
-
 def main() -> None:
     """Record what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--output", type=Path, default=FOLDER)
+    parser.add_argument("--output", type=Path, default=STUDY, help="the study")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="lightning|transformers|torch")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    study = Study.at(options.output)
     for seed in options.seeds:
         for fault in options.faults:
-            path = options.output / FAULTS[fault][0] / f"{fault.replace(' ', '_')}-seed{seed}.csv.gz"
-            if not path.exists():
-                write(path, rows := record(fault, seed))
+            name = f"{fault.replace(' ', '_')}-seed{seed}"
+            if not study.has(name):
+                rows = record(fault, seed)
+                study.add(name, [row | {CAUSE: FAULTS[fault][0]} for row in rows])
                 rewards = " ".join(f"{row['reward/mean']:.2f}" for row in rows)
-                print(f"{path.relative_to(options.output)}: {rewards}", flush=True)
+                print(f"{FAULTS[fault][0]}/{name}: {rewards}", flush=True)
+    study.pack()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Everything is real but the policy's words and the faults: the trainer, the search tool, the HTTP client, a loopback
 socket, our server, BM25 over the shipped passages. What it costs in time is measured by
-``tools/bench/retrieval_faults.py``.
+``tools/bench/retrieval/retrieval_faults.py``.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from llds.types import Completion
 from tests.runs import Run, by_iteration, make_run, scripted
 from tests.scripted_sampler import ScriptedSampler
 from tests.servers import serving
-from tools.bench.retrieval_faults import FaultyServer
+from tools.bench.retrieval.retrieval_faults import FaultyServer
 
 CORPUS = "llds:quickstart/corpus.jsonl"
 PLACES = ["France", "Japan", "Ghana", "Norway", "Peru", "Kenya", "India", "Chile", "Nepal", "Cuba"]

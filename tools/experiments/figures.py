@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tools.experiments.inference import standard_error
-from tools.experiments.recording import RECORDS, read_rows
 from tools.experiments.records_table import FIXED, REWARD, Run, read_runs, smooth
-from tools.experiments.tables import ANCHORS, paired_rows
+from tools.experiments.tables import ANCHORS, paired_rows, probe_changes
 
 COLORS = {0.0: "#444444", 0.01: "#8da0cb", 0.1: "#66c2a5", 0.2: "#1b9e77", 1.0: "#d95f02", 5.0: "#7570b3"}
 STYLES = {"": "-", "lagged": ":", "frozen": "--", "positive": "--"}
@@ -59,10 +58,7 @@ def spiral(study: str) -> Figure | None:
 
 def probe() -> Figure | None:
     """After the paper's figure 3a: change of correct responses' likelihood by an update on one question, sorted."""
-    changes: dict[int, list[float]] = {}
-    for path in sorted((RECORDS / "probe").glob("small-*.csv.gz")):
-        for row in read_rows(path):
-            changes.setdefault(int(row["iteration"]), []).append(float(row["change"]))
+    changes = probe_changes("small")
     if not changes:
         return None
     figure, grid = plt.subplots(1, len(changes), figsize=(11, 2.2), sharey=True, constrained_layout=True)

@@ -11,8 +11,9 @@
     python -m tools.experiments.full_runs quickstart    # study 3 on the quickstart's agent
     python -m tools.experiments.full_runs protect       # the runs that fall, with conf/collapse/protect.yaml
 
-Each training leaves a record in `tools/experiments/records/STUDY/`; those that are there already are passed over, so a
-study that was interrupted goes on, and several processes can share one. Every run is reproducible by itself.
+Each training leaves a record in the study `tools/experiments/records/STUDY` (`tools/study.py`), which is packed at the
+end; runs that are there already are passed over, so a study that was interrupted goes on, and several processes can
+share one. Every run is reproducible by itself.
 """
 
 import argparse
@@ -30,8 +31,9 @@ import torch
 from jsonargparse import ArgumentParser
 
 from llds.callbacks import CollapseMonitor, IterationCheckpoint
-from tools.experiments.recording import RECORDS, FixedSet, Record, Row, correct_trajectories, write_rows
+from tools.experiments.recording import RECORDS, FixedSet, Record, Row, correct_trajectories
 from tools.experiments.tasks import QUICKSTART, RUNS, SMALL, WIDE, RandomReward, Settings, Task, train
+from tools.study import Study
 
 LOWEST, MIDDLE, HIGHEST = 5e-4, 1e-3, 1.5e-3
 """Learning rates of the small task, chosen on a seed that is not used: it held at the first and fell at the others."""
@@ -76,7 +78,7 @@ class Job:
     def name(self) -> str:
         """Of its record."""
         variant = f"-{self.variant}" if self.variant else ""
-        return f"{self.task.name}-lr{self.rate:g}-lambda{self.coefficient:g}{variant}-seed{self.seed}.csv.gz"
+        return f"{self.task.name}-lr{self.rate:g}-lambda{self.coefficient:g}{variant}-seed{self.seed}"
 
     @property
     def settings(self) -> Settings:
@@ -179,8 +181,8 @@ STUDIES = {
     "quickstart": quickstart,
     "protect": protect,
 }
-FOLDERS = {"positive": "full", "more": "full"}
-"""Studies whose records lie beside those of another."""
+TABLES = {"positive": "full", "more": "full"}
+"""Studies whose records are in the table of another."""
 
 
 @contextmanager
@@ -199,7 +201,7 @@ def claimed(name: str) -> Iterator[bool]:
 
 def run(job: Job, fixed: FixedSet) -> list[Row]:
     """Train once; the signals of each iteration."""
-    record, folder = Record(), RUNS / "work" / job.name.removesuffix(".csv.gz")
+    record, folder = Record(), RUNS / "work" / job.name
     train(job.task, job.settings, [fixed, *(_protection() if job.is_protected else []), record], folder)
     shutil.rmtree(folder, ignore_errors=True)
     return record.rows
@@ -231,17 +233,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RECORDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for study in arguments.studies:
-        for job in STUDIES[study]():
-            path = arguments.output / FOLDERS.get(study, study) / job.name
-            with claimed(f"{study}-{job.name}") as is_mine:
-                if not is_mine or path.exists():
+    for name in arguments.studies:
+        study = Study(arguments.output / TABLES.get(name, name))
+        for job in STUDIES[name]():
+            with claimed(f"{name}-{job.name}") as is_mine:
+                if not is_mine or study.has(job.name):
                     continue
                 job = replace(job, iterations=arguments.iterations or job.iterations)
                 started = time.process_time()
                 rows = run(job, FixedSet(correct_trajectories(job.task)))
-                write_rows(path, rows)
-                print(f"{study}/{job.name}: {describe(rows)}; {time.process_time() - started:.0f} CPU s", flush=True)
+                study.add(job.name, rows)
+                print(f"{name}/{job.name}: {describe(rows)}; {time.process_time() - started:.0f} CPU s", flush=True)
+        study.pack()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ the iteration's updates from the same state; then all responses are scored again
 bit. So a variant's difference to plain GRPO is due to the loss alone. At the same places, `--probe` measures the
 paper's per-sample probe (arXiv 2512.04220 v2, eq. 3, fig. 3a): one GRPO update on one question.
 
-Writes `records/paired/` (a row for each place and variant) and `records/probe/` (a row for each place and question).
+Adds to the studies `records/paired` (a row for each place and variant) and `records/probe` (a row for each place and
+question); runs that are there already are passed over.
 """
 
 import argparse
@@ -29,8 +30,9 @@ from llds.metrics import displacement_metrics, has_answer
 from llds.modules import SearchAgentModule
 from llds.modules.anchor import LaggedAnchor
 from llds.types import Trajectory
-from tools.experiments.recording import RECORDS, FixedSet, Row, correct_trajectories, mean_log_likelihood, write_rows
+from tools.experiments.recording import RECORDS, FixedSet, Row, correct_trajectories, mean_log_likelihood
 from tools.experiments.tasks import TASKS, Settings, train
+from tools.study import Study
 
 LAG = 4
 FROZEN = 10**6
@@ -237,18 +239,21 @@ def main() -> None:
     torch.set_num_threads(1)
     task, fixed = TASKS[arguments.task], None
     variants = [one for one in VARIANTS if not arguments.variants or one.name in arguments.variants]
+    paired_study, probe_study = (Study(arguments.output / name) for name in ("paired", "probe"))
     for seed in arguments.seeds:
-        name = f"{task.name}-lr{arguments.learning_rate:g}-seed{seed}.csv.gz"
-        if (arguments.output / "paired" / name).exists():
+        name = f"{task.name}-lr{arguments.learning_rate:g}-seed{seed}"
+        if paired_study.has(name):
             continue
         fixed = fixed or FixedSet(correct_trajectories(task)).batch
         paired = PairedUpdates(variants, arguments.at, fixed, arguments.probe)
         started = time.process_time()
         train(task, Settings(arguments.learning_rate, {"coefficient": 0.0}, max(arguments.at) + 1, seed), [paired])
-        write_rows(arguments.output / "paired" / name, paired.rows)
         if arguments.probe:
-            write_rows(arguments.output / "probe" / name, paired.probe_rows)
+            probe_study.add(name, paired.probe_rows)
+        paired_study.add(name, paired.rows)  # last: it says that the run is done
         print(f"{name}: {len(paired.rows)} rows, {time.process_time() - started:.0f} CPU s", flush=True)
+    for study in (paired_study, probe_study):
+        study.pack()
 
 
 if __name__ == "__main__":

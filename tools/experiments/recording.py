@@ -1,13 +1,8 @@
 """What an experiment keeps of a run: every signal that llds logs, one compact row per iteration.
 
-A record is a CSV in gzip, whose columns are the signals' names: `llds diagnose FILE` and `tools/evaluate_detector.py`
-read it. Times are left out.
+The records of a study are one table (`tools/study.py`), whose columns are the signals' names. Times are left out.
 """
 
-import csv
-import gzip
-import io
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,21 +96,3 @@ def correct_trajectories(task: Task, count: int = PROBE_SIZE) -> list[Trajectory
         torch.save([collect.correct[number] for number in sorted(picked.tolist())], path)
     trajectories: list[Trajectory] = torch.load(path, weights_only=False)  # its own file
     return trajectories
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a record; numbers with four significant digits."""
-    listed = list(rows)
-    names = list(dict.fromkeys(name for row in listed for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for row in listed:
-        writer.writerow({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))  # the same bytes for the same rows
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a record, as text."""
-    return list(csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode())))

@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from llds.monitor.hindsight import WINDOW, Outcome, outcome
-from tools.experiments.recording import RECORDS, read_rows
+from tools.experiments.recording import RECORDS
+from tools.study import Cells, Study
 
 NAME = re.compile(
-    r"(?P<task>[a-z]+)-lr(?P<rate>[\d.e-]+?)-lambda(?P<coefficient>[\d.]+)(?P<variant>(?:-[a-z_]+[\d.]*)*?)-seed(?P<seed>\d+)\.csv\.gz"
+    r"(?P<task>[a-z]+)-lr(?P<rate>[\d.e-]+?)-lambda(?P<coefficient>[\d.]+)(?P<variant>(?:-[a-z_]+[\d.]*)*?)-seed(?P<seed>\d+)"
 )
 LAST = 10
 FIXED = "policy/fixed_log_likelihood"
@@ -77,15 +77,15 @@ def read_runs(study: str, **wanted: object) -> list[Run]:
 
 @cache
 def _read_all(study: str) -> tuple[Run, ...]:
-    return tuple(_read(path) for path in sorted((RECORDS / study).glob("*.csv.gz")))
+    return tuple(_run(name, rows) for name, rows in Study(RECORDS / study).read().items())
 
 
-def _read(path: Path) -> Run:
-    match = NAME.fullmatch(path.name)
+def _run(name: str, rows: list[Cells]) -> Run:
+    match = NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"Expected a record named like small-lr0.001-lambda0.2-seed1.csv.gz, got {path}.")
-    rows = read_rows(path)
-    curves = {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
+        raise ValueError(f"Expected a record named like small-lr0.001-lambda0.2-seed1, got {name}.")
+    signals = dict.fromkeys(signal for row in rows for signal in row)
+    curves = {signal: [float(row[signal]) if signal in row else None for row in rows] for signal in signals}
     return Run(
         match["task"],
         float(match["rate"]),

@@ -5,8 +5,9 @@ from statistics import mean, median
 
 from llds.monitor import CollapseDetector
 from tools.experiments.inference import Difference, fisher_test, paired_difference, standard_error
-from tools.experiments.recording import RECORDS, read_rows
+from tools.experiments.recording import RECORDS
 from tools.experiments.records_table import Run, defined, read_runs, smooth
+from tools.study import Cells, Study
 
 Cell = str | float
 PLAIN = "lambda 0"
@@ -35,17 +36,30 @@ def change(difference: Difference, digits: int = 3) -> str:
 Place = tuple[str, str]
 
 
-def paired_rows(task: str) -> dict[str, dict[Place, dict[str, str]]]:
+def rows_of(study: str, task: str) -> list[tuple[str, Cells]]:
+    """The rows of a task's runs in a study, each with its run."""
+    runs = Study(RECORDS / study).read()
+    return [(run, row) for run, rows in runs.items() if run.startswith(f"{task}-") for row in rows]
+
+
+def paired_rows(task: str) -> dict[str, dict[Place, Cells]]:
     """Rows of study 1 by variant and place (run, iteration)."""
-    found: dict[str, dict[Place, dict[str, str]]] = {}
-    for path in sorted((RECORDS / "paired").glob(f"{task}-*.csv.gz")):
-        for row in read_rows(path):
-            if int(row["correct"]) > 0:
-                found.setdefault(row["variant"], {})[(path.name, row["iteration"])] = row
+    found: dict[str, dict[Place, Cells]] = {}
+    for run, row in rows_of("paired", task):
+        if int(row["correct"]) > 0:
+            found.setdefault(row["variant"], {})[(run, row["iteration"])] = row
     return found
 
 
-def column(rows: dict[Place, dict[str, str]], places: Sequence[Place], name: str) -> list[float]:
+def probe_changes(task: str) -> dict[int, list[float]]:
+    """Changes of correct responses' likelihood by an update on one question, by iteration."""
+    changes: dict[int, list[float]] = {}
+    for _, row in rows_of("probe", task):
+        changes.setdefault(int(row["iteration"]), []).append(float(row["change"]))
+    return changes
+
+
+def column(rows: dict[Place, Cells], places: Sequence[Place], name: str) -> list[float]:
     """A measure at these places."""
     return [float(rows[place][name]) for place in places]
 
@@ -78,8 +92,8 @@ def paired_table(task: str) -> str:
 
 
 def _against_plain(
-    plain: dict[Place, dict[str, str]],
-    measured: dict[Place, dict[str, str]],
+    plain: dict[Place, Cells],
+    measured: dict[Place, Cells],
     places: Sequence[Place],
     name: str,
     scale: float,
@@ -304,12 +318,9 @@ def protect_table() -> str:
 
 def probe_table(task: str) -> str:
     """The paper's per-sample probe: questions whose correct responses lose likelihood in one update on them alone."""
-    by_iteration: dict[int, list[float]] = {}
     rewards: dict[int, list[float]] = {}
-    for path in sorted((RECORDS / "probe").glob(f"{task}-*.csv.gz")):
-        for row in read_rows(path):
-            by_iteration.setdefault(int(row["iteration"]), []).append(float(row["change"]))
-            rewards.setdefault(int(row["iteration"]), []).append(float(row["reward"]))
+    for _, row in rows_of("probe", task):
+        rewards.setdefault(int(row["iteration"]), []).append(float(row["reward"]))
     rows = [
         [
             iteration,
@@ -318,7 +329,7 @@ def probe_table(task: str) -> str:
             f"{sum(value < 0 for value in changes) / len(changes):.2f}",
             f"{1000 * median(changes):+.1f}",
         ]
-        for iteration, changes in sorted(by_iteration.items())
+        for iteration, changes in sorted(probe_changes(task).items())
     ]
     return markdown(["iteration", "questions", "reward", "share that loses", "median change, 1e-3 nats"], rows)
 

@@ -1,6 +1,6 @@
 """Metrics of llds runs and of other frameworks' logs, in our names."""
 
-from llds.monitor.sources.find import VOCABULARIES, read_metrics
+from llds.monitor.sources.find import VOCABULARIES, metrics_of, read_metrics
 from llds.monitor.sources.vocabulary import MetricTable, Vocabulary
 
-__all__ = ["VOCABULARIES", "MetricTable", "Vocabulary", "read_metrics"]
+__all__ = ["VOCABULARIES", "MetricTable", "Vocabulary", "metrics_of", "read_metrics"]

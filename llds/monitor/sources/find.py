@@ -1,6 +1,7 @@
 """Where a run keeps its metrics, and reading them."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from llds.errors import DataError
@@ -38,10 +39,21 @@ def read_metrics(path: str | Path) -> MetricTable:
     if not place.exists():
         raise DataError(f"Expected a metrics file or the folder of a run, got {path}: no such file or folder.")
     sources = _find(place) if place.is_dir() else [place]
-    records = _read_all(sources)
-    records = [prime_rl.without_agents(record) for record in plain_names(records, str(path))]
-    shown = sources[0] if len(sources) == 1 else place
-    return build_table(str(shown), records, _choose(records, shown))
+    return metrics_of(_read_all(sources), str(sources[0] if len(sources) == 1 else place))
+
+
+def metrics_of(records: Sequence[Record], source: str) -> MetricTable:
+    """The metrics of a run whose records are at hand: the rows of a table, a data frame, a query.
+
+    Args:
+        records: One per iteration, or several; values by the names that a framework gives its metrics.
+        source: Where they come from, for messages.
+
+    Raises:
+        DataError: If they are those of several runs, or none of their columns is known.
+    """
+    records = [prime_rl.without_agents(record) for record in plain_names(list(records), source)]
+    return build_table(source, records, _choose(records, source))
 
 
 def _read_all(sources: list[Path]) -> list[Record]:
@@ -98,7 +110,7 @@ def _written(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def _choose(records: list[Record], source: Path) -> Vocabulary:
+def _choose(records: list[Record], source: str) -> Vocabulary:
     """The vocabulary that knows most of the columns."""
     columns = list(dict.fromkeys(name for record in records for name in record))
     known = {vocabulary.framework: len(vocabulary.known(columns)) for vocabulary in VOCABULARIES}

@@ -1,7 +1,7 @@
 """How much memory and disk an index takes, told before it is built, and what this machine has.
 
 The figures per row are those of Chroma 1.5 (HNSW in hnswlib, texts in SQLite), fitted to builds of 10,000 to 311,000
-passages by ``tools/bench/index_growth.py``; they hold within about a fifth.
+passages by ``tools/bench/retrieval/index_growth.py``; they hold within about a fifth.
 """
 
 import logging

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llds.monitor import CollapseDetector, Diagnosis, diagnose, read_metrics
+from llds.monitor import CollapseDetector, Diagnosis, diagnose
 from llds.monitor.instability import SIGNS, Instability
+from tools.study import Study
 
 Row = dict[str, float]
 Make = Callable[..., list[Row]]
@@ -170,6 +171,7 @@ def test_what_breaks_after_the_alarm_is_not_its_cause(healthy: Make) -> None:
 
 
 def test_the_recordings_of_the_prototypes_have_the_signs() -> None:
-    for path in (RECORDINGS / "prototype").glob("*.csv.gz"):
-        names = {name for _, row in read_metrics(path).rows for name in row}
-        assert {name for check in SIGNS for name in check.signals} <= names
+    runs = Study(RECORDINGS / "prototype").read()
+    assert len(runs) == 96
+    for run, cells in runs.items():
+        assert {name for check in SIGNS for name in check.signals} <= {name for row in cells for name in row}, run

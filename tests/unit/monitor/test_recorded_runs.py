@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
-from llds.monitor import diagnose, read_metrics
+from llds.monitor import diagnose
 from llds.monitor.causes import NAMES
 from llds.monitor.hindsight import outcome
+from llds.monitor.sources import metrics_of
+from tools.study import CAUSE, Cells, Study
 
 ROOT = Path(__file__).parents[3]
 RECORDINGS = ROOT / "tests" / "recordings"
 WIDE = ROOT / "tools" / "experiments" / "records" / "wide"
+FURTHER = {run: rows for run, rows in Study(WIDE.parent / "further").read().items() if run.startswith("small-")}
 MISSED = "late_coin-seed1"  # a reward that turns into a coin; a spiral is named
-FAULTS = [
-    path
-    for path in sorted((RECORDINGS / "faults").glob("*/*.csv.gz"))
-    if path.parent.name != "healthy" and not path.name.startswith(MISSED)
-]
+RECORDED = Study(RECORDINGS / "faults").read()
+HEALTHY = {run: rows for run, rows in RECORDED.items() if rows[0][CAUSE] == "healthy"}
+FAULTS = {run: rows for run, rows in RECORDED.items() if run not in HEALTHY and run != MISSED}
 SPIRALS = [f"small-lr0.001-lambda0-seed{seed}" for seed in (100, 102)]
 
 
@@ -87,35 +88,41 @@ def test_slow_collapses_are_foreseen(wide: dict[str, Any]) -> None:
     assert figures["  false alarms"] == 0
 
 
-@pytest.mark.parametrize("path", sorted((WIDE.parent / "further").glob("small-*.gz")), ids=lambda path: path.name)
-def test_what_looked_like_a_false_alarm_was_an_early_one(path: Path) -> None:
-    rows = [row for _, row in read_metrics(path).rows]
+@pytest.mark.parametrize("cells", FURTHER.values(), ids=FURTHER)
+def test_what_looked_like_a_false_alarm_was_an_early_one(cells: list[Cells]) -> None:
+    rows = [row for _, row in metrics_of(cells, "further").rows]
     assert outcome([row["reward/mean"] for row in rows[:32]]).kind == "healthy"
     assert outcome([row["reward/mean"] for row in rows]).kind == "collapsed"
     assert "alarm" in {one.level for one in diagnose(enumerate(rows))}
 
 
-@pytest.mark.parametrize("path", FAULTS, ids=lambda path: path.name.removesuffix(".csv.gz"))
-def test_a_training_with_a_fault_yields_its_name(path: Path) -> None:
-    said = diagnose(read_metrics(path).rows)
+@pytest.mark.parametrize("cells", FAULTS.values(), ids=FAULTS)
+def test_a_training_with_a_fault_yields_its_name(cells: list[Cells]) -> None:
+    said = diagnose(metrics_of(cells, "faults").rows)
     level = "alarm" if any(one.level == "alarm" for one in said) else "warning"
     causes = Counter(one.cause for one in said if one.level == level)
-    assert causes.most_common(1)[0][0] == path.parent.name
+    assert causes.most_common(1)[0][0] == cells[0][CAUSE]
     before = {one.level for one in said[:5]}
     assert before == {"none"}
+
+
+def test_a_healthy_run_of_a_study_has_no_cause() -> None:
+    result = evaluate("--half", "all", "--recorded-only", "--match", "^none-", "tests/recordings/faults.csv.xz")
+    assert result["figures"]["runs"] == len(HEALTHY) == 2
+    assert result["causes of recorded runs"] == {}
 
 
 @pytest.mark.parametrize("name", SPIRALS)
 def test_a_training_that_collapses_by_itself_is_a_spiral(name: str) -> None:
     """Twice the learning rate at which none of the seeds collapses, and no LLDS."""
-    said = diagnose(read_metrics(RECORDINGS / "small" / f"{name}.csv.gz").rows)
+    said = diagnose(metrics_of(Study(RECORDINGS / "small").read()[name], name).rows)
     assert {one.cause for one in said if one.level == "alarm"} == {"lld_spiral"}
 
 
 def test_every_cause_has_a_recorded_training() -> None:
-    assert {path.parent.name for path in FAULTS} == set(NAMES) - {"unknown", "lld_spiral"}
+    assert {cells[0][CAUSE] for cells in FAULTS.values()} == set(NAMES) - {"unknown", "lld_spiral"}
 
 
-@pytest.mark.parametrize("path", sorted((RECORDINGS / "faults" / "healthy").glob("*.gz")), ids=lambda path: path.name)
-def test_a_training_without_a_fault_has_no_alarm(path: Path) -> None:
-    assert "alarm" not in {one.level for one in diagnose(read_metrics(path).rows)}
+@pytest.mark.parametrize("cells", HEALTHY.values(), ids=HEALTHY)
+def test_a_training_without_a_fault_has_no_alarm(cells: list[Cells]) -> None:
+    assert "alarm" not in {one.level for one in diagnose(metrics_of(cells, "healthy").rows)}

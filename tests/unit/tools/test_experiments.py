@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from llds.batches.policy_batch import collate
-from llds.monitor.sources import read_metrics
 from llds.retrieval import Passage, Retriever
 from tests.runs import answers, make_run, rows, scripted
 from tests.trajectories import random_trajectories
@@ -15,7 +14,7 @@ from tools.experiments.analyse import PAGES, with_tables
 from tools.experiments.full_runs import STUDIES
 from tools.experiments.inference import fisher_test, paired_difference, sign_test
 from tools.experiments.paired import VARIANTS, PairedUpdates
-from tools.experiments.recording import Collect, Record, mean_log_likelihood, read_rows, write_rows
+from tools.experiments.recording import Collect, Record, mean_log_likelihood
 from tools.experiments.records_table import NAME
 from tools.experiments.tasks import QUICKSTART, NoisySearchTool, RandomReward
 
@@ -53,20 +52,6 @@ def test_the_fixed_set_is_scored_as_its_mean_log_likelihood(plain) -> None:
     log_probs = run.module.score(run.module.policy, batch)
     each = [float(log_probs[row][batch.action_index[row] >= 0].mean()) for row in range(2)]
     assert mean_log_likelihood(run.module, batch) == pytest.approx(sum(each) / 2, abs=1e-6)
-
-
-def test_a_record_comes_back_and_is_read_by_the_monitor(tmp_path: Path) -> None:
-    path = tmp_path / "small-lr0.001-lambda0-seed1.csv.gz"
-    write_rows(
-        path, [{"iteration": 1, "reward/mean": 0.25}, {"iteration": 2, "reward/mean": 0.5, "policy/entropy": 1.0}]
-    )
-    first = path.read_bytes()
-    write_rows(
-        path, [{"iteration": 1, "reward/mean": 0.25}, {"iteration": 2, "reward/mean": 0.5, "policy/entropy": 1.0}]
-    )
-    assert path.read_bytes() == first
-    assert [row["policy/entropy"] for row in read_rows(path)] == ["", "1"]
-    assert [row["reward/mean"] for _, row in read_metrics(path).rows] == [0.25, 0.5]
 
 
 def test_the_record_keeps_what_was_logged_without_times(tmp_path: Path) -> None:
