@@ -1,4 +1,7 @@
-"""The LightningModule of a search agent, and the parts it is made of."""
+"""The LightningModule of a search agent, and the parts it is made of: policy, objective, updates, metrics, state.
+
+The formulas of the loss are in `llds.losses`; what makes trajectories is in `llds.callbacks.rollout`.
+"""
 
 from llds.modules.anchor import LaggedAnchor
 from llds.modules.measuring import MetricSource

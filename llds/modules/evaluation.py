@@ -7,6 +7,7 @@ Left out on purpose: the statistics (`llds.evaluation`), and the table and card 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from llds.evaluation import QuestionResult, measure_question, summarize
 from llds.types import Trajectory
@@ -26,7 +27,7 @@ class Evaluation:
         """Forget the questions of the last evaluation."""
         self.questions = []
 
-    def add(self, trajectories: Sequence[Trajectory], decode: Callable[..., str]) -> None:
+    def add(self, trajectories: Sequence[Trajectory], decode: Callable[[list[int]], Any]) -> None:
         """Measure trajectories.
 
         Args:

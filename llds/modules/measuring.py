@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import Logger
+from lightning.fabric.loggers import Logger
 
 from llds.batches import RolloutBatch
 from llds.batches.iteration_metrics import IterationMetrics, place_of

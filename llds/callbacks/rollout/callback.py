@@ -246,12 +246,24 @@ class RolloutCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
     ) -> None:
         """Roll out and reward the batch, one trajectory per prompt."""
+        self._evaluate(pl_module, batch, batch_idx)
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
+    ) -> None:
+        """Roll out and reward the batch, one trajectory per prompt."""
+        self._evaluate(pl_module, batch, batch_idx)
+
+    def on_predict_batch_start(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
+    ) -> None:
+        """Roll out and reward the batch, one trajectory per prompt."""
+        self._evaluate(pl_module, batch, batch_idx)
+
+    def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
         seed = (self.seed, _EVALUATION, batch_idx)
         collection = Collection(1, self.eval_sampling, self.eval_limits, seed, (rank(), world_size()))
         _fill(batch, [self._collect(self._start(pl_module), batch.prompts, collection)])
-
-    on_test_batch_start = on_validation_batch_start
-    on_predict_batch_start = on_validation_batch_start
 
     def sample(
         self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], group_size: int, seed: tuple[int, ...]
