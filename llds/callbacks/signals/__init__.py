@@ -1,4 +1,4 @@
-"""Signals of an iteration that need a second look at its trajectories; all others are pure functions in `llds.metrics`."""
+"""Signals of an iteration that need a second look at its trajectories; all others are functions in `llds.metrics`."""
 
 from llds.callbacks.signals.callback import IterationSignals
 
