@@ -1,4 +1,4 @@
-"""Agent tools: what the policy can call while it answers a question."""
+"""Agent tools: what the policy can call while it answers a question; `base` says how to add one."""
 
 from llds.agent_tools.base import AgentTool
 from llds.agent_tools.calculator import CalculatorTool

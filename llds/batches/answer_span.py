@@ -1,10 +1,31 @@
 """Where a trajectory's final answer stands among its tokens, for the masked-answer variant of LLDS."""
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from llds.losses import AnswerMasking
 from llds.types import Trajectory
+
+
+def answer_spans(
+    trajectories: Sequence[Trajectory],
+    tokenizer: PreTrainedTokenizerBase,
+    answer_tag: str,
+    masking: AnswerMasking | None,
+) -> list[range] | None:
+    """The final answer of each trajectory, where a masking asks for it; None where there is no masking.
+
+    Args:
+        trajectories: Finished trajectories.
+        tokenizer: The policy's tokenizer.
+        answer_tag: Tag of the answer.
+        masking: Says within how many last tokens an answer must lie.
+    """
+    if masking is None:
+        return None
+    return [answer_span(trajectory, tokenizer, answer_tag, masking.last_tokens) for trajectory in trajectories]
 
 
 def answer_span(

@@ -1,4 +1,4 @@
-"""Dealing the trajectories of a mini-batch out to micro-batches and ranks.
+"""The micro-batches of a mini-batch, balanced over the ranks.
 
 Every rank gets as many micro-batches as every other, so that none waits for a collective that another does not reach;
 those that run at the same time have about as many tokens. The result of training does not depend on any of it.
@@ -33,11 +33,11 @@ class MicroBatchLimits:
         )
 
 
-def deal_padded(lengths: Tensor, limits: MicroBatchLimits, rank: int, ranks: int) -> list[Tensor]:
-    """Deal out rows that are going to be padded.
+def padded_micro_batches(lengths: Tensor, limits: MicroBatchLimits, rank: int, ranks: int) -> list[Tensor]:
+    """A rank's micro-batches of rows that are going to be padded.
 
-    Rows of similar length run at the same moment, so that little is padding; within such a moment they are dealt to
-    the ranks back and forth by length.
+    Rows of similar length run at the same time, so that little is padding; those that do are shared out to the ranks
+    back and forth by length.
 
     Args:
         lengths: Tokens of each row, ``[B]``.
@@ -46,27 +46,29 @@ def deal_padded(lengths: Tensor, limits: MicroBatchLimits, rank: int, ranks: int
         ranks: Number of ranks.
 
     Returns:
-        Row numbers of each of its micro-batches; as many on every rank, some of them empty.
+        Row numbers of each micro-batch; as many on every rank, some of them empty.
     """
     order = torch.argsort(lengths, stable=True)
-    moments: list[list[int]] = []
+    simultaneous: list[list[int]] = []  # rows of the micro-batches that all ranks run at the same time
     for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
-        rows_each = -(-(len(moments[-1]) + 1) // ranks) if moments else 0
-        if not moments or not limits.allow(rows_each, rows_each * length):
-            moments.append([])
-        moments[-1].append(row)
-    dealt = []
-    for moment in moments:
-        rows = torch.tensor(moment, device=lengths.device)
+        rows_each = -(-(len(simultaneous[-1]) + 1) // ranks) if simultaneous else 0
+        if not simultaneous or not limits.allow(rows_each, rows_each * length):
+            simultaneous.append([])
+        simultaneous[-1].append(row)
+    mine = []
+    for of_all_ranks in simultaneous:
+        rows = torch.tensor(of_all_ranks, device=lengths.device)
         place = torch.arange(len(rows), device=rows.device)
         turn, offset = place // ranks, place % ranks
         owner = torch.where(turn % 2 == 0, offset, ranks - 1 - offset)
-        dealt.append(rows[owner == rank])
-    return dealt
+        mine.append(rows[owner == rank])
+    return mine
 
 
-def deal_packed(input_ids: Tensor, lengths: Tensor, limits: MicroBatchLimits, rank: int, ranks: int) -> list[Tensor]:
-    """Deal out rows whose common prefixes are computed once in each micro-batch.
+def packed_micro_batches(
+    input_ids: Tensor, lengths: Tensor, limits: MicroBatchLimits, rank: int, ranks: int
+) -> list[Tensor]:
+    """A rank's micro-batches of rows whose common prefixes are computed once in each.
 
     Rows that share a prefix stay together. There are as few micro-batches as the limits and the ranks allow, of about
     as many distinct tokens each.
@@ -79,7 +81,7 @@ def deal_packed(input_ids: Tensor, lengths: Tensor, limits: MicroBatchLimits, ra
         ranks: Number of ranks.
 
     Returns:
-        Row numbers of each of its micro-batches; as many on every rank, some of them empty.
+        Row numbers of each micro-batch; as many on every rank, some of them empty.
     """
     sequences = [row[:length] for row, length in zip(input_ids.cpu().numpy(), lengths.tolist(), strict=True)]
     order = lexicographic_order(sequences)
@@ -89,9 +91,9 @@ def deal_packed(input_ids: Tensor, lengths: Tensor, limits: MicroBatchLimits, ra
     parts = _balanced(whole, added, limits, ranks)
     parts.sort(key=lambda part: part.tokens)
     mine = [torch.tensor(order[part.start : part.stop], device=lengths.device) for part in parts[rank::ranks]]
-    moments = -(-len(parts) // ranks)
+    per_rank = -(-len(parts) // ranks)
     nothing = torch.zeros(0, dtype=torch.long, device=lengths.device)
-    return mine + [nothing] * (moments - len(mine))
+    return mine + [nothing] * (per_rank - len(mine))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llds.batches.micro_batches import MicroBatchLimits, deal_packed, deal_padded
+from llds.batches.micro_batches import MicroBatchLimits, packed_micro_batches, padded_micro_batches
 from llds.types import Trajectory
 
 
@@ -82,12 +82,12 @@ class PolicyBatch:
         Yields:
             The row numbers and the rows; where the rank runs short, no row number and a row without actions.
         """
-        dealt = (
-            deal_packed(self.input_ids, self.lengths, limits, rank, ranks)
+        mine = (
+            packed_micro_batches(self.input_ids, self.lengths, limits, rank, ranks)
             if packed
-            else deal_padded(self.lengths, limits, rank, ranks)
+            else padded_micro_batches(self.lengths, limits, rank, ranks)
         )
-        for indices in dealt:
+        for indices in mine:
             yield indices, self.rows(indices) if len(indices) else self._without_actions()
 
     def _without_actions(self) -> "PolicyBatch":

@@ -7,10 +7,14 @@ Deliberately neither a dataclass nor a mapping nor a sequence: Lightning's preci
 them and cast their floats. `to` returns the object itself, so that Lightning's transfer to the device leaves it alone.
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from llds.batches.iteration_metrics import IterationMetrics
 from llds.types import Prompt, Trajectory
 
 if TYPE_CHECKING:
@@ -32,9 +36,9 @@ class RolloutBatch:
         updated_log_probs: Of the rows of `policy_batch`, as the updates last saw them, ``[B, T]``; None before.
         log_prob_changes: By row of `policy_batch`, what all updates added to each token's log-probability, ``[T]`` on
             the CPU; of the rows that were scored once more.
-        tool_statistics: What each agent tool counted in this rank's part of the rollout, in each of its rounds.
+        tool_statistics: What each agent tool counted in this rank's share of each rollout of the iteration.
         timings: Seconds by phase, such as ``rollout`` or ``score``.
-        metrics: Metrics of this iteration by their full key, such as ``rollout/valid_action_rate``.
+        metrics: Metrics of this iteration by their full key; each source hands in its part.
     """
 
     def __init__(self, prompts: list[Prompt]) -> None:
@@ -46,11 +50,20 @@ class RolloutBatch:
         self.log_prob_changes: dict[int, Tensor] = {}
         self.tool_statistics: dict[AgentTool, list[Any]] = {}
         self.timings: dict[str, float] = {}
-        self.metrics: dict[str, float] = {}
+        self.metrics = IterationMetrics()
 
     def __len__(self) -> int:
         """Number of prompts."""
         return len(self.prompts)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Record the seconds of a phase."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[phase] = time.perf_counter() - started
 
     def to(self, device: Any, non_blocking: bool = False) -> "RolloutBatch":
         """Return the batch itself: prompts are not tensors, and the tensors made from them are placed by their maker.

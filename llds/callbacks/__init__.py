@@ -1,4 +1,7 @@
-"""Callbacks: rollout, retrieval, early warning, and what a run writes."""
+"""Callbacks: rollout, retrieval, early warning, and what a run writes.
+
+Each connects a part of llds that knows no Trainer (`llds.rollout`, `llds.monitor`, `llds.evaluation`, ...) to a run.
+"""
 
 from llds.callbacks.checkpoint import ExportPolicy, IterationCheckpoint, list_checkpoints
 from llds.callbacks.collapse import CollapseMonitor

@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 
 @contextmanager
-def without_ending_the_run(what: str) -> Iterator[None]:
+def best_effort(what: str) -> Iterator[None]:
     """Turn any error into a warning.
 
     Args:

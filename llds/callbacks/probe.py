@@ -131,7 +131,8 @@ class LLDProbe(pl.Callback):
         if pl_module.iteration % self.every_n_iterations == 0:
             started = time.perf_counter()
             is_done = self.last is not None and self.last.iteration == pl_module.iteration
-            batch.metrics |= (self.last if self.last and is_done else self.probe(trainer, pl_module)).metrics()
+            probe = self.last if self.last and is_done else self.probe(trainer, pl_module)
+            batch.metrics.hand_in("probe", probe.metrics())
             batch.timings["probe"] = time.perf_counter() - started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:

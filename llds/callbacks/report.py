@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from llds.callbacks.best_effort import without_ending_the_run
+from llds.callbacks.best_effort import best_effort
 from llds.errors import ConfigurationError, LLDSError
 from llds.modules import SearchAgentModule
 
@@ -67,7 +67,7 @@ class RunReport(pl.Callback):
         from llds.report import read_run, write_report
 
         folder = Path(trainer.default_root_dir)
-        with without_ending_the_run("No report"):
+        with best_effort("No report"):
             try:
                 return write_report([read_run(folder)], folder / "report.html")
             except LLDSError as error:

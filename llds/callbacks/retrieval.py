@@ -5,7 +5,7 @@ Left out on purpose: the search itself (`llds.retrieval`) and its failures, whic
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,18 +14,20 @@ from llds.agent_tools import SearchStatistics, SearchTool
 from llds.batches import RolloutBatch
 from llds.errors import ConfigurationError
 from llds.evaluation import found_gold
-from llds.modules import SearchAgentModule
+from llds.modules import MetricSource, SearchAgentModule
 from llds.retrieval import Retriever
 from llds.strategies import gather, together
 from llds.types import Trajectory
 
 
-class RetrievalCallback(pl.Callback):
+class RetrievalCallback(MetricSource):
     """Gives the agent's search tools their retriever.
 
     Args:
         retriever: Finds passages; None for an agent without a search tool.
     """
+
+    part: ClassVar[str] = "retrieval"
 
     def __init__(self, retriever: Retriever | None = None) -> None:
         self.retriever = retriever
@@ -38,8 +40,7 @@ class RetrievalCallback(pl.Callback):
             ConfigurationError: If the agent searches and there is no retriever.
             RetrievalError: If the retriever's index cannot be used.
         """
-        tools = [*pl_module.agent_tools, pl_module.opening_tool]
-        self._tools = [tool for tool in tools if isinstance(tool, SearchTool)]
+        self._tools = [tool for tool in pl_module.all_tools if isinstance(tool, SearchTool)]
         if not self._tools:
             return
         if self.retriever is None:
@@ -60,13 +61,12 @@ class RetrievalCallback(pl.Callback):
         for now in range(3):
             together(retriever.open if now == turn else lambda: None)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
-    ) -> None:
-        """Add the retrieval's signals to the iteration's metrics."""
-        if self._tools:
-            statistics = [one for tool in self._tools for one in batch.tool_statistics[tool]]
-            batch.metrics |= self._metrics(pl_module, batch.trajectories, statistics)
+    def measure(self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch) -> dict[str, float]:
+        """The retrieval's signals; none of an agent without a search tool."""
+        if not self._tools:
+            return {}
+        statistics = [one for tool in self._tools for one in batch.tool_statistics[tool]]
+        return self._metrics(pl_module, batch.trajectories, statistics)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the retriever."""

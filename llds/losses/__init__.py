@@ -1,4 +1,11 @@
-"""The objective: pure functions on tensors, and thin classes that a configuration can name. Needs torch alone."""
+"""The terms of the objective: pure functions on tensors, and thin classes that a configuration can name.
+
+Needs torch alone. Names are the paper's; each function says the equations that it is (arXiv 2512.04220 v2), and in its
+note where the authors' code or llds departs from them. Terms are added up in `llds.modules.objective`.
+
+Letters of shapes, here and in all of llds: ``B`` trajectories, ``T`` tokens of the longest (prompt, actions and
+observations), ``N`` action tokens, ``H`` hidden size, ``V`` vocabulary, ``U`` distinct tokens of a prefix tree.
+"""
 
 from llds.losses.advantages import AdvantageScale, group_advantages
 from llds.losses.answer_masking import AnswerMasking, AnswerSchedule

@@ -5,7 +5,8 @@ padding can hold anything (NaN and infinities too) without changing a loss or a 
 global denominator: the loss of a micro-batch is then its share of the mini-batch's loss, and the shares of all
 micro-batches and ranks add up to exactly that loss.
 
-Left out on purpose: how the mask is made (from lengths, where trajectories become a batch).
+Left out on purpose: how the mask is made: `Trajectory.action_index` numbers what the policy sampled and marks prompt
+and observations with -1, and `llds.batches.collate` marks padding so.
 """
 
 from typing import Literal, get_args

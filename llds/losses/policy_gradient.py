@@ -62,8 +62,8 @@ def grpo_loss(
         denominator: Global count (trajectories with action tokens, or action tokens); None: of these tensors.
 
     Returns:
-        The loss and ``policy/ratio_max``, ``policy/clip_share`` (share of tokens whose surrogate is clipped), the same
-        of tokens with a positive or negative advantage (``policy/clip_share_{positive,negative}``, 0 without any) and
+        The loss and ``policy/clip_share`` (share of tokens whose surrogate is clipped), the same of tokens with a
+        positive or negative advantage (``policy/clip_share_{positive,negative}``, 0 without any) and
         ``policy/likelihood_displacement`` (mean of ``log_probs - old_log_probs``, in nats).
 
     Note:
@@ -116,7 +116,7 @@ def gspo_loss(
         denominator: Global number of trajectories with action tokens; None: of these tensors.
 
     Returns:
-        The loss and ``policy/ratio_max`` (of a trajectory), ``policy/clip_share`` (of trajectories),
+        The loss and ``policy/clip_share`` (of trajectories),
         ``policy/clip_share_{positive,negative}`` (of those with such an advantage, 0 without any) and
         ``policy/likelihood_displacement`` (mean over trajectories of their mean log-ratio, in nats).
     """
@@ -158,10 +158,7 @@ def _ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor, advantag
         f"policy/clip_share_{name}": masked_mean(is_clipped.to(log_ratio.dtype), mask & sign)
         for name, sign in (("positive", advantage > 0), ("negative", advantage < 0))
     }
-    lowest = torch.full_like(log_ratio.detach(), -torch.inf)
-    largest = torch.where(mask, log_ratio.detach(), lowest).amax() if mask.numel() else log_ratio.detach().sum()
     return {
-        "policy/ratio_max": largest.exp(),
         "policy/clip_share": masked_mean(is_clipped.to(log_ratio.dtype), mask),
         **clipped,
         "policy/likelihood_displacement": masked_mean(log_ratio, mask),

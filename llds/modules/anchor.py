@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llds.errors import ConfigurationError
+from llds.losses import LLDSPenalty
 from llds.strategies import assign_parts, local_part
 
 
@@ -42,6 +43,11 @@ class LaggedAnchor:
         self.anchor: dict[str, Tensor] = {}
         self.next: dict[str, Tensor] = {}
         self.taken_at = 0
+
+    @classmethod
+    def of(cls, penalty: LLDSPenalty | None) -> "LaggedAnchor | None":
+        """The anchor that a penalty asks for; None where it is the old policy, or there is no penalty."""
+        return cls(penalty.anchor_lag) if penalty is not None and penalty.anchor == "lagged" else None
 
     def advance(self, iteration: int, policy: nn.Module) -> None:
         """Take a snapshot if one is due at the start of this iteration; a second call in an iteration does nothing.
@@ -74,6 +80,16 @@ class LaggedAnchor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.anchor, self.next, self.taken_at = state["anchor"], state["next"], state["taken_at"]
+
+    def go_back(self, state: Mapping[str, Any] | None, iterations: int) -> None:
+        """Take the snapshots of a checkpoint of this run in mid-run; they are as old as they were.
+
+        Args:
+            state: What `state_dict` returned then; None where the run had no anchor yet.
+            iterations: Iterations since.
+        """
+        self.load_state_dict(state or {"anchor": {}, "next": {}, "taken_at": -iterations})
+        self.taken_at += iterations
 
 
 def _trainable(policy: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -1,106 +1,58 @@
-"""What the search agent keeps in a checkpoint besides weights, and going on from one: as a resume, or in mid-run.
+"""What the search agent keeps in a checkpoint besides weights, and which weights those are.
 
-Left out on purpose: when checkpoints are written (callbacks/checkpoint/callback.py), and how a strategy stores them.
+Left out on purpose: when checkpoints are written (`llds.callbacks.checkpoint`), and how a strategy stores them.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from llds.errors import ConfigurationError
-from llds.modules.anchor import LaggedAnchor
-from llds.modules.nonfinite import NonFiniteGuard
-from llds.modules.policy.policy import Policy
-from llds.strategies import is_partitioned, load_training_state
+from llds.strategies import is_partitioned
+
+_REFERENCE = "reference."
 
 
-class CheckpointHooks(pl.LightningModule):
-    """Saves and restores the counters, the anchor and a raised lambda.
+@dataclass(frozen=True)
+class AgentState:
+    """The entry ``search_agent`` of a checkpoint, as a dictionary of plain values.
 
     Attributes:
         iteration: Rollout iterations done.
-        metrics: Of the last iteration.
-        nonfinite: Counts optimizer steps that were skipped.
-        anchor: The lagged anchor, where there is one.
+        metrics: Of the last; saved before the loggers get them: a run that is killed in between loses them.
+        nonfinite: Of the guard against steps that are not finite.
+        anchor: Of the lagged anchor, where there is one.
         raised_lambda: The LLDS coefficient where it is no longer the configured one.
-        reference: The frozen reference, which no checkpoint holds.
-        policy_path: Folder of the model that is trained.
     """
 
     iteration: int
     metrics: dict[str, float]
-    nonfinite: NonFiniteGuard
-    anchor: LaggedAnchor | None
-    raised_lambda: float | None
-    reference: Policy | None
-    policy_path: str
-    _is_resumed: bool
+    nonfinite: dict[str, int]
+    anchor: dict[str, Any] | None
+    raised_lambda: float | None = None
 
-    def set_lambda(self, coefficient: float) -> None:
-        """Change the weight of the LLDS penalty."""
-        raise NotImplementedError
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Put it into a checkpoint."""
+        checkpoint["search_agent"] = dict(vars(self))
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the counters; leave the frozen reference out."""
-        checkpoint["state_dict"] = {
-            name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("reference.")
-        }
-        checkpoint["search_agent"] = {
-            "iteration": self.iteration,
-            "metrics": self.metrics,  # saved before the loggers get them: a run that is killed in between loses them
-            "nonfinite": self.nonfinite.state_dict(),
-            "anchor": self.anchor.state_dict() if self.anchor else None,
-            "raised_lambda": self.raised_lambda,
-        }
+    @classmethod
+    def load(cls, checkpoint: Mapping[str, Any]) -> "AgentState":
+        """Take it out of a checkpoint; one of an earlier version has no raised lambda."""
+        return cls(**checkpoint["search_agent"])
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the counters; the reference is the one that was just loaded.
 
-        Raises:
-            ConfigurationError: If the weights are those of another model.
-        """
-        if "state_dict" in checkpoint:
-            check_fit(checkpoint["state_dict"], self, self.policy_path)
-        if self.reference is not None and "state_dict" in checkpoint:  # ZeRO-3 has loaded the weights already
-            checkpoint["state_dict"] |= {
-                f"reference.{name}": value for name, value in self.reference.state_dict().items()
-            }
-        state = checkpoint["search_agent"]
-        self.iteration, self.metrics = state["iteration"], state["metrics"]
-        self._is_resumed = self.trainer.state.fn == "fit"
-        self.nonfinite.load_state_dict(state["nonfinite"])
-        if self._is_resumed and state.get("raised_lambda") is not None:
-            self.set_lambda(state["raised_lambda"])
-        if self.anchor is not None and state["anchor"] is not None:
-            self.anchor.load_state_dict(state["anchor"])
+def leave_reference_out(checkpoint: dict[str, Any]) -> None:
+    """Take the frozen reference out of a checkpoint that is about to be written."""
+    weights: dict[str, Tensor] = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {name: value for name, value in weights.items() if not name.startswith(_REFERENCE)}
 
-    def roll_back(self, path: str | Path) -> dict[str, Any]:
-        """Go back to the weights of a checkpoint in mid-run, and go on from them; every rank must call.
 
-        Weights, optimizer, learning rate with its schedule, and the lagged anchor are the checkpoint's. The iterations,
-        the optimizer steps and the position in the prompts count on: what comes is new, and sampled by new seeds.
-
-        Args:
-            path: A checkpoint of this run; call between two iterations, such as in a callback's ``on_train_batch_end``.
-
-        Returns:
-            What else the checkpoint holds, to restore more from.
-
-        Raises:
-            ConfigurationError: If it was written with another strategy or another number of ranks.
-        """
-        checkpoint = load_training_state(self.trainer, Path(path))
-        state = checkpoint["search_agent"]
-        self.nonfinite.taken()
-        if self.anchor is not None:
-            self.anchor = LaggedAnchor(self.anchor.lag)
-            if state["anchor"] is not None:
-                self.anchor.load_state_dict(state["anchor"])
-                self.anchor.taken_at += self.iteration - state["iteration"]  # as old as it was
-        return checkpoint
+def put_reference_in(checkpoint: dict[str, Any], reference: nn.Module | None) -> None:
+    """Add a reference's weights to a checkpoint that is about to be loaded, where it holds weights."""
+    if reference is not None and "state_dict" in checkpoint:  # ZeRO-3 has loaded the weights already
+        checkpoint["state_dict"] |= {f"{_REFERENCE}{name}": value for name, value in reference.state_dict().items()}
 
 
 def check_fit(weights: Mapping[str, Tensor], module: nn.Module, path: str) -> None:
@@ -114,7 +66,7 @@ def check_fit(weights: Mapping[str, Tensor], module: nn.Module, path: str) -> No
     Raises:
         ConfigurationError: Naming the first weight that differs.
     """
-    own = {name: value for name, value in module.state_dict().items() if not name.startswith("reference.")}
+    own = {name: value for name, value in module.state_dict().items() if not name.startswith(_REFERENCE)}
     partitioned = {name for name, value in module.named_parameters() if is_partitioned(value)}
     named = [name for name in (*own, *weights) if name not in partitioned]
     for name in named:

@@ -4,14 +4,15 @@
 of the whole mini-batch over all ranks, so that its gradient depends neither on the micro-batches nor on the padding.
 """
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from llds.batches.policy_batch import PolicyBatch
-from llds.losses import ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, LossInputs, LossOutput
+from llds.losses import AnswerMasking, ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, LossInputs, LossOutput
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,34 @@ class Objective:
     def active_llds(self) -> LLDSPenalty | None:
         """The LLDS penalty if it has a weight."""
         return self.llds_penalty if self.llds_penalty is not None and self.llds_penalty.coefficient > 0 else None
+
+    @property
+    def answer_masking(self) -> AnswerMasking | None:
+        """How the LLDS penalty treats final answers; None like all other actions."""
+        return self.active_llds.answer_masking if self.active_llds else None
+
+    def answer_weight(self, metrics: Mapping[str, float]) -> float:
+        """Weight beta of the final answer's tokens in the LLDS penalty.
+
+        Args:
+            metrics: Of the iteration's rollout; ``rollout/searches`` decides.
+        """
+        if self.active_llds is None or self.answer_masking is None:
+            return 1.0
+        return self.answer_masking.weight(metrics["rollout/searches"], self.active_llds.coefficient)
+
+    def with_lambda(self, coefficient: float, *, needs_lagged_anchor: bool) -> "Objective":
+        """The same with another weight of the LLDS penalty, which is added where there is none.
+
+        Args:
+            coefficient: Above 0.
+            needs_lagged_anchor: Whether an anchor at the old policy could never act.
+        """
+        penalty = copy.copy(self.llds_penalty or LLDSPenalty())
+        penalty.coefficient = coefficient
+        if needs_lagged_anchor:
+            penalty.anchor = "lagged"
+        return replace(self, llds_penalty=penalty)
 
     def denominators(self, batch: PolicyBatch) -> dict[str, Tensor]:
         """What each term divides by.

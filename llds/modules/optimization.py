@@ -1,8 +1,13 @@
 """How the weights move: optimizer, schedule and batch sizes, as one value for configuration files."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import get_scheduler
 
 from llds.batches.micro_batches import MicroBatchLimits
 from llds.errors import ConfigurationError
@@ -52,6 +57,31 @@ class Optimization:
     def micro_batch_limits(self) -> MicroBatchLimits:
         """How big a micro-batch may be."""
         return MicroBatchLimits(self.micro_batch_size, self.max_tokens_per_micro_batch)
+
+    def mini_batches(self, prompts: int) -> int:
+        """Number of mini-batches of an iteration of so many prompts."""
+        return prompts // self.mini_batch_size
+
+    def steps(self, prompts: int) -> int:
+        """Optimizer steps of an iteration of so many prompts."""
+        return self.epochs * self.mini_batches(prompts)
+
+    def configure(self, parameters: Iterable[nn.Parameter], steps: int) -> dict[str, Any]:
+        """AdamW with a schedule that advances with each optimizer step, as Lightning takes them.
+
+        Args:
+            parameters: Those that require a gradient are trained.
+            steps: Optimizer steps of the whole run.
+        """
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
+        scheduler = get_scheduler(
+            self.schedule,
+            optimizer,
+            num_warmup_steps=round(self.warmup_ratio * steps),
+            num_training_steps=steps,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def _check(holds: bool, name: str, expected: str, got: object) -> None:

@@ -3,46 +3,53 @@
 One training batch is one rollout iteration. `RolloutCallback` fills the batch with trajectories and calls `prepare`,
 which adds advantages and log-probabilities; `training_step` then makes ``epochs * mini-batches`` optimizer steps on it.
 
-Left out on purpose: sampling (callbacks/rollout/callback.py), retrieval (callbacks/retrieval.py), the optimizer steps
-(update_steps.py), the steps of an evaluation (evaluation_steps.py), what a checkpoint keeps (checkpoint.py).
+Left out on purpose: sampling (`llds.callbacks.rollout`), retrieval (`llds.callbacks.retrieval`), the optimizer steps
+(`llds.modules.updates`), what an evaluation shows (`llds.modules.evaluation`), what a checkpoint keeps
+(`llds.modules.checkpoint`).
 """
 
-import copy
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from transformers import get_scheduler
 
 from llds.agent_tools import AgentTool
 from llds.batches import PolicyBatch, RolloutBatch
+from llds.data import PromptDataModule
 from llds.errors import ConfigurationError
+from llds.evaluation import QuestionResult
 from llds.losses import GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, group_advantages
-from llds.metrics import as_floats, has_answer, mean_metrics, policy_metrics
+from llds.metrics import as_floats, has_answer, mean_metrics
 from llds.modules.anchor import LaggedAnchor
-from llds.modules.checkpoint import CheckpointHooks
-from llds.modules.evaluation_steps import EvaluationSteps
-from llds.modules.mini_batches import UpdateRecord
+from llds.modules.checkpoint import AgentState, check_fit, leave_reference_out, put_reference_in
+from llds.modules.evaluation import Evaluation
+from llds.modules.gradients import Gradients
+from llds.modules.measuring import assemble, write
 from llds.modules.nonfinite import NonFiniteGuard
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
-from llds.modules.policy.adapters import LoRA
-from llds.modules.policy.policy import Policy, PolicyOutput
+from llds.modules.policy import LoRA, Policy, PolicyOutput
 from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
-from llds.modules.start_up import check_checkpoint, check_training, has_one_step
-from llds.modules.updates import UpdateSteps, scored
+from llds.modules.start_up import check_checkpoint, check_training
+from llds.modules.updates import PolicyUpdate
 from llds.rollout import TagProtocol
-from llds.strategies import ZeRO3Strategy, gather, sum_over_ranks, together
+from llds.strategies import (
+    ZeRO3Strategy,
+    load_training_state,
+    rank,
+    sum_over_ranks,
+    together,
+    world_size,
+)
 
 
-class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
+class SearchAgentModule(pl.LightningModule):
     """Trains a search agent with GRPO + LLDS.
 
     Subclass it and override `configure_agent_tools` to bring a tool of your own.
@@ -75,8 +82,10 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
         objective: The terms of the loss.
         temperature: Of the actions that are trained on; the rollout sets it.
         iteration: Rollout iterations done.
-        metrics: Of the last iteration; callbacks may add to them in their ``on_train_batch_end``.
+        metrics: Of the last iteration, with what callbacks hand in at its end.
         nonfinite: Counts optimizer steps that were skipped.
+        gradients: Makes gradients, and steps by them.
+        evaluation: What the evaluation under way, or the last, showed.
         raised_lambda: The LLDS coefficient where it is no longer the configured one.
         is_updating: Whether the weights are in the middle of an iteration's updates.
 
@@ -125,18 +134,18 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
         self.tokenizer = load_tokenizer(policy)
         self._given_tools = agent_tools or []
         self.opening_tool = opening_tool
-        penalty = self.objective.active_llds
-        self.anchor = LaggedAnchor(penalty.anchor_lag) if penalty and penalty.anchor == "lagged" else None
+        self.anchor = LaggedAnchor.of(self.objective.active_llds)
         self.reference: Policy | None = None
         self.is_loaded = False
         self.raised_lambda: float | None = None
         self.temperature = 1.0
         self.iteration = 0
-        self.metrics: dict[str, float] = {}
+        self.metrics: Mapping[str, float] = {}
         self._is_resumed = False
         self.nonfinite = NonFiniteGuard(optimization.max_nonfinite_steps)
+        self.gradients = Gradients(self, optimization.max_grad_norm, self.nonfinite)
         self.is_updating = False
-        self.evaluated = []
+        self.evaluation = Evaluation()
 
     @cached_property
     def agent_tools(self) -> list[AgentTool]:
@@ -146,6 +155,11 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
     def configure_agent_tools(self) -> list[AgentTool]:
         """The tools of this agent: those given in the configuration. Override to bring your own."""
         return self._given_tools
+
+    @property
+    def all_tools(self) -> list[AgentTool]:
+        """The tools, and the one that opens."""
+        return [*self.agent_tools, *([self.opening_tool] if self.opening_tool else [])]
 
     @property
     def device(self) -> torch.device:
@@ -167,32 +181,18 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
             self.trainer.strategy.set_clipping(self.optimization.max_grad_norm)
             self.strict_loading = False  # checkpoints hold what is trained, not what is frozen
         if not self.is_loaded:
-            self.policy = Policy(
-                self.policy_path,
-                self.policy_dtype,
-                self.lora,
-                self.gradient_checkpointing,
-                self.attention,
-                self.share_prefixes,
-                self._partition,
-            )
+            self.policy = self._load(self.policy_path, self.lora, self.gradient_checkpointing)
             check_vocabulary(self.tokenizer, self.policy.base_model, self.policy_path)
             self.is_loaded = True
-        if stage == "fit" and self.reference is None:
-            self.reference = self._load_reference()
+        is_own_reference = self.lora is not None and self.reference_path is None  # the model without its adapters
+        if stage == "fit" and self.reference is None and self.objective.uses_reference and not is_own_reference:
+            self.reference = self._load(self.reference_path or self.policy_path).requires_grad_(False).eval()
 
-    def _load_reference(self) -> Policy | None:
-        if not self.objective.uses_reference or (self.lora and self.reference_path is None):
-            return None
-        path = self.reference_path or self.policy_path
-        reference = Policy(
-            path,
-            self.policy_dtype,
-            attention=self.attention,
-            share_prefixes=self.share_prefixes,
-            partition=self._partition,
+    def _load(self, path: str, lora: LoRA | None = None, gradient_checkpointing: bool = False) -> Policy:
+        partition = self._partition
+        return Policy(
+            path, self.policy_dtype, lora, gradient_checkpointing, self.attention, self.share_prefixes, partition
         )
-        return reference.requires_grad_(False).eval()
 
     @property
     def _partition(self) -> Callable[[], AbstractContextManager[Any]] | None:
@@ -212,20 +212,17 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trainable parameters, with a schedule that advances with each optimizer step."""
-        settings = self.optimization
-        trainable = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trainable, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-        )
         iterations = int(self.trainer.estimated_stepping_batches)
-        steps = iterations * settings.epochs * self._mini_batches_per_iteration
-        scheduler = get_scheduler(
-            settings.schedule,
-            optimizer,
-            num_warmup_steps=round(settings.warmup_ratio * steps),
-            num_training_steps=steps,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self.optimization.configure(self.policy.parameters(), iterations * self.steps_per_iteration)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Optimizer steps of an iteration."""
+        return self.optimization.steps(self._prompts_per_iteration)
+
+    @property
+    def _prompts_per_iteration(self) -> int:
+        return cast(PromptDataModule, self.trainer.datamodule).batch_size  # type: ignore[attr-defined]
 
     def set_lambda(self, coefficient: float) -> None:
         """Change the weight of the LLDS penalty from the next iteration on, or switch it on where the run has none.
@@ -236,13 +233,8 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
         Args:
             coefficient: Above 0.
         """
-        penalty = copy.copy(self.objective.llds_penalty or LLDSPenalty())
-        penalty.coefficient = coefficient
-        if has_one_step(self._prompts_per_iteration, self.optimization):
-            penalty.anchor = "lagged"
-        if penalty.anchor == "lagged" and self.anchor is None:
-            self.anchor = LaggedAnchor(penalty.anchor_lag)
-        self.objective = replace(self.objective, llds_penalty=penalty)
+        self.objective = self.objective.with_lambda(coefficient, needs_lagged_anchor=self.steps_per_iteration == 1)
+        self.anchor = self.anchor or LaggedAnchor.of(self.objective.llds_penalty)
         self.raised_lambda = coefficient
 
     # Scoring
@@ -263,8 +255,7 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
         batch = replace(batch, advantages=group_advantages(batch.rewards, batch.groups, scale=self.advantage_scale)).to(
             self.device
         )
-        has_own_forward = has_one_step(self._prompts_per_iteration, self.optimization)
-        old = None if has_own_forward else self.score(self.policy, batch)
+        old = None if self.steps_per_iteration == 1 else self.score(self.policy, batch)
         batch = replace(batch, old_log_probs=old)
         if self.objective.uses_reference:
             is_reference = old is not None and self.iteration == 0 and self.reference_path is None
@@ -286,11 +277,12 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
     @torch.no_grad()
     def score(self, policy: Policy, batch: PolicyBatch) -> Tensor:
         """Log-probabilities of the action tokens under a policy, ``[B, T]`` fp32 (fp64 for fp64 weights)."""
-        log_probs = torch.zeros(batch.input_ids.shape, dtype=self.score_dtype, device=self.device)
+        log_probs = torch.zeros(batch.input_ids.shape, dtype=self.policy.score_dtype, device=self.device)
+        limits, packed = self.optimization.micro_batch_limits, policy.shares_prefixes
         with self.forward_context(), policy.evaluating():
-            for rows, micro_batch in self._micro_batches(policy, batch):
+            for rows, micro_batch in batch.micro_batches(limits, rank(), world_size(), packed=packed):
                 found = policy(micro_batch, self.temperature).log_probs
-                log_probs[rows, : found.shape[1]] = found[: len(rows)].to(self.score_dtype)
+                log_probs[rows, : found.shape[1]] = found[: len(rows)].to(log_probs.dtype)
         return sum_over_ranks(log_probs)
 
     def forward(self, batch: PolicyBatch) -> PolicyOutput:
@@ -304,65 +296,149 @@ class SearchAgentModule(EvaluationSteps, UpdateSteps, CheckpointHooks):
         """Forget an update that was left unfinished; log what a run that was killed may not have logged."""
         self.is_updating = False
         if self._is_resumed:
-            self._write_metrics()
+            write(self.loggers, self.metrics)
             self._is_resumed = False
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> None:
-        """Update the policy on the trajectories of one iteration; without any, only count it."""
+        """Update the policy on the trajectories of one iteration, and measure it; without any, only count it."""
         self.is_updating = True
-        started = time.perf_counter()
-        if batch.policy_batch is not None:
-            record = self._update(batch.policy_batch, answer_weight=self._answer_weight(batch))
-            if batch.policy_batch.old_log_probs is None:  # the one step's forward was that of the old policy
-                batch.policy_batch = replace(batch.policy_batch, old_log_probs=record.log_probs)
-            batch.updated_log_probs = record.log_probs
-            batch.metrics |= mean_metrics(record.steps) | as_floats(self._update_norm(record))
-            batch.metrics |= self._policy_metrics(batch.policy_batch, has_answer(batch.trained), record)
-        batch.timings["update"] = time.perf_counter() - started
+        with batch.timed("update"):
+            self.update(batch)
         self.iteration += 1
         self.is_updating = False
-        self._collect_metrics(batch)
-
-    def _answer_weight(self, batch: RolloutBatch) -> float:
-        penalty = self.objective.active_llds
-        if penalty is None or penalty.answer_masking is None:
-            return 1.0
-        return penalty.answer_masking.weight(batch.metrics["rollout/searches"], penalty.coefficient)
-
-    # Logging
-
-    def _policy_metrics(self, batch: PolicyBatch, answered: Tensor, record: UpdateRecord) -> dict[str, float]:
-        return policy_metrics(
-            old_log_probs=scored(batch),
-            new_log_probs=record.log_probs,
-            behavior_log_probs=batch.behavior_log_probs,
-            entropy=record.entropy,
-            action_index=batch.action_index,
-            answered=answered,
-            rewards=batch.rewards,
-            ref_log_probs=batch.ref_log_probs,
-        )
-
-    def _collect_metrics(self, batch: RolloutBatch) -> None:
-        batch.metrics |= {f"time/{phase}_s": seconds for phase, seconds in batch.timings.items()} | self.place()
-        # What a skipped step left behind is not finite; it is counted, and a NaN would spoil every curve.
-        # All ranks take rank 0's, to the bit, so that whatever is decided on them is decided alike.
-        batch.metrics = gather({key: value for key, value in batch.metrics.items() if math.isfinite(value)})[0]
-        self.metrics = batch.metrics
+        self.metrics = batch.metrics = assemble(self, batch, self.place())
         # For callbacks that monitor a metric. Not for loggers: where an iteration lacks a signal, Lightning would hand
         # them the last value that there was.
-        self.log_dict(batch.metrics, logger=False, batch_size=len(batch))
+        self.log_dict(dict(self.metrics), logger=False, batch_size=len(batch))
+
+    def update(self, batch: RolloutBatch) -> None:
+        """Make the optimizer steps on the trajectories of one iteration; the batch gets what they saw."""
+        if batch.policy_batch is None:
+            return
+        record = self.policy_update(self.objective.answer_weight(batch.metrics)).run(batch.policy_batch)
+        if batch.policy_batch.old_log_probs is None:  # the one step's forward was that of the old policy
+            batch.policy_batch = replace(batch.policy_batch, old_log_probs=record.log_probs)
+        batch.updated_log_probs = record.log_probs
+        batch.metrics.hand_in(
+            "update",
+            mean_metrics(record.steps),
+            as_floats(self.gradients.update_norm(record.learning_rates)),
+            record.policy_metrics(batch.policy_batch, has_answer(batch.trained)),
+        )
+
+    def policy_update(self, answer_weight: float = 1.0) -> PolicyUpdate:
+        """What makes the optimizer steps of the present iteration.
+
+        Args:
+            answer_weight: Weight beta of the final answer's tokens in the LLDS penalty.
+        """
+        return PolicyUpdate(
+            self.policy,
+            self.objective,
+            self.optimization,
+            self.gradients,
+            mini_batches=self.optimization.mini_batches(self._prompts_per_iteration),
+            seed=(self.seed, self.iteration),
+            answer_weight=answer_weight,
+        )
+
+    # Metrics
+
+    def place(self) -> dict[str, float]:
+        """Where the run stands; loggers take ``step`` (optimizer steps) as the horizontal axis."""
+        return {"iteration": float(self.iteration), "step": float(self.trainer.global_step)}
 
     def on_train_batch_end(self, outputs: Any, batch: RolloutBatch, batch_idx: int) -> None:
         """Hand the iteration's metrics, with what callbacks added, to the loggers."""
         if self.iteration % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._write_metrics()
+            write(self.loggers, self.metrics)
 
-    def _write_metrics(self) -> None:
-        metrics = {key: value for key, value in self.metrics.items() if key != "step"}
-        for logger in self.loggers:
-            logger.log_metrics(metrics, step=int(self.metrics["step"]))
-            logger.save()
+    # Evaluation
+
+    @property
+    def evaluated(self) -> list[QuestionResult]:
+        """Questions of the evaluation under way, or of the last."""
+        return self.evaluation.questions
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the questions of the last evaluation."""
+        self.evaluation.begin()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
+        """Measure the batch's trajectories, which `RolloutCallback` rewarded."""
+        self.evaluation.add(batch.trajectories, self.tokenizer.decode)
+
+    test_step = validation_step
+
+    def predict_step(self, batch: RolloutBatch, batch_idx: int) -> RolloutBatch:
+        """Return the batch with its trajectories: of bare ones, Lightning would take the insides to the processor."""
+        return batch
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the results by data source."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the results by data source."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, root: str) -> None:
+        found = self.evaluation.metrics(root)
+        if found:
+            place = self.place() if self.trainer.state.fn == "fit" else {}
+            self.log_dict(place | found, sync_dist=True)  # all ranks have the same values
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the counters; leave the frozen reference out."""
+        leave_reference_out(checkpoint)
+        anchor = self.anchor.state_dict() if self.anchor else None
+        AgentState(self.iteration, dict(self.metrics), self.nonfinite.state_dict(), anchor, self.raised_lambda).save(
+            checkpoint
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the counters; the reference is the one that was just loaded.
+
+        Raises:
+            ConfigurationError: If the weights are those of another model.
+        """
+        if "state_dict" in checkpoint:
+            check_fit(checkpoint["state_dict"], self, self.policy_path)
+        put_reference_in(checkpoint, self.reference)
+        state = AgentState.load(checkpoint)
+        self.iteration, self.metrics = state.iteration, state.metrics
+        self._is_resumed = self.trainer.state.fn == "fit"
+        self.nonfinite.load_state_dict(state.nonfinite)
+        if self._is_resumed and state.raised_lambda is not None:
+            self.set_lambda(state.raised_lambda)
+        if self.anchor is not None and state.anchor is not None:
+            self.anchor.load_state_dict(state.anchor)
+
+    def roll_back(self, path: str | Path) -> dict[str, Any]:
+        """Go back to the weights of a checkpoint in mid-run, and go on from them; every rank must call.
+
+        Weights, optimizer, schedule and lagged anchor are the checkpoint's. Iterations, optimizer steps and position in
+        the prompts count on: what comes is new, and sampled by new seeds.
+
+        Args:
+            path: A checkpoint of this run; call between two iterations, such as in a callback's ``on_train_batch_end``.
+
+        Returns:
+            What else the checkpoint holds, to restore more from.
+
+        Raises:
+            ConfigurationError: If it was written with another strategy or another number of ranks.
+        """
+        checkpoint = load_training_state(self.trainer, Path(path))
+        state = AgentState.load(checkpoint)
+        self.nonfinite.taken()
+        if self.anchor is not None:
+            self.anchor.go_back(state.anchor, self.iteration - state.iteration)
+        return checkpoint
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write policy and tokenizer as a folder that plain transformers loads."""

@@ -38,23 +38,13 @@ def check_training(trainer: pl.Trainer, prompts: int, optimization: Optimization
             f"{optimization.mini_batch_size} prompts. Change one of them."
         )
     penalty = objective.active_llds
-    if penalty is not None and penalty.anchor == "old" and has_one_step(prompts, optimization):
+    if penalty is not None and penalty.anchor == "old" and optimization.steps(prompts) == 1:
         raise ConfigurationError(
             "Expected at least two optimizer steps per iteration for an LLDS penalty with anchor `old`, got one "
             f"(`data.batch_size` = `model.optimization.mini_batch_size` = {prompts}, `model.optimization.epochs` = 1): "
             "the policy is then the old policy itself and the penalty always 0. Make mini_batch_size smaller, or set "
             "`model.llds_penalty.anchor` to `lagged`."
         )
-
-
-def has_one_step(prompts: int, optimization: Optimization) -> bool:
-    """Whether an iteration is a single optimizer step.
-
-    Args:
-        prompts: Prompts per iteration.
-        optimization: Batch sizes.
-    """
-    return prompts == optimization.mini_batch_size and optimization.epochs == 1
 
 
 def check_checkpoint(trainer: pl.Trainer) -> None:

@@ -3,8 +3,8 @@
 For probes, which ask what an update on one question would do. Every rank can try on its own: nothing here is
 collective. Weights, gradients and the run's optimizer are afterwards what they were, bit by bit.
 
-Left out on purpose: the updates of a training (`update_steps`), parameters in parts (ZeRO-3), which no rank could step
-on its own.
+Left out on purpose: the updates of a training (`llds.modules.updates`), parameters in parts (ZeRO-3), which no rank
+could step on its own.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from llds.batches import PolicyBatch
+from llds.modules.gradients import clip_gradients
 from llds.modules.objective import Objective
 from llds.modules.search_agent import SearchAgentModule
-from llds.modules.updates import clip_gradients
 
 TrialOptimizer = Literal["run", "fresh", "sgd"]
 """``run``: the run's, with its moments; ``fresh``: the same without moments; ``sgd``: plain SGD."""

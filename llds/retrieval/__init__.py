@@ -1,4 +1,4 @@
-"""Retrieval: corpora, embedders and the retrievers that the search tool asks."""
+"""Retrieval: corpora, embedders and the retrievers that the search tool asks; the tool is in `llds.agent_tools`."""
 
 from llds.retrieval.base import Passage, Retriever
 from llds.retrieval.bm25 import BM25Retriever

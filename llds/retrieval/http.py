@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from llds.errors import ConfigurationError, RetrievalError
-from llds.retrieval.answer_time import Patience
+from llds.retrieval.adaptive_timeout import AdaptiveTimeout
 from llds.retrieval.base import Passage, Retriever
 from llds.retrieval.search_r1 import parse_reply
 
@@ -50,7 +50,7 @@ class _TooSlowError(RetrievalError):
 @dataclass(frozen=True)
 class _Server:
     client: "httpx.Client"
-    patience: Patience
+    timeout: AdaptiveTimeout
     identity: Any  # what decides the results, as far as the server tells
 
 
@@ -105,11 +105,11 @@ class HTTPRetriever(Retriever):
         """
         if self._server is not None:
             return
-        client, patience = self._connect(), Patience(self.timeout_s)
+        client, timeout = self._connect(), AdaptiveTimeout(self.timeout_s)
         try:
-            answers = self._ask(client, patience, _PROBES, _PROBE_TOP_K)
+            answers = self._ask(client, timeout, _PROBES, _PROBE_TOP_K)
             identity = self._described_by(client) or {"answers": _hash(answers)}
-            self._server = _Server(client, patience, identity)
+            self._server = _Server(client, timeout, identity)
         except RetrievalError as error:
             client.close()
             raise RetrievalError(
@@ -128,7 +128,7 @@ class HTTPRetriever(Retriever):
         server = self._opened()
         results: list[list[Passage]] = []
         for start in range(0, len(queries), self.max_queries):
-            results += self._ask(server.client, server.patience, queries[start : start + self.max_queries], top_k)
+            results += self._ask(server.client, server.timeout, queries[start : start + self.max_queries], top_k)
         return results
 
     def describe(self) -> dict[str, Any]:
@@ -148,25 +148,27 @@ class HTTPRetriever(Retriever):
         limits = httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
         return httpx.Client(headers=headers, limits=limits, trust_env=False)
 
-    def _ask(self, client: "httpx.Client", patience: Patience, queries: list[str], top_k: int) -> list[list[Passage]]:
+    def _ask(
+        self, client: "httpx.Client", timeout: AdaptiveTimeout, queries: list[str], top_k: int
+    ) -> list[list[Passage]]:
         """Ask until there is a good answer or no try left."""
         payload = {"queries": queries, "topk": top_k, "return_scores": True}
-        waited_in_vain = 0
+        timed_out = 0
         for attempt in range(self.max_retries + 1):
-            wait_s = patience.wait_s(waited_in_vain) if self.max_retries else self.timeout_s
+            wait_s = timeout.seconds(timed_out) if self.max_retries else self.timeout_s
             started = time.monotonic()
             try:
                 answer = parse_reply(self._exchange(client, "POST", self.url, wait_s, payload), len(queries), top_k)
             except _RefusedError:
                 raise
             except _TooSlowError as error:
-                waited_in_vain += 1
-                patience.note(wait_s)
+                timed_out += 1
+                timeout.record(wait_s)
                 last: RetrievalError = error
             except RetrievalError as error:
                 last = error
             else:
-                patience.note(time.monotonic() - started)
+                timeout.record(time.monotonic() - started)
                 return answer
             if attempt < self.max_retries:
                 time.sleep(self.backoff_s * 2**attempt * _jitter.uniform(0.5, 1.5))

@@ -1,4 +1,7 @@
-"""Rollouts: the policy acts, the environment observes, trajectories are recorded as token ids."""
+"""Rollouts: the policy acts, the environment observes, trajectories are recorded as token ids.
+
+Knows no Trainer and no training: rewards, ranks and tensors come after (`llds.callbacks.rollout`, `llds.batches`).
+"""
 
 from llds.rollout.collect import Collection, Rollout, RolloutCollector, RolloutUnderWay
 from llds.rollout.episode import EpisodeLimits, EpisodeWatcher

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from llds.samplers.busy_time import BusyClock
+from llds.samplers.busy_time import BusyTime
 from llds.samplers.end_of_turn import end_of_turn_ids, saved_settings
 from llds.types import Completion, SamplingParams
 
@@ -90,9 +90,9 @@ class Sampler(ABC):
     can_resample: bool = False
 
     @cached_property
-    def busy(self) -> BusyClock:
+    def busy(self) -> BusyTime:
         """Runs while it generates; samplers keep it, and profiles read it."""
-        return BusyClock()
+        return BusyTime()
 
     @abstractmethod
     async def sample(self, request: SampleRequest) -> Completion:

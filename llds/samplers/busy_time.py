@@ -1,10 +1,10 @@
-"""Counts the time in which at least one of several things is going on, such as requests to a sampler."""
+"""The time in which at least one of several things is going on, such as requests to a sampler."""
 
 import threading
 import time
 
 
-class BusyClock:
+class BusyTime:
     """A clock that runs while anybody is inside; enter it with ``with``, from any thread or task."""
 
     def __init__(self) -> None:

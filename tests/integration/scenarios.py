@@ -97,7 +97,7 @@ class GoesBack(pl.Callback):
             self.steps.append(_scheduled(trainer))
             self._keep(pl_module)
             pl_module.iteration -= 1
-            pl_module._update(batch.policy_batch, answer_weight=1.0)
+            pl_module.policy_update().run(batch.policy_batch)
             pl_module.iteration += 1
             self._keep(pl_module)
             _, second, third, restored, again = self._kept

@@ -178,8 +178,8 @@ def _update(
         group["lr"] *= rate
     step = RolloutBatch(batch.prompts)
     step.trajectories, step.trained, step.policy_batch = batch.trajectories, trained, policy_batch
-    step.metrics = dict(batch.metrics)
-    agent.training_step(step, 0)
+    step.metrics.hand_in("rollout", batch.metrics)
+    agent.update(step)
     return step
 
 

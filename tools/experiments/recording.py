@@ -4,14 +4,14 @@ The records of a study are one table (`tools/study.py`), whose columns are the s
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
 
 from llds.batches import PolicyBatch, RolloutBatch
 from llds.batches.policy_batch import collate
-from llds.modules import SearchAgentModule
+from llds.modules import MetricSource, SearchAgentModule
 from llds.types import Trajectory
 from tools.experiments.tasks import RUNS, Settings, Task, train
 
@@ -38,7 +38,7 @@ class Record(pl.Callback):
         self.rows.append({"iteration": pl_module.iteration} | kept)
 
 
-class FixedSet(pl.Callback):
+class FixedSet(MetricSource):
     """Scores the same correct trajectories of the start policy at the end of every iteration.
 
     Logs ``policy/fixed_log_likelihood``, the mean over trajectories of their mean per token, in nats.
@@ -47,14 +47,14 @@ class FixedSet(pl.Callback):
         trajectories: Scored.
     """
 
+    part: ClassVar[str] = "fixed_set"
+
     def __init__(self, trajectories: list[Trajectory]) -> None:
         self.batch = collate(trajectories)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
-    ) -> None:
+    def measure(self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch) -> dict[str, float]:
         """Score them with the weights after the iteration's updates."""
-        batch.metrics["policy/fixed_log_likelihood"] = mean_log_likelihood(pl_module, self.batch)
+        return {"policy/fixed_log_likelihood": mean_log_likelihood(pl_module, self.batch)}
 
 
 def mean_log_likelihood(agent: SearchAgentModule, batch: PolicyBatch) -> float:

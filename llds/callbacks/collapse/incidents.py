@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from llds.callbacks.best_effort import without_ending_the_run
+from llds.callbacks.best_effort import best_effort
 from llds.callbacks.collapse.worst_trajectories import worst_trajectories
 from llds.callbacks.ladder import Moment, Rung
 from llds.callbacks.trajectory_log.file import TrajectoryFile, trajectory_updates
@@ -67,7 +67,7 @@ class IncidentFolder:
             return None
         what = re.sub(r"(?<!^)(?=[A-Z])", "-", type(rung).__name__).lower()
         path = scratch.with_name(f"iteration-{moment.diagnosis.iteration:06d}-{what}")
-        with without_ending_the_run("No folder of the incident"):
+        with best_effort("No folder of the incident"):
             _write_signals(scratch / "signals.csv", signals)
             (scratch / "decision.md").write_text(decision(moment.diagnosis, moment.done), encoding="utf-8")
             _copy_config(Path(moment.trainer.default_root_dir) / "config.yaml", scratch)

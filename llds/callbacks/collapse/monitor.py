@@ -74,6 +74,7 @@ class CollapseMonitor(pl.Callback):
         self._folder = IncidentFolder(incident_trajectories)
         self._signals: deque[dict[str, float]] = deque(maxlen=incident_iterations)
         self._incidents = 0
+        self._done: dict[str, float] = {}  # what rungs did in the present iteration, as metrics
         self.has_stopped = False
 
     def setup(self, trainer: pl.Trainer, pl_module: SearchAgentModule, stage: str) -> None:
@@ -99,20 +100,21 @@ class CollapseMonitor(pl.Callback):
         """Ask the rungs that act between rollout and update."""
         if any(rung.before_update for rung in self.ladder.rungs):
             preview = copy.deepcopy(self.detector)
-            found = preview.update(pl_module.iteration + 1, gather(batch.metrics)[0])
+            found = preview.update(pl_module.iteration + 1, gather(dict(batch.metrics))[0])
             self._act(trainer, pl_module, batch, found, before_update=True)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Judge the iteration, and act."""
-        # Callbacks may have added signals of a rank's own: all decide by rank 0's
-        row = gather(batch.metrics)[0]
+        # Callbacks may have handed in metrics of a rank's own: all decide by rank 0's
+        row = gather(dict(batch.metrics))[0]
         found = self.detector.update(pl_module.iteration, row)
-        batch.metrics |= _signals(found)
-        self._signals.append(row | _signals(found))
-        acted = self._act(trainer, pl_module, batch, found)
-        batch.metrics["collapse/actions"] = batch.metrics.get("collapse/actions", 0.0) + acted
+        batch.metrics.hand_in("collapse", _signals(found))  # before a rung saves a checkpoint with the metrics
+        self._signals.append(row | self._done | _signals(found))
+        self._act(trainer, pl_module, batch, found)
+        batch.metrics.hand_in("ladder", {"collapse/actions": 0.0} | self._done)
+        self._done = {}
 
     def _act(
         self,
@@ -122,11 +124,11 @@ class CollapseMonitor(pl.Callback):
         found: Diagnosis,
         *,
         before_update: bool = False,
-    ) -> int:
-        """Let the rungs act whose time has come, on all ranks alike; how many did."""
+    ) -> None:
+        """Let the rungs act whose time has come, on all ranks alike."""
         due = gather(self.ladder.due(found, before_update=before_update))[0]
         if not due:
-            return 0
+            return
         root = Path(trainer.default_root_dir)
         scratch = self._folder.open(root, found.iteration) if self._incidents < self.max_incidents else None
         moment = Moment(trainer, pl_module, batch, found, scratch)
@@ -137,7 +139,8 @@ class CollapseMonitor(pl.Callback):
             self._go_back(moment, moment.restored)
         if not acted:
             self._folder.discard(scratch)
-            return 0
+            return
+        self._done["collapse/actions"] = self._done.get("collapse/actions", 0.0) + len(acted)
         self._incidents += scratch is not None
         if trainer.is_global_zero:
             rungs = [self.ladder.rungs[number] for number in acted]
@@ -145,9 +148,6 @@ class CollapseMonitor(pl.Callback):
             incident = Incident(root, folder, found, tuple(moment.done), _line(found, moment.done, folder))
             for rung in rungs:
                 rung.announce(incident)
-        if before_update:
-            batch.metrics["collapse/actions"] = float(len(acted))
-        return len(acted)
 
     def _climb(self, number: int, moment: Moment) -> bool:
         rung, record = self.ladder.rungs[number], self.ladder.records[number]
@@ -162,7 +162,7 @@ class CollapseMonitor(pl.Callback):
         """The detector, too, goes back to where the weights are; what the rungs remember does not."""
         self.detector.load_state_dict(checkpoint["callbacks"][self.state_key]["detector"])
         self.ladder.forget_trouble()
-        moment.batch.metrics["collapse/back_to"] = float(checkpoint["search_agent"]["iteration"])
+        self._done["collapse/back_to"] = float(checkpoint["search_agent"]["iteration"])
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give commands and webhooks the time that they may take."""

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from llds.callbacks.best_effort import without_ending_the_run
+from llds.callbacks.best_effort import best_effort
 
 _GRACE_S = 5.0
 """What a task may take beyond its time limit, to clean up."""
@@ -24,7 +24,7 @@ class Background:
         """Start a task; what it raises becomes a warning."""
 
         def run() -> None:
-            with without_ending_the_run(name):
+            with best_effort(name):
                 task()
 
         self._threads = [thread for thread in self._threads if thread.is_alive()]

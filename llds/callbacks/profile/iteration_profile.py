@@ -231,7 +231,7 @@ class IterationProfile(pl.Callback):
             "backward": self._cost.backward(*trained),
         }
         reached = {part: count / self._roofline.flops for part, count in operations.items()}
-        steps = self._module.optimization.epochs * self._module._mini_batches_per_iteration
+        steps = self._module.steps_per_iteration
         reached["optimizer"] = steps * self._cost.optimizer_bytes() / self._roofline.copied
         return {
             "seconds": seconds,

@@ -2,30 +2,28 @@
 
 Mutates the batch: adds trajectories, rewards, and, in training, the tensors to train on.
 
-Left out on purpose: how an episode goes (`llds.rollout`), and what is trained on it (`llds.modules`).
+Left out on purpose: how trajectories are collected and how an episode goes (`llds.rollout`), what ranks do together
+(`collective`), the weights of the sampler (`weight_sync`), the overlap of iterations (`overlap`), and the training on
+the tensors (`llds.modules`).
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 
-from llds.agent_tools import AgentTool
 from llds.batches import PolicyBatch, RolloutBatch
-from llds.batches.answer_span import answer_span
+from llds.batches.answer_span import answer_spans
 from llds.batches.policy_batch import collate
-from llds.callbacks.rollout.checks import check_overlap, check_oversampling, check_room, check_template
-from llds.callbacks.rollout.collective import PolicyRollouts
+from llds.callbacks.rollout.checks import check_law, check_limits, check_overlap, check_oversampling, check_template
+from llds.callbacks.rollout.collective import CollectiveRollouts
 from llds.callbacks.rollout.overlap import NextRollout
-from llds.callbacks.rollout.oversampling import Rounds
+from llds.callbacks.rollout.oversampling import Oversampler
 from llds.callbacks.rollout.trained_ids import check_trained_ids
-from llds.callbacks.rollout.weight_sync import sampled_policy
+from llds.callbacks.rollout.weight_sync import WeightSync, attach_policy, sampled_policy
 from llds.data import PromptDataModule, PromptLoader
-from llds.errors import ConfigurationError
 from llds.metrics import abandoned_metrics, rollout_metrics
 from llds.modules import SearchAgentModule
 from llds.rewards import ExactMatchReward, Reward
@@ -34,9 +32,10 @@ from llds.rollout import (
     EpisodeLimits,
     EpisodeWatcher,
     FailurePolicy,
-    ObservationEncoder,
     Oversampling,
     Rollout,
+    RolloutCollector,
+    RolloutUnderWay,
     Stragglers,
     ToolCallPolicy,
 )
@@ -45,6 +44,7 @@ from llds.strategies import rank, together, world_size
 from llds.types import Prompt, SamplingParams, Trajectory
 
 _TRAINING, _EVALUATION, _OUTSIDE = 0, 1, 2
+"""What a collection is for: part of its seed."""
 
 
 class RolloutCallback(pl.Callback):
@@ -94,18 +94,7 @@ class RolloutCallback(pl.Callback):
         stragglers: Stragglers | None = None,
         oversampling: Oversampling | None = None,
     ) -> None:
-        if group_size < 2:
-            raise ConfigurationError(
-                f"Expected `rollout.group_size` >= 2 so that a trajectory can be compared with another of its prompt, "
-                f"got {group_size}: every advantage would be 0. Raise it."
-            )
-        if sampling.temperature <= 0 or sampling.top_p < 1 or sampling.top_k > 0:
-            raise ConfigurationError(
-                "Expected `rollout.sampling` to have temperature > 0, top_p = 1 and top_k = 0, because the trainer "
-                f"scores actions under the whole distribution, got {sampling}. Restrict `eval_sampling` instead."
-            )
-        if seed is not None and seed < 0:
-            raise ConfigurationError(f"Expected `rollout.seed` >= 0, got {seed}.")
+        check_law(group_size, sampling, seed or 0)
         self.group_size = group_size
         self.sampler = sampler or TransformersSampler()
         self.reward = reward or ExactMatchReward()
@@ -120,116 +109,91 @@ class RolloutCallback(pl.Callback):
         self.stragglers = stragglers
         self.oversampling = oversampling
         self.watcher: EpisodeWatcher | None = None
-        self._rollouts: PolicyRollouts | None = None
+        self._ranks: CollectiveRollouts | None = None
         self._next = NextRollout(group_size)
-        self._rounds = None if oversampling is None else Rounds(oversampling, self.failures)
+        self._oversampler = None if oversampling is None else Oversampler(oversampling, self.failures)
         self._policy: SampledPolicy | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: SearchAgentModule, stage: str) -> None:
-        """Tell the module the temperature, and check that prompts leave room for actions, and limits for observations.
+        """Tell the module the temperature, and check the settings against those of data and model.
 
         Raises:
-            ConfigurationError: If they do not, or the prompt template does not fit the agent's tools.
+            ConfigurationError: If they do not fit each other.
         """
         together(partial(pl_module.check, stage))
         pl_module.temperature = self.sampling.temperature
-        module = cast(PromptDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-        names = [tool.name for tool in pl_module.agent_tools]
-        encoder = ObservationEncoder(pl_module.tokenizer, pl_module.protocol, names)
-        has_opening = pl_module.opening_tool is not None
-        check_template(module.template, has_opening)
+        data = cast(PromptDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        check_template(data.template, pl_module.opening_tool is not None)
         if stage == "fit":
             if self.overlap:
                 check_overlap(pl_module.objective, self.sampler)
             if self.oversampling is not None:
-                check_oversampling(self.oversampling, pl_module.objective, module.batch_size)
-            check_room("limits", self.limits, module.max_prompt_tokens, has_opening)
-            encoder.check_limit(self.limits.observation_tokens)
-        if stage != "fit" or "validation" in module.prompts:
-            check_room("eval_limits", self.eval_limits, module.max_prompt_tokens, has_opening)
-            encoder.check_limit(self.eval_limits.observation_tokens)
+                check_oversampling(self.oversampling, pl_module.objective, data.batch_size)
+            check_limits("limits", self.limits, pl_module, data.max_prompt_tokens)
+        if stage != "fit" or "validation" in data.prompts:
+            check_limits("eval_limits", self.eval_limits, pl_module, data.max_prompt_tokens)
         self._policy = sampled_policy(trainer, pl_module, max(self.limits.total_tokens, self.eval_limits.total_tokens))
         together(partial(self.sampler.prepare, self._policy))
 
-    def _start(self, pl_module: SearchAgentModule) -> PolicyRollouts:
-        if self._rollouts is None:
-            assert self._policy is not None  # noqa: S101 (set by `setup`)
-            self._rollouts = PolicyRollouts(
-                self.sampler,
-                self._policy,
-                pl_module,
-                self.sampling,
-                self.reward,
-                self.tool_calls,
-                self.watcher,
-                beside_training=self.overlap and pl_module.trainer.state.fn == "fit",
-            )
-        return self._rollouts
+    # From prompts to tensors
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Roll out, reward and score the batch."""
-        rollouts, wanted = self._start(pl_module), len(batch.prompts)
-        with timed(batch, "rollout"):
-            rounds = self._roll_out(trainer, pl_module, batch, rollouts)
+        """Roll out the batch's prompts, choose what is trained on, and make the tensors of it."""
+        ranks, wanted = self._start(pl_module), len(batch.prompts)
+        with batch.timed("rollout"):
+            rollouts = self._roll_out(trainer, pl_module, batch, ranks)
             if self.overlap and batch_idx + 1 < trainer.num_training_batches:
-                self._begin_next(trainer, pl_module, rollouts)
+                self._begin_next(trainer, pl_module, ranks)
             else:
-                rollouts.rest()
-        batch.metrics |= rollout_metrics(batch.trajectories, pl_module.iteration) | rollouts.metrics
-        if self.stragglers is not None:
-            batch.metrics |= abandoned_metrics(batch.trajectories)
-        self.failures.check(batch.trajectories)
-        kept = self.failures.survivors(batch.trajectories)
-        batch.metrics["rollout/dropped"] = 1 - len(kept) / len(batch.trajectories)
-        if self._rounds is not None:
-            kept, metrics = self._rounds.choose(rounds, wanted)
-            batch.metrics |= metrics
-        if kept:
-            with timed(batch, "score"):
-                batch.policy_batch = self.tensors(pl_module, kept)
-                batch.trained = kept
+                ranks.rest()
+        chosen, signals = self._choose(rollouts, wanted)
+        batch.metrics.hand_in(
+            "rollout", rollout_metrics(batch.trajectories, pl_module.iteration), ranks.weights.metrics, signals
+        )
+        if chosen:
+            with batch.timed("score"):
+                batch.trained, batch.policy_batch = chosen, self.tensors(pl_module, chosen)
 
     def _roll_out(
-        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, rollouts: PolicyRollouts
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, ranks: CollectiveRollouts
     ) -> list[Rollout]:
-        """All rounds of an iteration; the batch gets what came of them."""
+        """The rollout of an iteration's prompts, and those of further prompts; the batch gets what came of them."""
         collection = self._collection(pl_module.iteration)
-        under_way = self._next.take(pl_module.iteration, batch.prompts, _tools(pl_module))
-        rounds = [rollouts.finish(under_way or rollouts.begin(batch.prompts, collection), collection)]
-        if self._rounds is not None:
-            prompts, further = self._rounds.further(
-                batch.prompts,
-                rounds[0],
-                cast(PromptLoader, trainer.train_dataloader).draw,
-                lambda prompts, before: rollouts.collect(prompts, replace(collection, first_position=before)),
-            )
-            batch.prompts, rounds = [*batch.prompts, *prompts], [*rounds, *further]
-            batch.timings["further_sampling"] = sum(one.seconds for one in further)
-        _fill(batch, rounds)
-        return rounds
+        begun = self._next.take(pl_module.iteration, batch.prompts, pl_module.all_tools)
+        rollouts = [ranks.finish(begun or self._begin(ranks, batch.prompts, collection), collection)]
+        if self._oversampler is not None:
+            loader = cast(PromptLoader, trainer.train_dataloader)
 
-    def sample(
-        self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], group_size: int, seed: tuple[int, ...]
-    ) -> list[Trajectory]:
-        """Roll out and reward prompts outside of a batch, by the law of training; for probes.
+            def roll_out(prompts: list[Prompt], before: int) -> Rollout:
+                return self._collect(ranks, prompts, replace(collection, first_position=before))
 
-        Args:
-            pl_module: The present weights are used.
-            prompts: With their token ids.
-            group_size: Trajectories of each prompt.
-            seed: Non-negative numbers; equal ones sample the same.
+            rollouts += self._oversampler.roll_out_further(batch, rollouts[0], loader.draw, roll_out)
+        _fill(batch, rollouts)
+        return rollouts
 
-        Returns:
-            Whole groups without failed trajectories, of all ranks, on every rank.
+    def _begin(self, ranks: CollectiveRollouts, prompts: Sequence[Prompt], collection: Collection) -> RolloutUnderWay:
+        """Begin to roll out this rank's share of the prompts, by the policy's present weights."""
+        ranks.weights.update()
+        return ranks.collector.begin(prompts, collection)
+
+    def _choose(self, rollouts: Sequence[Rollout], wanted: int) -> tuple[list[Trajectory], dict[str, float]]:
+        """What is trained on: trajectories that did not fail, of groups with a signal; and the signals of the choice.
+
+        Raises:
+            TooManyFailuresError: If too many failed.
         """
-        collection = Collection(
-            group_size, self.sampling, self.limits, (self.seed, _OUTSIDE, *seed), (rank(), world_size())
-        )
-        trajectories = self._collect(pl_module, prompts, collection).trajectories
-        self._start(pl_module).rest()
-        return self.failures.survivors(trajectories)
+        trajectories = [one for rollout in rollouts for one in rollout.trajectories]
+        self.failures.check(trajectories)
+        kept = self.failures.survivors(trajectories)
+        signals = {"rollout/dropped": 1 - len(kept) / len(trajectories)}
+        if self.stragglers is not None:
+            signals |= abandoned_metrics(trajectories)
+        if self._oversampler is not None:
+            kept, of_choice = self._oversampler.choose(rollouts, wanted)
+            signals |= of_choice
+        return kept, signals
 
     def tensors(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> PolicyBatch:
         """What there is to train on in trajectories, scored.
@@ -238,30 +202,45 @@ class RolloutCallback(pl.Callback):
             pl_module: Scores.
             trajectories: At least one, none of them failed.
         """
-        collated = collate(trajectories, self._answer_spans(pl_module, trajectories))
+        tag, masking = pl_module.protocol.answer_tag, pl_module.objective.answer_masking
+        collated = collate(trajectories, answer_spans(trajectories, pl_module.tokenizer, tag, masking))
         check_trained_ids(trajectories, collated)
         return pl_module.prepare(collated)
-
-    def _begin_next(self, trainer: pl.Trainer, pl_module: SearchAgentModule, rollouts: PolicyRollouts) -> None:
-        """Begin the next iteration's rollout, by the weights before this one's updates."""
-        iteration, prompts = pl_module.iteration + 1, cast(PromptLoader, trainer.train_dataloader).peek()
-        self._next.begun(iteration, prompts, rollouts.begin(prompts, self._collection(iteration)))
 
     def _collection(self, iteration: int) -> Collection:
         seed = (self.seed, _TRAINING, iteration)
         share = (rank(), world_size())
         return Collection(self.group_size, self.sampling, self.limits, seed, share, self.stragglers)
 
-    def _collect(self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], collection: Collection) -> Rollout:
-        """Roll out prompts beside the iterations, by the present weights, once what is under way has ended."""
-        rollouts = self._start(pl_module)
-        self._next.settle()
-        return rollouts.collect(prompts, collection)
+    def _start(self, pl_module: SearchAgentModule) -> CollectiveRollouts:
+        """What rolls out, made when the weights are there."""
+        if self._ranks is None:
+            assert self._policy is not None  # noqa: S101 (set by `setup`)
+            attach_policy(self.sampler, pl_module, beside_training=self.overlap and pl_module.trainer.state.fn == "fit")
+            weights = WeightSync(self.sampler, self._policy, pl_module, self.sampling)
+            collector = RolloutCollector(
+                self.sampler,
+                pl_module.tokenizer,
+                pl_module.protocol,
+                pl_module.agent_tools,
+                self.tool_calls,
+                pl_module.opening_tool,
+                self.watcher,
+            )
+            self._ranks = CollectiveRollouts(collector, weights, self.sampler, self.reward)
+        return self._ranks
 
-    def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
-        seed = (self.seed, _EVALUATION, batch_idx)
-        collection = Collection(1, self.eval_sampling, self.eval_limits, seed, (rank(), world_size()))
-        _fill(batch, [self._collect(pl_module, batch.prompts, collection)])
+    # Beside the iterations
+
+    def _begin_next(self, trainer: pl.Trainer, pl_module: SearchAgentModule, ranks: CollectiveRollouts) -> None:
+        """Begin the next iteration's rollout, by the weights before this one's updates."""
+        iteration, prompts = pl_module.iteration + 1, cast(PromptLoader, trainer.train_dataloader).peek()
+        self._next.begun(iteration, prompts, self._begin(ranks, prompts, self._collection(iteration)))
+
+    def _collect(self, ranks: CollectiveRollouts, prompts: Sequence[Prompt], collection: Collection) -> Rollout:
+        """Roll out prompts by the present weights, once what is under way has ended."""
+        self._next.settle()
+        return ranks.finish(self._begin(ranks, prompts, collection), collection)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
@@ -281,13 +260,30 @@ class RolloutCallback(pl.Callback):
         """Roll out and reward the batch, one trajectory per prompt."""
         self._evaluate(pl_module, batch, batch_idx)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stop the event loop and the sampler."""
-        self._stop()
+    def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
+        seed = (self.seed, _EVALUATION, batch_idx)
+        collection = Collection(1, self.eval_sampling, self.eval_limits, seed, (rank(), world_size()))
+        _fill(batch, [self._collect(self._start(pl_module), batch.prompts, collection)])
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Stop the event loop and the sampler."""
-        self._stop()
+    def sample(
+        self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], group_size: int, seed: tuple[int, ...]
+    ) -> list[Trajectory]:
+        """Roll out and reward prompts outside of a batch, by the law of training; for probes.
+
+        Args:
+            pl_module: The present weights are used.
+            prompts: With their token ids.
+            group_size: Trajectories of each prompt.
+            seed: Non-negative numbers; equal ones sample the same.
+
+        Returns:
+            Whole groups without failed trajectories, of all ranks, on every rank.
+        """
+        ranks, whole_seed = self._start(pl_module), (self.seed, _OUTSIDE, *seed)
+        collection = Collection(group_size, self.sampling, self.limits, whole_seed, (rank(), world_size()))
+        trajectories = self._collect(ranks, prompts, collection).trajectories
+        ranks.rest()
+        return self.failures.survivors(trajectories)
 
     def weights_changed(self) -> None:
         """Hear that the policy got other weights than training gave it.
@@ -295,8 +291,8 @@ class RolloutCallback(pl.Callback):
         What was begun with the old ones is given up, and the sampler gets the new ones before it is used again.
         """
         self._next.forget()
-        if self._rollouts is not None:
-            self._rollouts.forget()
+        if self._ranks is not None:
+            self._ranks.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """The next iteration's rollout, where one has begun."""
@@ -306,38 +302,25 @@ class RolloutCallback(pl.Callback):
         """Go on with that rollout."""
         self._next.load_state_dict(state_dict)
 
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Stop the event loop and the sampler."""
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Stop the event loop and the sampler."""
+        self._stop()
+
     def _stop(self) -> None:
         self._next.forget()
-        if self._rollouts is not None:
-            self._rollouts.close()
-            self._rollouts = None
+        if self._ranks is not None:
+            self._ranks.close()
+            self._ranks = None
         self.sampler.close()
 
-    def _answer_spans(self, pl_module: SearchAgentModule, trajectories: Sequence[Trajectory]) -> list[range] | None:
-        penalty = pl_module.objective.active_llds
-        if penalty is None or penalty.answer_masking is None:
-            return None
-        within, tag = penalty.answer_masking.last_tokens, pl_module.protocol.answer_tag
-        return [answer_span(trajectory, pl_module.tokenizer, tag, within) for trajectory in trajectories]
 
-
-def _fill(batch: RolloutBatch, rounds: Sequence[Rollout]) -> None:
-    batch.trajectories = [trajectory for rollout in rounds for trajectory in rollout.trajectories]
-    for rollout in rounds:
+def _fill(batch: RolloutBatch, rollouts: Sequence[Rollout]) -> None:
+    batch.trajectories = [trajectory for rollout in rollouts for trajectory in rollout.trajectories]
+    for rollout in rollouts:
         for tool, statistics in rollout.tool_statistics.items():
             batch.tool_statistics.setdefault(tool, []).append(statistics)
-    batch.timings["sampling"] = sum(rollout.seconds for rollout in rounds)
-
-
-def _tools(pl_module: SearchAgentModule) -> list[AgentTool]:
-    return [*pl_module.agent_tools, *([pl_module.opening_tool] if pl_module.opening_tool else [])]
-
-
-@contextmanager
-def timed(batch: RolloutBatch, phase: str) -> Iterator[None]:
-    """Record the seconds of a phase on the batch."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        batch.timings[phase] = time.perf_counter() - started
+    batch.timings["sampling"] = sum(rollout.seconds for rollout in rollouts)

@@ -1,15 +1,33 @@
 """Checks of the rollout's settings against those of data and model, before anything is loaded or sampled.
 
-A value that is wrong by itself is refused where it is given; here is what only two of them together can get wrong.
+What the rollout's values can get wrong by themselves is here too: they are the callback's own.
 """
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from llds.data import PromptTemplate
 from llds.errors import ConfigurationError
+from llds.modules import SearchAgentModule
 from llds.modules.objective import Objective
-from llds.rollout import EpisodeLimits, Oversampling
+from llds.rollout import EpisodeLimits, ObservationEncoder, Oversampling
 from llds.samplers import Sampler
+from llds.types import SamplingParams
+
+
+def check_law(group_size: int, sampling: SamplingParams, seed: int) -> None:
+    """Refuse a sampling law of training whose trajectories could not be trained on."""
+    if group_size < 2:
+        raise ConfigurationError(
+            f"Expected `rollout.group_size` >= 2 so that a trajectory can be compared with another of its prompt, "
+            f"got {group_size}: every advantage would be 0. Raise it."
+        )
+    if sampling.temperature <= 0 or sampling.top_p < 1 or sampling.top_k > 0:
+        raise ConfigurationError(
+            "Expected `rollout.sampling` to have temperature > 0, top_p = 1 and top_k = 0, because the trainer "
+            f"scores actions under the whole distribution, got {sampling}. Restrict `eval_sampling` instead."
+        )
+    if seed < 0:
+        raise ConfigurationError(f"Expected `rollout.seed` >= 0, got {seed}.")
 
 
 def check_template(template: PromptTemplate, has_opening: bool) -> None:
@@ -20,6 +38,20 @@ def check_template(template: PromptTemplate, has_opening: bool) -> None:
             "Expected {observation} in `data.template.text` exactly where there is a `model.opening_tool`, whose words "
             f"stand there, got {found}. Change one of them."
         )
+
+
+def check_limits(key: str, limits: EpisodeLimits, pl_module: SearchAgentModule, prompt_tokens: int) -> None:
+    """Refuse limits that leave a prompt no room for an action, or the tools none for an observation.
+
+    Args:
+        key: The limits' name in `rollout`.
+        limits: Of an episode.
+        pl_module: Has the tools, the protocol and the tokenizer.
+        prompt_tokens: Most tokens of a prompt.
+    """
+    check_room(key, limits, prompt_tokens, pl_module.opening_tool is not None)
+    names = [tool.name for tool in pl_module.agent_tools]
+    ObservationEncoder(pl_module.tokenizer, pl_module.protocol, names).check_limit(limits.observation_tokens)
 
 
 def check_room(key: str, limits: EpisodeLimits, prompt_tokens: int, has_opening: bool) -> None:

@@ -1,6 +1,6 @@
-"""The rounds of an iteration's rollout: that of its batch, then those of further prompts until enough have a signal.
+"""Over-sampling in a training: further prompts are rolled out until enough groups have a signal, and some are chosen.
 
-Every rank knows the rewards of all trajectories, so all draw the same prompts in the same number of rounds.
+Every rank knows the rewards of all trajectories, so all draw the same prompts in the same number of rollouts.
 
 Left out on purpose: how far it goes and which groups stay (`llds.rollout.oversampling`).
 """
@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from llds.batches import RolloutBatch
 from llds.metrics import GroupsBySignal, by_signal, oversampling_metrics
 from llds.rollout import FailurePolicy, Oversampling, Rollout
 from llds.types import Prompt, Trajectory
 
 
-class Rounds:
-    """Over-samples: goes on drawing prompts in an iteration, and chooses what is trained on.
+class Oversampler:
+    """Goes on drawing prompts in an iteration, and chooses what is trained on.
 
     Args:
         oversampling: How far it goes.
@@ -27,55 +28,56 @@ class Rounds:
         self._failures = failures
         self._has_told = False
 
-    def further(
+    def roll_out_further(
         self,
-        prompts: Sequence[Prompt],
+        batch: RolloutBatch,
         first: Rollout,
         draw: Callable[[int], list[Prompt]],
         roll_out: Callable[[list[Prompt], int], Rollout],
-    ) -> tuple[list[Prompt], list[Rollout]]:
+    ) -> list[Rollout]:
         """Roll out further prompts until as many groups have a signal as there are prompts, or the bound is met.
 
         Args:
-            prompts: Of the iteration's batch.
-            first: Their rollout.
+            batch: Of the iteration; gets the further prompts, and the seconds of their rollouts.
+            first: The rollout of its prompts.
             draw: Draws so many prompts.
             roll_out: Rolls out prompts, given the number of prompts that the iteration had before them; collective.
 
         Returns:
-            The further prompts and their rollouts, a rollout for each round.
+            The further rollouts.
 
         Raises:
             TooManyFailuresError: As soon as too many of the iteration's trajectories failed.
         """
-        wanted, drawn, rounds = len(prompts), list(prompts), [first]
-        while (found := self._found(rounds)) < wanted:
-            count = self._oversampling.next_round(wanted, len(drawn), found)
+        wanted, rollouts = len(batch.prompts), [first]
+        while (found := self._found(rollouts)) < wanted:
+            count = self._oversampling.next_round(wanted, len(batch.prompts), found)
             if count == 0:
-                self._tell(wanted, len(drawn), found)
+                self._tell(wanted, len(batch.prompts), found)
                 break
             further = draw(count)
-            rounds.append(roll_out(further, len(drawn)))
-            drawn += further
-        return drawn[wanted:], rounds[1:]
+            rollouts.append(roll_out(further, len(batch.prompts)))
+            batch.prompts = [*batch.prompts, *further]
+        batch.timings["further_sampling"] = sum(one.seconds for one in rollouts[1:])
+        return rollouts[1:]
 
-    def choose(self, rounds: Sequence[Rollout], wanted: int) -> tuple[list[Trajectory], dict[str, float]]:
+    def choose(self, rollouts: Sequence[Rollout], wanted: int) -> tuple[list[Trajectory], dict[str, float]]:
         """What of an iteration is trained on, and the signals of the choice.
 
         Args:
-            rounds: All of the iteration.
+            rollouts: All of the iteration.
             wanted: Groups with a signal that it wanted.
         """
-        groups = self._groups(rounds)
+        groups = self._groups(rollouts)
         trained = self._oversampling.select(groups, wanted)
-        return trained, oversampling_metrics(groups, [one.trajectories for one in rounds], trained)
+        return trained, oversampling_metrics(groups, [one.trajectories for one in rollouts], trained)
 
-    def _found(self, rounds: Sequence[Rollout]) -> int:
-        self._failures.check([one for rollout in rounds for one in rollout.trajectories])
-        return len(self._groups(rounds).with_signal)
+    def _found(self, rollouts: Sequence[Rollout]) -> int:
+        self._failures.check(_trajectories(rollouts))
+        return len(self._groups(rollouts).with_signal)
 
-    def _groups(self, rounds: Sequence[Rollout]) -> GroupsBySignal:
-        return by_signal(self._failures.survivors([one for rollout in rounds for one in rollout.trajectories]))
+    def _groups(self, rollouts: Sequence[Rollout]) -> GroupsBySignal:
+        return by_signal(self._failures.survivors(_trajectories(rollouts)))
 
     def _tell(self, wanted: int, drawn: int, found: int) -> None:
         """Say once in a run that the bound was met; the signals say how often."""
@@ -86,3 +88,7 @@ class Rounds:
                 "them. Said once in a run; rollout/groups_with_signal shows every iteration."
             )
             self._has_told = True
+
+
+def _trajectories(rollouts: Sequence[Rollout]) -> list[Trajectory]:
+    return [trajectory for rollout in rollouts for trajectory in rollout.trajectories]

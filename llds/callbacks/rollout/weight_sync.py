@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 from llds.batches.policy_batch import collate
 from llds.modules import SearchAgentModule
 from llds.paths import resolve_path
-from llds.samplers import SampledPolicy, Sampler
+from llds.samplers import SampledPolicy, Sampler, TransformersSampler
 from llds.samplers.canary import canary_request, canary_trajectory, check_canary, tolerance
 from llds.strategies import rank, together
 from llds.types import Completion, SamplingParams
@@ -37,6 +37,20 @@ def sampled_policy(trainer: pl.Trainer, pl_module: SearchAgentModule, max_tokens
         world_size=trainer.world_size,
         devices=tuple(trainer.device_ids) if trainer.strategy.root_device.type == "cuda" else (),
     )
+
+
+def attach_policy(sampler: Sampler, pl_module: SearchAgentModule, *, beside_training: bool) -> None:
+    """Give a sampler that computes in this process the policy, or a copy of it; others have engines of their own.
+
+    Args:
+        sampler: The sampler.
+        pl_module: Has the policy; the weights are loaded.
+        beside_training: Whether it samples while the policy is trained, so that it needs its own weights.
+    """
+    if isinstance(sampler, TransformersSampler):
+        has_copy = beside_training or pl_module.policy.is_partitioned
+        model = pl_module.policy.whole_copy() if has_copy else pl_module.policy.base_model
+        sampler.attach(model, pl_module.tokenizer, pl_module.forward_context, is_live=not has_copy)
 
 
 class WeightSync:

@@ -3,14 +3,14 @@
 After the updates a few trajectories are scored once more: some of the iteration's own, whose likelihood the updates
 changed (definition 4.1 of arXiv 2512.04220 v2: what the updates themselves see of a trajectory is from before the step
 that trains on it), and a fixed set of early correct ones, whose likelihood tells what the policy forgets. The
-trajectory log writes the same changes down token by token, so this callback comes before it.
+trajectory log writes the same changes down token by token.
 
 Left out on purpose: all that follows from trajectories and tensors of the iteration alone (`llds.metrics`).
 """
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -22,15 +22,14 @@ from llds.data import PromptLoader, SeenPrompts
 from llds.errors import ConfigurationError
 from llds.metrics import as_floats, displacement_metrics, has_answer
 from llds.metrics.averages import masked_mean
-from llds.modules import SearchAgentModule
-from llds.strategies import gather
+from llds.modules import MetricSource, SearchAgentModule
 from llds.types import Trajectory
 
 _AT_LEAST = 8
 """Trajectories of its own that an iteration scores once more, however many it has."""
 
 
-class IterationSignals(pl.Callback):
+class IterationSignals(MetricSource):
     """Adds ``llds/displacement_*``, ``llds/lld_*``, ``policy/probe_log_likelihood`` and ``data/repeated_prompts``.
 
     Args:
@@ -45,6 +44,8 @@ class IterationSignals(pl.Callback):
         ConfigurationError: If the share is out of its range.
     """
 
+    part: ClassVar[str] = "signals"
+
     def __init__(self, rescored_share: float = 0.025) -> None:
         if not 0 <= rescored_share <= 1:
             raise ConfigurationError(
@@ -54,18 +55,14 @@ class IterationSignals(pl.Callback):
         self.early = EarlyCorrect()
         self._seen = SeenPrompts()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
-    ) -> None:
-        """Measure, and add to the iteration's metrics."""
+    def measure(self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch) -> dict[str, float]:
+        """Score once more, and compare."""
         started = time.perf_counter()
         values = self._rescored(pl_module, batch) if self.rescored_share > 0 else {}
         loader = trainer.train_dataloader
         if isinstance(loader, PromptLoader) and loader.mixture.weights is None:  # weights repeat prompts on purpose
             values["data/repeated_prompts"] = self._seen.add(batch.prompts, len(loader.prompts))
-        values["time/signals_s"] = time.perf_counter() - started
-        # All ranks take rank 0's, to the bit, so that whatever is decided on them is decided alike.
-        batch.metrics |= gather(values)[0]
+        return values | {"time/signals_s": time.perf_counter() - started}
 
     def _rescored(self, pl_module: SearchAgentModule, batch: RolloutBatch) -> dict[str, float]:
         """What the policy now says of some of the iteration's trajectories and of the fixed set, in one pass."""

@@ -27,8 +27,8 @@ class TrajectoryLog(pl.Callback):
 
     Predictions go to ``evaluation/<time>-predict-<policy>/trajectories.jsonl.gz``, beside an evaluation card.
 
-    Of the trajectories that `IterationSignals`, before it among the callbacks, scores once more after the updates, the
-    file says how much log-likelihood each token gained or lost.
+    Of the trajectories that `IterationSignals` scores once more after the updates, the file says how much
+    log-likelihood each token gained or lost.
 
     Args:
         every_n_iterations: Iterations between two files.

@@ -155,7 +155,6 @@ class SearchAgentCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run; weights that prove to be damaged when they are read are one sentence too."""
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        callbacks.sort(key=lambda callback: not isinstance(callback, IterationSignals))  # others write what they find
         callbacks.insert(0, LateLoggers(self.trainer))
         with errors_of_damage(self.config[subcommand].ckpt_path):
             super()._run_subcommand(subcommand)

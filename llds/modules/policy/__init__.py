@@ -1,4 +1,7 @@
-"""The policy: a causal language model whose head is computed at action positions only."""
+"""The policy: a causal language model whose head is computed at action positions only; loading it, adapters, weights.
+
+Sampling from it is in `llds.samplers`.
+"""
 
 from llds.modules.policy.adapters import LoRA
 from llds.modules.policy.policy import Policy, PolicyOutput

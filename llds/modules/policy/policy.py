@@ -99,6 +99,12 @@ class Policy(nn.Module):
         """The transformers model, adapters within its layers included."""
         return self.model.get_base_model() if self.has_adapter else self.model
 
+    @property
+    def score_dtype(self) -> torch.dtype:
+        """Data type in which log-probabilities are kept: fp32, or fp64 for fp64 weights."""
+        is_double = next(self.parameters()).dtype == torch.float64
+        return torch.float64 if is_double else torch.float32
+
     def forward(self, batch: PolicyBatch, temperature: float = 1.0) -> PolicyOutput:
         """Log-probabilities and entropy of the action tokens.
 

@@ -1,4 +1,4 @@
-"""Embedders: texts to vectors."""
+"""Embedders: texts to vectors; where vectors are stored and searched is in `llds.retrieval.index`."""
 
 from llds.retrieval.embedders.base import Embedder
 from llds.retrieval.embedders.function import FunctionEmbedder

@@ -1,1 +1,1 @@
-"""The index of a corpus in Chroma: built, kept, checked, opened, embedded or on a server."""
+"""The index of a corpus in Chroma: built, stored, checked, opened, embedded or on a server."""

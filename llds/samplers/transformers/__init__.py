@@ -1,4 +1,4 @@
-"""The sampler of the base install: the trainer's own model, keys and values kept between turns."""
+"""The sampler of the base install: the trainer's own model, with a key-value cache between turns."""
 
 from llds.samplers.transformers.sampler import TransformersSampler
 

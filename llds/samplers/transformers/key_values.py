@@ -1,6 +1,6 @@
-"""Keys and values that are kept between the turns of a trajectory, and the batch that several of them make.
+"""The key-value cache of each trajectory between its turns, and the batch that several of them make.
 
-Keys and values are a function of the weights and the tokens before; they are stored with their tokens and used only for
+Keys and values are a function of the weights and the tokens before; they are cached with their tokens and used only for
 a context that begins with the same ones. Whoever changes the weights drops them.
 
 Only models whose every layer keeps every token (no sliding windows, no state-space layers) have such keys and values.

@@ -1,9 +1,8 @@
 """The default sampler: `generate` of the policy that is being trained, in the same process.
 
-Requests that wait at the same moment run as one batch (`request_queue`); each trajectory's keys and values are kept
-between its turns (`kept_cache`), so that a turn only computes its new tokens; what contexts of a batch begin with in
-common, such as the prompt of a group, is computed once (`shared_prefixes`); tokens are drawn from seeded numbers
-(`decoding`).
+Requests that wait at the same time run as one batch (`queue`); each trajectory's keys and values are cached between
+its turns (`key_values`), so that a turn only computes its new tokens; what contexts of a batch begin with in common,
+such as the prompt of a group, is computed once (`prefixes`); tokens are drawn from seeded numbers (`decoding`).
 
 A batch runs in stretches: when half of its rows have ended, their completions are handed out and the others go on as a
 smaller batch, so that few rows are computed for nothing.

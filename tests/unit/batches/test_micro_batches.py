@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llds.batches.micro_batches import MicroBatchLimits, deal_packed, deal_padded
+from llds.batches.micro_batches import MicroBatchLimits, packed_micro_batches, padded_micro_batches
 from llds.batches.prefix_tree import PrefixTree
 
 
@@ -20,7 +20,9 @@ def rows(groups: int = 5, members: int = 8, prompt: int = 40) -> tuple[torch.Ten
 def deal(is_packed: bool, limits: MicroBatchLimits, ranks: int) -> list[list[torch.Tensor]]:
     ids, lengths = rows()
     return [
-        deal_packed(ids, lengths, limits, rank, ranks) if is_packed else deal_padded(lengths, limits, rank, ranks)
+        packed_micro_batches(ids, lengths, limits, rank, ranks)
+        if is_packed
+        else padded_micro_batches(lengths, limits, rank, ranks)
         for rank in range(ranks)
     ]
 
@@ -71,5 +73,5 @@ def test_a_token_budget_is_used() -> None:
 
 def test_equal_rows_are_limited_too() -> None:
     ids, lengths = torch.ones(10, 5, dtype=torch.long), torch.full((10,), 5)
-    parts = deal_packed(ids, lengths, MicroBatchLimits(4), 0, 1)
+    parts = packed_micro_batches(ids, lengths, MicroBatchLimits(4), 0, 1)
     assert sorted(len(part) for part in parts) == [2, 4, 4]

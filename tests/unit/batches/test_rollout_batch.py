@@ -14,20 +14,20 @@ from llds.types import Prompt
 def test_a_batch_begins_with_prompts_only() -> None:
     batch = RolloutBatch([Prompt("1", "?", ("a",))])
     assert len(batch) == 1
-    assert (batch.trajectories, batch.policy_batch, batch.timings, batch.metrics) == ([], None, {}, {})
+    assert (batch.trajectories, batch.policy_batch, batch.timings, dict(batch.metrics)) == ([], None, {}, {})
 
 
 def test_batches_share_nothing() -> None:
     first, second = RolloutBatch([]), RolloutBatch([])
-    first.metrics["x"] = 1.0
+    first.metrics.hand_in("rollout", {"x": 1.0})
     first.timings["x"] = 1.0
-    assert second.metrics == {}
+    assert not second.metrics
     assert second.timings == {}
 
 
 def test_lightning_neither_copies_nor_casts_nor_moves_a_batch() -> None:
     batch = RolloutBatch([Prompt("1", "?", ("a",))])
-    batch.metrics["x"] = 0.1
+    batch.metrics.hand_in("rollout", {"x": 0.1})
     assert not isinstance(batch, Mapping | Sequence)
     assert not dataclasses.is_dataclass(batch)
     for plugin in (Precision(), HalfPrecision("bf16-true"), MixedPrecision("bf16-mixed", "cpu")):

@@ -234,7 +234,7 @@ def feed(monitor: CollapseMonitor, rewards: list[float], entropies: list[float])
         warnings.simplefilter("always")
         for reward, entropy in zip(rewards, entropies, strict=True):
             batch = RolloutBatch([])
-            batch.metrics = {"reward/mean": reward, "policy/entropy": entropy}
+            batch.metrics.hand_in("rollout", {"reward/mean": reward, "policy/entropy": entropy})
             module.iteration += 1
             monitor.on_train_batch_end(trainer, module, None, batch, 0)
             logged.append(batch.metrics["collapse/level"])

@@ -145,7 +145,7 @@ def test_the_update_is_the_one_that_training_would_make(tmp_path: Path) -> None:
         tensors = replace(tensors, old_log_probs=trials.log_probs(tensors))
         with trials.updated(tensors):
             keep(module)
-        module._update(tensors, answer_weight=1.0)
+        module.policy_update().run(tensors)
         keep(module)
 
     make_run(tmp_path, At(1, compare), iterations=2, validation=VALIDATION, rollout=SHORT).fit()

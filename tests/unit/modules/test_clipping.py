@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from llds.modules.updates import clip_gradients
+from llds.modules.gradients import clip_gradients
 
 
 def parameters() -> list[nn.Parameter]:

@@ -15,7 +15,7 @@ from llds.errors import ConfigurationError, TooManyFailuresError
 from llds.losses import KLPenalty, LLDSPenalty
 from llds.metrics import as_floats
 from llds.modules import LoRA, Optimization, SearchAgentModule
-from llds.modules.mini_batches import UpdateRecord
+from llds.modules.update_record import UpdateRecord
 from llds.types import Trajectory
 from tests.trajectories import random_trajectories
 
@@ -34,13 +34,13 @@ def gradient(module: Any, batch: PolicyBatch) -> Tensor:
     """The gradient that one optimizer step on the whole batch would use."""
     caught: list[Tensor] = []
 
-    def catch(optimizer: Any, loss: Tensor) -> dict[str, float]:
+    def catch(loss: Tensor) -> dict[str, float]:
         caught.append(torch.cat([value.grad.flatten().clone() for value in module.policy.parameters()]))
         return {}
 
-    module._apply_gradients = catch
+    module.gradients.step = catch
     record = UpdateRecord.of(batch, torch.float64)
-    module._step(batch, torch.arange(len(batch)), 1.0, record)
+    module.policy_update().step(batch, torch.arange(len(batch)), record)
     return caught[0]
 
 
@@ -172,7 +172,7 @@ def test_an_iteration_computes_each_distinct_token_once_for_each_policy(
     for iteration, expected in enumerate(passes):
         counts.clear()
         module.iteration = iteration
-        module._update(module.prepare(collate(trajectories)), 1.0)
+        module.policy_update().run(module.prepare(collate(trajectories)))
         assert sum(counts) == expected * distinct
 
 
@@ -190,9 +190,8 @@ def test_the_only_step_of_an_iteration_takes_the_old_policy_from_its_own_forward
     assert relative_gap(gradient(module, batch), gradient(module, explicit)) <= 1e-12
     filled = RolloutBatch([])
     filled.policy_batch, filled.trained = batch, random_trajectories()
-    module._collect_metrics = lambda batch: None
-    module._update_norm = lambda record: {}
-    module.training_step(filled, 0)
+    module.gradients.update_norm = lambda learning_rates: {}
+    module.update(filled)
     assert filled.policy_batch.old_log_probs is not None
     assert float((filled.policy_batch.old_log_probs - explicit.old_log_probs).abs().max()) <= 1e-12
     assert filled.metrics["policy/ratio_max"] == 1.0
@@ -206,7 +205,7 @@ def test_llds_does_not_act_on_rounding_before_the_first_step(make_module: MakeMo
     for one in (module, plain):
         batch = one.prepare(collate(random_trajectories()))
         rounding = 1e-6 * torch.randn(batch.old_log_probs.shape, generator=torch.Generator().manual_seed(0))
-        record = one._update(replace(batch, old_log_probs=batch.old_log_probs + rounding), 1.0)
+        record = one.policy_update().run(replace(batch, old_log_probs=batch.old_log_probs + rounding))
         steps.append([as_floats(step) for step in record.steps])
     first, second = steps[0]
     assert first["llds/open_gates"] == first["train/llds_loss"] == 0
@@ -227,7 +226,7 @@ def test_the_policy_is_the_old_one_until_a_step_was_taken() -> None:
 def test_updates_raise_what_was_right_and_are_recorded(make_module: MakeModule) -> None:
     module = make_module(llds_penalty=None)
     batch = module.prepare(collate(random_trajectories()))
-    record = module._update(batch, 1.0)
+    record = module.policy_update().run(batch)
     after = module.score(module.policy, batch)
     change = ((after - batch.old_log_probs) * batch.action_mask).sum(1)
     right = batch.rewards > 0
@@ -245,23 +244,23 @@ def test_a_nonfinite_step_changes_no_bit_of_weights_or_optimizer_and_a_run_of_th
     batch = moved_batch(module)
     record = UpdateRecord.of(batch, torch.float64)
     rows = torch.arange(len(batch))
-    module._step(batch, rows, 1.0, record)
+    module.policy_update().step(batch, rows, record)
     before = [value.detach().clone() for value in module.policy.parameters()]
     moments = [state["exp_avg"].clone() for state in optimizer.state.values()]
     poisoned = batch.old_log_probs.clone()
     poisoned[0, batch.action_mask[0]] = float("nan")
     poison = replace(batch, old_log_probs=poisoned)
     for _ in range(2):
-        module._step(poison, rows, 1.0, record)
+        module.policy_update().step(poison, rows, record)
     assert record.steps[-1] == {"train/nonfinite_step": 1.0}
     assert module.nonfinite.total == 2
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
     assert all(torch.equal(a, s["exp_avg"]) for a, s in zip(moments, optimizer.state.values(), strict=True))
-    module._step(batch, rows, 1.0, record)  # a finite step ends the run of them
+    module.policy_update().step(batch, rows, record)  # a finite step ends the run of them
     for _ in range(2):
-        module._step(poison, rows, 1.0, record)
+        module.policy_update().step(poison, rows, record)
     with pytest.raises(TooManyFailuresError, match="3 optimizer steps in a row"):
-        module._step(poison, rows, 1.0, record)
+        module.policy_update().step(poison, rows, record)
 
 
 def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is(make_module: MakeModule) -> None:
@@ -272,7 +271,7 @@ def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is(make_module:
     weight.register_hook(lambda grad: grad.index_fill(0, torch.tensor([0]), float("inf")))
     before = [value.detach().clone() for value in module.policy.parameters()]
     with pytest.raises(TooManyFailuresError, match=r"1 optimizer steps in a row.*gradient norm inf"):
-        module._step(batch, torch.arange(len(batch)), 1.0, record)
+        module.policy_update().step(batch, torch.arange(len(batch)), record)
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
     assert not module.optimizers().state
 
@@ -283,9 +282,9 @@ def test_signals_of_a_step_do_not_depend_on_micro_batches(make_module: MakeModul
     seen = []
     for size in (1, 5, 16):
         module.optimization = Optimization(mini_batch_size=2, micro_batch_size=size)
-        module._apply_gradients = lambda optimizer, loss: {}
+        module.gradients.step = lambda loss: {}
         record = UpdateRecord.of(batch, torch.float64)
-        module._step(batch, torch.arange(len(batch)), 1.0, record)
+        module.policy_update().step(batch, torch.arange(len(batch)), record)
         seen.append(as_floats(record.steps[0]))
     assert seen[0]["llds/open_gates"] > 0
     assert seen[0] == pytest.approx(seen[1], rel=1e-9)

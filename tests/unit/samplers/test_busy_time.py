@@ -3,11 +3,11 @@
 import threading
 import time
 
-from llds.samplers.busy_time import BusyClock
+from llds.samplers.busy_time import BusyTime
 
 
 def test_overlapping_work_counts_once_and_pauses_do_not() -> None:
-    clock = BusyClock()
+    clock = BusyTime()
     assert clock.seconds == 0
 
     def work() -> None:

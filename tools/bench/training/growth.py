@@ -151,9 +151,9 @@ def run(setting: Setting, iterations: int) -> dict[str, float]:
             num_sanity_val_steps=0, callbacks=[clock, IterationSignals(), rollout, CollapseMonitor()],
         )  # fmt: skip
         for owner, name, part in (
-            (rollout, "_collect", "rollout"),
+            (rollout, "_roll_out", "rollout"),
             (module, "prepare", "score"),
-            (module, "_update", "update"),
+            (module, "update", "update"),
         ):
             setattr(owner, name, timed(seconds, part, getattr(owner, name)))
         trainer.fit(module, datamodule=data)

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 
 import llds.callbacks.rollout.callback as rollout
-import llds.modules.search_agent as search_agent
 from llds.callbacks import CollapseMonitor, IterationSignals
 from llds.cli import main as run_command
 from llds.modules import SearchAgentModule
+from llds.modules.gradients import Gradients
 from llds.modules.objective import Objective
-from llds.modules.updates import UpdateSteps
+from llds.modules.update_record import UpdateRecord
 
 SECONDS: dict[str, list[float]] = defaultdict(list)
 
@@ -89,10 +89,10 @@ def main() -> None:
 
     measure_llds()
     clock(rollout, "rollout_metrics", "rollout signals")
-    clock(search_agent, "policy_metrics", "policy signals")
+    clock(UpdateRecord, "policy_metrics", "policy signals")
     clock(Objective, "signals", "losses' own signals")
-    clock(UpdateSteps, "_update_norm", "norm of the update")
-    clock(IterationSignals, "on_train_batch_end", "second look")
+    clock(Gradients, "update_norm", "norm of the update")
+    clock(IterationSignals, "measure", "second look")
     clock(CollapseMonitor, "on_train_batch_end", "detector")
     IterationSignals.on_train_batch_start = begin  # type: ignore[method-assign]
     end = SearchAgentModule.on_train_epoch_end

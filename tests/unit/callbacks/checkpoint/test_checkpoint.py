@@ -99,7 +99,7 @@ def test_an_interrupted_update_saves_nothing_and_the_last_checkpoint_goes_on(
     tmp_path: Path, whole: Run, calls: int
 ) -> None:
     run = fresh(tmp_path / "a", every=1)
-    interrupt_after(run.module, "_apply_gradients", calls)
+    interrupt_after(run.module.gradients, "step", calls)
     with pytest.raises(SystemExit):
         run.fit()
     assert names(tmp_path / "a") == ["iteration-000001.ckpt", "iteration-000002.ckpt"]
@@ -148,7 +148,7 @@ def test_a_finished_run_goes_on_when_it_gets_more_iterations_and_only_then(tmp_p
 def test_counters_of_skipped_steps_survive(tmp_path: Path) -> None:
     run = fresh(tmp_path, iterations=1)
     run.module.nonfinite.total, run.module.nonfinite.in_a_row = 7, 2
-    run.module._apply_gradients = lambda optimizer, loss: {}  # type: ignore[method-assign]
+    run.module.gradients.step = lambda loss: {}  # type: ignore[method-assign]
     run.fit()
     state = torch.load(list_checkpoints(tmp_path)[-1], weights_only=True)["search_agent"]
     assert state["nonfinite"] == {"total": 7, "in_a_row": 2}
@@ -190,13 +190,13 @@ def test_the_warm_up_counts_optimizer_steps(tmp_path: Path) -> None:
     optimization = Optimization(learning_rate=1.0, warmup_ratio=0.5, mini_batch_size=1)
     run = fresh(tmp_path, iterations=4, module=MODULE | {"optimization": optimization})
     rates: list[float] = []
-    apply = run.module._apply_gradients
+    step = run.module.gradients.step
 
-    def record(optimizer: Any, loss: Any) -> dict[str, float]:
-        rates.append(optimizer.param_groups[0]["lr"])
-        return apply(optimizer, loss)
+    def record(loss: Any) -> dict[str, float] | None:
+        rates.append(run.trainer.optimizers[0].param_groups[0]["lr"])
+        return step(loss)
 
-    run.module._apply_gradients = record  # type: ignore[method-assign]
+    run.module.gradients.step = record  # type: ignore[method-assign]
     run.fit()
     assert rates == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 1, 1])
 

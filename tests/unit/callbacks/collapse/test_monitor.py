@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llds.batches import RolloutBatch
 from llds.callbacks import CollapseMonitor
 from llds.errors import ConfigurationError
 
@@ -19,9 +20,10 @@ def watch(monitor: CollapseMonitor, rewards: list[float], start: int = 0) -> tup
             module: Any = SimpleNamespace(iteration=iteration)
             trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir="unused")
             scatter = 0.01 * (iteration % 3)
-            batch: Any = SimpleNamespace(metrics={"reward/mean": reward + scatter, "policy/entropy": 1.0 + scatter})
+            batch = RolloutBatch([])
+            batch.metrics.hand_in("rollout", {"reward/mean": reward + scatter, "policy/entropy": 1.0 + scatter})
             monitor.on_train_batch_end(trainer, module, None, batch, iteration)
-            logged.append(batch.metrics)
+            logged.append(dict(batch.metrics))
     return [str(one.message) for one in caught], logged
 
 

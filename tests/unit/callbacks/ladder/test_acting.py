@@ -144,14 +144,14 @@ def test_the_learning_rate_is_cut_below_its_schedule_down_to_a_floor(tmp_path: P
     for name, levels in {"plain": {}, "cut": {2: "alarm", 3: "alarm", 4: "alarm"}}.items():
         run = guarded(tmp_path / name, rungs if levels else [], levels, iterations=6, module=module)  # type: ignore[arg-type]
         rates[name] = []
-        apply = run.module._apply_gradients
+        step = run.module.gradients.step
 
-        def record(optimizer: Any, loss: Any, apply: Any = apply, found: list[float] = rates[name]) -> dict[str, float]:
-            found.append(optimizer.param_groups[0]["lr"])
-            metrics: dict[str, float] = apply(optimizer, loss)
+        def record(loss: Any, run: Any = run, step: Any = step, found: list[float] = rates[name]) -> dict[str, float]:
+            found.append(run.trainer.optimizers[0].param_groups[0]["lr"])
+            metrics: dict[str, float] = step(loss)
             return metrics
 
-        run.module._apply_gradients = record  # type: ignore[method-assign]
+        run.module.gradients.step = record  # type: ignore[method-assign]
         run.fit()
     shares = [cut / plain for cut, plain in zip(rates["cut"], rates["plain"], strict=True)]
     assert shares == pytest.approx([1, 1, 1, 1, 0.5, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3])

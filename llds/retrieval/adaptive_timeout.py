@@ -1,4 +1,4 @@
-"""How long to wait for a server whose usual answer time is known.
+"""A timeout that adapts to how long a server usually takes.
 
 A lost answer should cost about what an answer takes, not the long time that a busy server may be granted. So a first
 try waits a few times as long as answers usually take, and longer after each try that was not answered in time. Tries
@@ -16,7 +16,7 @@ _GROWTH = 3.0
 _LEAST_S = 1.0
 
 
-class Patience:
+class AdaptiveTimeout:
     """Learns from answers how long to wait for the next. Safe to use from several threads.
 
     Args:
@@ -28,20 +28,20 @@ class Patience:
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
         self._lock = threading.Lock()
 
-    def note(self, seconds: float) -> None:
+    def record(self, seconds: float) -> None:
         """Take note of how long an answer took, or how long it was waited for in vain."""
         with self._lock:
             self._recent_s.append(seconds)
 
-    def wait_s(self, waited_in_vain: int) -> float:
-        """Return how long to wait, in seconds.
+    def seconds(self, timed_out: int) -> float:
+        """How long to wait, in seconds.
 
         Args:
-            waited_in_vain: Number of tries of this request that were not answered in time.
+            timed_out: Number of tries of this request that were not answered in time.
         """
         with self._lock:
             recent_s = sorted(self._recent_s)
         if not recent_s:
             return self.limit_s
         usual_s = recent_s[int(_USUAL * len(recent_s))]
-        return min(self.limit_s, max(_LEAST_S, _FACTOR * usual_s) * _GROWTH**waited_in_vain)
+        return min(self.limit_s, max(_LEAST_S, _FACTOR * usual_s) * _GROWTH**timed_out)

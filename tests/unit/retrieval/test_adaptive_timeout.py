@@ -2,18 +2,18 @@
 
 import pytest
 
-from llds.retrieval.answer_time import Patience
+from llds.retrieval.adaptive_timeout import AdaptiveTimeout
 
 
-def after(answers: list[float], limit_s: float = 10.0) -> Patience:
-    patience = Patience(limit_s)
+def after(answers: list[float], limit_s: float = 10.0) -> AdaptiveTimeout:
+    timeout = AdaptiveTimeout(limit_s)
     for seconds in answers:
-        patience.note(seconds)
-    return patience
+        timeout.record(seconds)
+    return timeout
 
 
 def test_before_any_answer_all_that_is_allowed_is_waited() -> None:
-    assert [Patience(10.0).wait_s(times) for times in range(3)] == [10.0] * 3
+    assert [AdaptiveTimeout(10.0).seconds(times) for times in range(3)] == [10.0] * 3
 
 
 @pytest.mark.parametrize(
@@ -28,23 +28,23 @@ def test_before_any_answer_all_that_is_allowed_is_waited() -> None:
 def test_a_first_try_waits_a_few_usual_answers_and_more_after_waits_in_vain(
     answers: list[float], waits: list[float]
 ) -> None:
-    assert [after(answers).wait_s(times) for times in range(4)] == pytest.approx(waits)
+    assert [after(answers).seconds(times) for times in range(4)] == pytest.approx(waits)
 
 
 def test_a_lost_answer_now_and_then_changes_nothing_and_many_do() -> None:
-    assert after([0.01] * 14 + [1.0] * 2).wait_s(0) == 1.0
-    assert after([0.01] * 11 + [1.0] * 5).wait_s(0) == 4.0
+    assert after([0.01] * 14 + [1.0] * 2).seconds(0) == 1.0
+    assert after([0.01] * 11 + [1.0] * 5).seconds(0) == 4.0
 
 
 def test_a_server_that_turned_slow_gets_all_that_is_allowed_in_the_end_and_a_quick_one_little_again() -> None:
-    patience = after([0.01] * 16)
+    timeout = after([0.01] * 16)
     for _ in range(20):
-        patience.note(patience.wait_s(0))  # every wait is in vain
-    assert patience.wait_s(0) == 10.0
+        timeout.record(timeout.seconds(0))  # every wait is in vain
+    assert timeout.seconds(0) == 10.0
     for _ in range(16):
-        patience.note(0.01)
-    assert patience.wait_s(0) == 1.0
+        timeout.record(0.01)
+    assert timeout.seconds(0) == 1.0
 
 
 def test_a_limit_below_a_second_is_kept() -> None:
-    assert after([0.01], limit_s=0.5).wait_s(0) == 0.5
+    assert after([0.01], limit_s=0.5).seconds(0) == 0.5

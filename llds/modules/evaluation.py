@@ -1,0 +1,54 @@
+"""What an evaluation showed: a small record of each question, and the results by data source.
+
+`RolloutCallback` fills each batch with the rewarded trajectories of all ranks, so that every rank has all questions,
+each once.
+
+Left out on purpose: the statistics (`llds.evaluation`), and the table and card (`llds.callbacks.evaluation`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llds.evaluation import QuestionResult, measure_question, summarize
+from llds.types import Trajectory
+
+
+class Evaluation:
+    """The evaluation under way, or the last.
+
+    Attributes:
+        questions: What became of each question so far.
+    """
+
+    def __init__(self) -> None:
+        self.questions: list[QuestionResult] = []
+
+    def begin(self) -> None:
+        """Forget the questions of the last evaluation."""
+        self.questions = []
+
+    def add(self, trajectories: Sequence[Trajectory], decode: Callable[[list[int]], Any]) -> None:
+        """Measure trajectories.
+
+        Args:
+            trajectories: One per question, rewarded.
+            decode: Makes text of token ids.
+        """
+        self.questions += [measure_question(trajectory, decode) for trajectory in trajectories]
+
+    def metrics(self, root: str) -> dict[str, float]:
+        """The results over all questions, by data source where there are several, and averages; empty without any.
+
+        Args:
+            root: First part of each key, such as ``val``.
+        """
+        if not self.questions:
+            return {}
+        summary = summarize(self.questions)
+        sources = summary.sources if len(summary.sources) > 1 else ()  # one source: the total is the same
+        values = {f"{root}/{key}": value for key, value in summary.all_questions.metrics().items()}
+        for source in sources:
+            values |= {f"{root}/{source.name}/{key}": value for key, value in source.metrics().items()}
+        for average in summary.averages:
+            values[f"{root}/average/{average.name}/exact_match"] = average.exact_match.value
+        return values
