@@ -1,6 +1,13 @@
 """Callbacks: rollout, retrieval, early warning, and what a run writes."""
 
-from llds.callbacks.checkpoint import ExportPolicy, IterationCheckpoint, list_checkpoints
+from llds.callbacks.checkpoint import (
+    ExportPolicy,
+    GracefulStop,
+    IterationCheckpoint,
+    RunLock,
+    Stopped,
+    list_checkpoints,
+)
 from llds.callbacks.collapse import CollapseMonitor
 from llds.callbacks.evaluation import EvaluationTable
 from llds.callbacks.probe import LLDProbe
@@ -16,6 +23,7 @@ __all__ = [
     "CollapseMonitor",
     "EvaluationTable",
     "ExportPolicy",
+    "GracefulStop",
     "IterationCheckpoint",
     "IterationProfile",
     "IterationSignals",
@@ -23,7 +31,9 @@ __all__ = [
     "RetrievalCallback",
     "RolloutCallback",
     "RolloutProgressBar",
+    "RunLock",
     "RunReport",
+    "Stopped",
     "TrajectoryLog",
     "list_checkpoints",
 ]

@@ -170,6 +170,7 @@ class RolloutCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Roll out, reward and score the batch."""
+        self._next.reach(pl_module.iteration)
         rollouts, wanted = self._start(pl_module), len(batch.prompts)
         with timed(batch, "rollout"):
             rounds = self._roll_out(trainer, pl_module, batch, rollouts)
@@ -190,6 +191,10 @@ class RolloutCallback(pl.Callback):
             with timed(batch, "score"):
                 batch.policy_batch = self.tensors(pl_module, kept)
                 batch.trained = kept
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: SearchAgentModule, *_: Any) -> None:
+        """Forget the iteration's rollout, before a checkpoint is written that holds the next one's."""
+        self._next.reach(pl_module.iteration)
 
     def _roll_out(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, rollouts: PolicyRollouts
@@ -283,10 +288,16 @@ class RolloutCallback(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Stop the event loop and the sampler."""
+        self._next.forget()
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Stop the event loop and the sampler."""
+        """Stop the event loop and the sampler; what an interrupted run then saves keeps what was begun ahead."""
+        is_interrupt = isinstance(exception, (KeyboardInterrupt, SystemExit)) and world_size() == 1
+        if is_interrupt and isinstance(pl_module, SearchAgentModule) and not pl_module.is_updating:
+            self._next.settle_before_stopping()
+        else:
+            self._next.forget()
         self._stop()
 
     def weights_changed(self) -> None:
@@ -307,7 +318,6 @@ class RolloutCallback(pl.Callback):
         self._next.load_state_dict(state_dict)
 
     def _stop(self) -> None:
-        self._next.forget()
         if self._rollouts is not None:
             self._rollouts.close()
             self._rollouts = None
