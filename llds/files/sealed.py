@@ -1,8 +1,8 @@
 """Checkpoint files that carry a checksum of themselves.
 
-torch writes zip archives and does not look at their checksums when it reads them: a flipped bit loads as another weight.
-A sealed file is such an archive with the CRC-32 of all its bytes as the archive's comment, taken while it is written. It
-stays one file that plain torch loads. Archives without a seal are checked by the checksums of their records.
+torch writes zip archives and does not look at their checksums when it reads them: a flipped bit loads as another
+weight. A sealed file is such an archive with the CRC-32 of all its bytes as the archive's comment, taken while it is
+written. It stays one file that plain torch loads. Without a seal, the checksums of an archive's records are compared.
 """
 
 import os

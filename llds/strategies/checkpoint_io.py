@@ -1,8 +1,8 @@
 """Writing and reading checkpoints: streamed into the run's folder, with a checksum, whole or not at all.
 
 Lightning's own way keeps a whole checkpoint in main memory and in the folder for temporary files on its way, and says
-nothing of damage when it loads one. Where several ranks save, the error of one must not leave the others waiting: within
-`errors_held` it is kept for the caller instead of raised.
+nothing of damage when it loads one. Where several ranks save, the error of one must not leave the others waiting:
+within `errors_held` it is kept for the caller instead of raised.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,9 @@ def errors_of_writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if not _HELD:
-            raise CheckpointError(f"Expected to write {path}, got: {error}. Make room, or name another place.") from error
+            raise CheckpointError(
+                f"Expected to write {path}, got: {error}. Make room, or name another place."
+            ) from error
         _HELD[-1].append(error)
 
 
@@ -88,7 +90,7 @@ def save_training_state(trainer: pl.Trainer, path: Path) -> str:
     """Save a checkpoint on every rank; returns what went wrong, the same on all; empty if it is whole."""
     with errors_held() as held:
         try:
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
         except OSError as error:  # of a strategy or a plugin of another
             held.append(error)
     return next((found for found in gather(str(held[0]) if held else "") if found), "")
@@ -128,8 +130,8 @@ class SealedCheckpointIO(TorchCheckpointIO):
         if found:
             self._has_warned = True
             rank_zero_warn(
-                f"Expected the states in a checkpoint to be tensors and plain values, got objects of {', '.join(found)}. "
-                "Such a checkpoint is only loaded with --weights_only false. Change the `state_dict` that brings them."
+                f"Expected tensors and plain values in a checkpoint, got objects of {', '.join(found)}: it only loads "
+                "with --weights_only false. Change the `state_dict` that brings them."
             )
 
 

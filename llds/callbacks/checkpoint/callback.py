@@ -84,9 +84,9 @@ class IterationCheckpoint(Checkpoint):
         use_sealed_checkpoints(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the folder; one that is gone later is not made again, as it may be a disk that is no longer there."""
+        """Make the run's folder."""
         if trainer.is_global_zero:
-            checkpoint_path(trainer.default_root_dir, 0).parent.mkdir(parents=True, exist_ok=True)
+            Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: Any, batch_idx: int

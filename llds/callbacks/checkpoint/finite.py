@@ -9,7 +9,7 @@ from llds.strategies import ZeRO3Strategy, gather, local_part
 
 
 def what_is_not_finite(trainer: pl.Trainer, module: SearchAgentModule) -> str:
-    """Names the first weight or optimizer state, on any rank, that is not finite, and counts them; every rank must call.
+    """The first weight or optimizer state, on any rank, that is not finite, and how many more; every rank must call.
 
     Returns:
         Words for a message; empty if all are finite.

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: their names, and a new one in its place without a moment in which none is whole."""
+"""The folder of a run's checkpoints: their names, and a new one put in its place when it is whole."""
 
 import os
 import shutil
@@ -30,9 +30,12 @@ def partial_path(root: str | Path) -> Path:
 def clear_partial(root: str | Path) -> None:
     """Remove what a save that failed, or a process that was killed in one, has left.
 
+    The folder is made where it is missing; not so the run's own, which may be on a disk that is no longer there.
+
     Raises:
-        OSError: If it cannot be removed.
+        OSError: If that cannot be done.
     """
+    (Path(root) / _FOLDER).mkdir(exist_ok=True)
     for name in (_PARTIAL, f"{_PARTIAL}.part", _REPLACED):
         remove(Path(root) / _FOLDER / name)
 
@@ -45,9 +48,7 @@ def publish(root: str | Path, path: Path) -> None:
         path: The name; a checkpoint that has it is replaced.
     """
     partial = partial_path(root)
-    for written in partial.rglob("*"):
-        _flush(written)
-    _flush(partial)
+    flush_all(partial)
     if path.is_dir():  # unlike a file, a folder cannot be replaced by another
         path.replace(path.with_name(_REPLACED))
     partial.replace(path)
@@ -76,6 +77,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def flush_all(path: Path) -> None:
+    """Force a file, or a folder with all that is in it, to disk."""
+    for written in path.rglob("*"):
+        _flush(written)
+    _flush(path)
 
 
 def _flush(path: Path) -> None:

@@ -28,23 +28,29 @@ class RunLock(pl.Callback):
         self._lock: FileLock | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the lock.
+        """Take the lock of a folder that is there, before anything that takes long.
 
         Raises:
             ConfigurationError: If another process holds it.
         """
-        together(lambda: self._take(Path(trainer.default_root_dir)) if rank() == 0 else None)
+        if Path(trainer.default_root_dir).is_dir():
+            self.on_fit_start(trainer, pl_module)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the lock of a new folder, once all settings have been found good.
+
+        Raises:
+            ConfigurationError: If another process holds it.
+        """
+        together(lambda: self._take(Path(trainer.default_root_dir)) if rank() == 0 and self._lock is None else None)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give it back."""
+        """Give it back; after an error the end of the process does, when the last checkpoint is written."""
         self._give_back()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Keep it: the last checkpoint is written after this; the end of the process gives it back."""
 
     def _take(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK)
+        lock = FileLock(folder / _LOCK, fallback_to_soft=False)  # a soft one would outlive its process
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -1,8 +1,8 @@
 """Stopping a run by a signal: after a checkpoint where there is something to save, with the signal's exit status.
 
-Ctrl-C (SIGINT), SIGTERM (Kubernetes, SLURM, ``kill``) and the signal by which SLURM announces the end of a job's time stop
-a run in the same way. During an iteration's rollout and scoring it stops at once, as its state before the iteration is
-known. During the updates it stops when they are done. Of several ranks all stop together, at the end of an iteration.
+Ctrl-C (SIGINT), SIGTERM (Kubernetes, SLURM, ``kill``) and the signal by which SLURM announces the end of a job's time
+stop a run in the same way. During an iteration's rollout and scoring it stops at once, as its state before them is
+known. During the updates it stops when they are done. Of several ranks all stop together, at an iteration's end.
 
 Left out on purpose: what is saved (`IterationCheckpoint`).
 """
@@ -60,23 +60,27 @@ class GracefulStop(pl.Callback):
         self._handled: list[int] = []
 
     @contextmanager
-    def handling(self, trainer: pl.Trainer) -> Iterator[None]:
-        """Within, signals stop the run of a trainer.
+    def handling(self, trainer: pl.Trainer, is_training: bool) -> Iterator[None]:
+        """Within, signals stop what a trainer does, and the process ends with their exit status.
 
         Args:
-            trainer: Is about to fit.
+            trainer: Is about to begin.
+            is_training: Whether it trains; else Ctrl-C is left to Lightning, and SLURM's signal alone.
         """
         self._trainer = trainer
-        self._handled = [signal.SIGINT, signal.SIGTERM]
-        if (requeue := _requeue_signal(trainer)) is not None:
-            self._handled.append(requeue)  # a handler that is there keeps Lightning from its own
+        requeue = _requeue_signal(trainer) if is_training else None  # ours keeps Lightning from its own
+        self._handled = [signal.SIGTERM, *([signal.SIGINT] if is_training else []), *([requeue] if requeue else [])]
         before = {number: signal.signal(number, self._receive) for number in self._handled}
         try:
             with _Deadline(self.within_s):
                 yield
-        except Stopped as stopped:
-            if stopped.number == requeue and trainer.is_global_zero:
+        except SystemExit as end:
+            if isinstance(end, Stopped) and end.number == requeue and trainer.is_global_zero:
                 _requeue()
+            if isinstance(end, SIGTERMException) and end.code is None:  # Lightning's own, between two batches
+                raise Stopped(signal.SIGTERM) from end
+            if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning makes a status of 1
+                raise Stopped(signal.SIGINT) from end
             raise
         finally:
             for number, handler in before.items():
@@ -150,16 +154,21 @@ class _Deadline:
         os.close(self._writer)  # unless it counts down, the thread ends; what hangs at the exit is bounded too
 
     def _watch(self) -> None:
-        while data := os.read(self._reader, 64):
-            if signal.SIGTERM in data:
-                threading.Event().wait(self._seconds)
-                print(
-                    f"llds: SIGTERM {self._seconds:g} s ago (`stopping.within_s`), and something hangs: the process ends "
-                    "now. The last checkpoint holds: --ckpt_path last.",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                os._exit(128 + signal.SIGTERM)
+        with os.fdopen(self._reader, "rb", buffering=0) as reader:
+            while data := reader.read(64):
+                if signal.SIGTERM in data:
+                    threading.Event().wait(self._seconds)
+                    _end_now(self._seconds)
+
+
+def _end_now(seconds: float) -> None:
+    print(
+        f"llds: SIGTERM {seconds:g} s ago (`stopping.within_s`), and something hangs: the process ends now. The last "
+        "checkpoint holds: --ckpt_path last.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(128 + signal.SIGTERM)
 
 
 def _requeue_signal(trainer: pl.Trainer) -> int | None:
@@ -180,6 +189,8 @@ def _requeue() -> None:
         rank_zero_warn(f"Job {job} is not requeued: {error}. Submit it again; --ckpt_path last goes on.")
         return
     if result.returncode:
-        rank_zero_warn(f"Job {job} is not requeued: {result.stderr.strip()}. Submit it again; --ckpt_path last goes on.")
+        rank_zero_warn(
+            f"Job {job} is not requeued: {result.stderr.strip()}. Submit it again; --ckpt_path last goes on."
+        )
     else:
         rank_zero_info(f"Requeued the SLURM job {job}.")

@@ -1,7 +1,7 @@
 """Rollouts as plain values and tensors, for checkpoints: nothing in them could run code when it is loaded.
 
-Tokens and log-probabilities of all trajectories are one tensor each; as lists of numbers they would take minutes to load
-without pickle's objects. In their place stand their lengths, and they are read back in the order in which they were put.
+Tokens and log-probabilities of all trajectories are one tensor each; as lists of numbers they would take a minute to
+load as plain values. In their place stand their lengths, and they are read in the order in which they were put.
 """
 
 from collections.abc import Mapping, Sequence
@@ -99,8 +99,8 @@ def packed_statistics(statistics: Any, tool: str) -> Any:
     plain = asdict(statistics) if is_dataclass(statistics) and not isinstance(statistics, type) else statistics
     if not _is_plain(plain):
         raise ConfigurationError(
-            f"Expected `statistics` of the tool `{tool}` to be plain values or a dataclass of them, because a checkpoint "
-            f"holds them where `rollout.overlap` is true, got a {type(statistics).__name__}. Make it a dataclass."
+            f"Expected `statistics` of the tool `{tool}` to be plain values or a dataclass of them, because a "
+            f"checkpoint holds them where `rollout.overlap` is true, got a {type(statistics).__name__}. Make it one."
         )
     return plain
 
