@@ -3,6 +3,7 @@
 import io
 import threading
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from llds.modules import SearchAgentModule
 from llds.rollout import Rollout, RolloutUnderWay
 from llds.samplers import TransformersSampler
 from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
-from tests.runs import QUESTIONS, FirstIsRight, Run, answers, by_iteration, make_run, scripted
+from tests.runs import LIMITS, QUESTIONS, FirstIsRight, Run, answers, by_iteration, make_run, scripted
 
 MODULE = {"importance_correction": ImportanceCorrection()}
 
@@ -195,18 +196,25 @@ class Stops(FirstIsRight):
         return super().__call__(trajectory)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run that is never stopped."""
-    return overlapped(tmp_path_factory.mktemp("whole"), every=100).fit()
+SHORT = {"limits": replace(LIMITS, action_tokens=8)}
 
 
-@pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(143)])
-@pytest.mark.parametrize("place", ["reward", "prepare", "wait"])
+@pytest.mark.parametrize(
+    ("place", "signal"),
+    [
+        ("reward", SystemExit(143)),
+        pytest.param("prepare", KeyboardInterrupt(), marks=pytest.mark.slow),
+        pytest.param("wait", SystemExit(143), marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_was_interrupted_in_an_iteration_equals_one_that_was_not(
-    tmp_path: Path, whole: Run, place: str, signal: BaseException, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, place: str, signal: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = overlapped(tmp_path, every=100, rollout={"reward": Stops(signal) if place == "reward" else FirstIsRight()})
+    def made(folder: str, **rollout: Any) -> Run:
+        return overlapped(tmp_path / folder, every=100, iterations=4, rollout=SHORT | rollout)
+
+    whole = made("whole").fit()
+    run = made("a", reward=Stops(signal) if place == "reward" else FirstIsRight())
     if place == "prepare":
         prepare = run.module.prepare
         run.module.prepare = lambda batch: raises(signal) if run.module.iteration == 3 else prepare(batch)  # type: ignore
@@ -216,10 +224,10 @@ def test_a_run_that_was_interrupted_in_an_iteration_equals_one_that_was_not(
     with pytest.raises(SystemExit):
         run.fit()
     monkeypatch.undo()
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["iteration-000003.ckpt"]
-    torch.load(list_checkpoints(tmp_path)[-1], weights_only=True)
-    resumed = overlapped(tmp_path, every=100).fit(resume=True)
-    assert by_iteration(tmp_path) == by_iteration(whole.folder)
+    assert [path.name for path in list_checkpoints(run.folder)] == ["iteration-000003.ckpt"]
+    torch.load(list_checkpoints(run.folder)[-1], weights_only=True)
+    resumed = made("a").fit(resume=True)
+    assert by_iteration(run.folder) == by_iteration(whole.folder)
     assert all(torch.equal(value, resumed.weights[name]) for name, value in whole.weights.items())
 
 
@@ -246,7 +254,7 @@ def test_what_tools_count_is_plain_or_refused() -> None:
     counted = SearchStatistics(queries=3, retriever_s=0.5)
     assert unpacked_statistics(packed_statistics(counted, "search"), SearchStatistics()) == counted
     assert packed_statistics(None, "clock") is None
-    with pytest.raises(ConfigurationError, match="Expected `statistics` of the tool `clock` .* got a object"):
+    with pytest.raises(ConfigurationError, match=r"Expected `statistics` of the tool `clock` .* got a object"):
         packed_statistics(object(), "clock")
 
 
