@@ -11,11 +11,12 @@ from llds.errors import ConfigurationError
 from tests.runs import answers, make_run, scripted
 
 HOLD = """
-import sys, time
-from pathlib import Path
-from llds.callbacks.checkpoint.run_lock import RunLock
-lock = RunLock()
-lock._take(Path(sys.argv[1]))
+import json, os, socket, sys, time
+from filelock import FileLock
+lock = FileLock(sys.argv[1] + "/.run.lock")
+lock.acquire(timeout=0)
+with open(sys.argv[1] + "/.run.json", "w") as file:
+    json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
 print("held", flush=True)
 time.sleep(600)
 """
