@@ -120,7 +120,9 @@ class ZeRO3Strategy(DeepSpeedStrategy):
         """
         path = Path(str(self.broadcast(filepath)))
         engine = self.engine
-        needed = sum(gather(tensor_bytes([*map(local_part, trained(engine.module)), self.own_optimizer.state_dict()])))
+        optimizer = self.own_optimizer
+        own = [*map(local_part, trained(engine.module)), optimizer.state_dict(), optimizer.param_groups]
+        needed = sum(gather(tensor_bytes(own)))
         if begun := gather(_begin(path, needed) if self.is_global_zero else None)[0]:
             with errors_of_writing(path):
                 raise begun

@@ -106,7 +106,8 @@ class GracefulStop(pl.Callback):
             self._received, self.is_stopping = received[0], True
 
     def _stop(self) -> None:
-        if self.is_stopping and self._received is not None:
+        is_agreed = self.is_stopping or world_size() == 1  # one that came while the checkpoint was written
+        if self._received is not None and is_agreed:
             self._has_raised = True
             raise Stopped(self._received)
 

@@ -81,6 +81,16 @@ def test_a_signal_during_the_updates_stops_after_them_with_a_checkpoint(tmp_path
     assert_resumed_run_equals(tmp_path, whole)
 
 
+def test_a_signal_while_a_checkpoint_is_written_stops_before_the_next_iteration(tmp_path: Path, whole: Run) -> None:
+    run, stop = made(tmp_path, every=2)
+    after(run.trainer, "save_checkpoint", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped):
+        fit(run, stop)
+    assert run.module.iteration == 2
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["iteration-000002.ckpt"]
+    assert_resumed_run_equals(tmp_path, whole)
+
+
 def test_ctrl_c_twice_does_not_wait_for_the_updates(tmp_path: Path) -> None:
     run, stop = made(tmp_path)
     after(run.module, "_apply_gradients", 5, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
@@ -140,8 +150,8 @@ def after(owner: Any, name: str, calls: int, action: Callable[[], Any]) -> None:
     """Do something after the given call of a method."""
     method, count = getattr(owner, name), iter(range(1, 1000))
 
-    def call(*args: Any) -> Any:
-        result = method(*args)
+    def call(*args: Any, **named: Any) -> Any:
+        result = method(*args, **named)
         if next(count) == calls:
             action()
         return result
