@@ -51,5 +51,9 @@ class TooManyFailuresError(LLDSError, RuntimeError):
     """More trajectories failed than the run allows, or too many updates in a row were not finite."""
 
 
+class CheckpointError(LLDSError, RuntimeError):
+    """A checkpoint could not be written, must not be, or is damaged. The message names the last good one."""
+
+
 class RankError(LLDSError, RuntimeError):
     """A rank failed, and all ranks stop together."""

@@ -1,13 +1,15 @@
-"""Kill a training with SIGKILL at random moments, resume it each time, and compare it with one that was never killed.
+"""Stop a training by signals at random moments, resume it each time, and compare it with one that was never stopped.
 
     python tools/kill_and_resume.py                        # 10 kills in 12 iterations of the quickstart
     python tools/kill_and_resume.py --kills 30 --iterations 40 --seed 1
     python tools/kill_and_resume.py --iterations 8 -- --model.llds_penalty.anchor lagged   # settings of llds fit
+    python tools/kill_and_resume.py --signals TERM INT -- -c conf/rollout/overlap.yaml     # of Kubernetes, of Ctrl-C
 
 Moments are spread over the phases of an iteration: rollout, scoring, update and the writing of a checkpoint. A
 callback in the training says through a pipe which phase begins; the killer waits for the wanted phase and then for a
-random share of its length. Metrics (all but ``time/``), final weights, optimizer state and exported policy must be
-equal to the bit.
+random share of its length. After SIGTERM and SIGINT the exit status must be 143 and 130. Metrics (all but ``time/``),
+final weights, optimizer state and exported policy must be equal to the bit, and every checkpoint must load as plain
+values.
 Exit status 1 if anything differs.
 """
 
@@ -16,11 +18,12 @@ import csv
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -89,6 +92,16 @@ class Plan:
     phase: str
     iteration: int
     share: float
+    signal: str = "KILL"
+
+    @property
+    def number(self) -> int:
+        """Of the signal."""
+        return int(signal.Signals[f"SIG{self.signal}"])
+
+    def fits(self, status: int) -> bool:
+        """Whether a process ended as the signal says; one that had all but ended when it came ends well."""
+        return status in (0, -self.number if self.signal == "KILL" else 128 + self.number)
 
 
 @dataclass
@@ -117,7 +130,7 @@ def train(options: argparse.Namespace, root: Path, plan: Plan | None, lengths: d
             result.markers.append((time.perf_counter(), phase, iteration))
             if plan is not None and phase == plan.phase and iteration >= plan.iteration:
                 time.sleep(plan.share * lengths[phase])
-                process.kill()
+                process.send_signal(plan.number)
                 result.was_killed = True
                 break
         result.exit_status = process.wait()
@@ -154,13 +167,14 @@ def mean_lengths(markers: list[tuple[float, str, int]]) -> dict[str, float]:
     return {phase: sum(values) / len(values) for phase, values in spans.items()}
 
 
-def make_plans(kills: int, iterations: int, seed: int) -> list[Plan]:
-    """Moments in the order of their iterations, each phase equally often."""
+def make_plans(kills: int, iterations: int, seed: int, signals: Sequence[str]) -> list[Plan]:
+    """Moments in the order of their iterations, each phase and each signal equally often."""
     draw = random.Random(seed)  # noqa: S311 (not a secret)
     phases = [PHASES[number % len(PHASES)] for number in range(kills)]
     draw.shuffle(phases)
     when = sorted(draw.randrange(iterations - 1) for _ in range(kills))
-    return [Plan(phase, iteration, draw.random()) for phase, iteration in zip(phases, when, strict=True)]
+    chosen = [signals[number % len(signals)] for number in range(kills)]
+    return [Plan(*one, draw.random(), name) for *one, name in zip(phases, when, chosen, strict=True)]
 
 
 def read_metrics(root: Path) -> dict[str, dict[str, str]]:
@@ -217,6 +231,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=10, help="number of kills")
     parser.add_argument("--iterations", type=int, default=12, help="rollout iterations of the run")
     parser.add_argument("--every", type=int, default=2, help="iterations between two checkpoints")
+    parser.add_argument("--signals", nargs="+", default=["KILL"], choices=["KILL", "TERM", "INT"], help="in turn")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--config", default="conf/quickstart.yaml", help="configuration of the run")
     parser.add_argument("--folder", type=Path, default=Path("runs/kill_and_resume"), help="is deleted first")
@@ -243,18 +258,20 @@ def main() -> None:
     print(
         f"{options.iterations} iterations without a kill: {time.perf_counter() - started:.0f} s; mean seconds: {spent}"
     )
-    print(f"{'kill':>4}  {'phase':<10}  {'iteration':>9}  {'share':>5}  resumed from")
+    print(f"{'kill':>4}  {'signal':<6}  {'phase':<10}  {'iteration':>9}  {'share':>5}  resumed from")
     kills = 0
-    for number, plan in enumerate(make_plans(options.kills, options.iterations, options.seed), start=1):
+    for number, plan in enumerate(make_plans(options.kills, options.iterations, options.seed, options.signals), 1):
         result = train(options, killed, plan, lengths)
         kills += result.was_killed
         _, phase, iteration = result.markers[-1] if result.markers else (0.0, "start", -1)
         checkpoints = sorted((killed / "checkpoints").glob("iteration-*.ckpt"))
         source = checkpoints[-1].name if checkpoints else "the beginning"
-        if not result.was_killed and result.exit_status:
-            sys.exit(f"A resumed run failed: see {killed.with_suffix('.log')}")
+        if not (plan.fits(result.exit_status) if result.was_killed else result.exit_status == 0):
+            sys.exit(f"A run ended with status {result.exit_status}: see {killed.with_suffix('.log')}")
+        for path in checkpoints:
+            torch.load(path, weights_only=True)
         iteration += phase in ("start", "rollout", "score", "update")  # markers count iterations that are done
-        print(f"{number:>4}  {phase:<10}  {iteration:>9}  {plan.share:>5.2f}  {source}", flush=True)
+        print(f"{number:>4}  {plan.signal:<6}  {phase:<10}  {iteration:>9}  {plan.share:>5.2f}  {source}", flush=True)
     last = train(options, killed, None, {})
     if last.exit_status:
         sys.exit(f"The last resumed run failed: see {killed.with_suffix('.log')}")

@@ -3,7 +3,14 @@
 Each connects a part of llds that knows no Trainer (`llds.rollout`, `llds.monitor`, `llds.evaluation`, ...) to a run.
 """
 
-from llds.callbacks.checkpoint import ExportPolicy, IterationCheckpoint, list_checkpoints
+from llds.callbacks.checkpoint import (
+    ExportPolicy,
+    GracefulStop,
+    IterationCheckpoint,
+    RunLock,
+    Stopped,
+    list_checkpoints,
+)
 from llds.callbacks.collapse import CollapseMonitor
 from llds.callbacks.evaluation import EvaluationTable
 from llds.callbacks.probe import LLDProbe
@@ -19,6 +26,7 @@ __all__ = [
     "CollapseMonitor",
     "EvaluationTable",
     "ExportPolicy",
+    "GracefulStop",
     "IterationCheckpoint",
     "IterationProfile",
     "IterationSignals",
@@ -26,7 +34,9 @@ __all__ = [
     "RetrievalCallback",
     "RolloutCallback",
     "RolloutProgressBar",
+    "RunLock",
     "RunReport",
+    "Stopped",
     "TrajectoryLog",
     "list_checkpoints",
 ]

@@ -6,6 +6,9 @@ This file stays light, so that Ctrl-C is quiet during the seconds in which torch
 
 import sys
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + the number of SIGINT, as of any program that a signal ends."""
+
 
 def main(args: list[str] | None = None) -> None:
     """The command ``llds``.
@@ -28,7 +31,8 @@ def main(args: list[str] | None = None) -> None:
 
             run_command(args)
     except KeyboardInterrupt:
-        sys.exit("llds: interrupted")
+        print("llds: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
-__all__ = ["main"]
+__all__ = ["INTERRUPTED", "main"]

@@ -3,10 +3,13 @@
 from llds.files.atomic import write_atomically
 from llds.files.checksum import file_hash
 from llds.files.formats import FileFormat
+from llds.files.manifest import damage_of_folder, write_manifest
 from llds.files.model_folder import FROM_FOLDER, errors_of_folder
 from llds.files.reader import read_rows
 from llds.files.redaction import redacted, redacted_command
 from llds.files.rows import BadRows, OnBadRow, Row
+from llds.files.sealed import check_whole, write_sealed
+from llds.files.space import check_room
 
 __all__ = [
     "FROM_FOLDER",
@@ -14,10 +17,15 @@ __all__ = [
     "FileFormat",
     "OnBadRow",
     "Row",
+    "check_room",
+    "check_whole",
+    "damage_of_folder",
     "errors_of_folder",
     "file_hash",
     "read_rows",
     "redacted",
     "redacted_command",
     "write_atomically",
+    "write_manifest",
+    "write_sealed",
 ]

@@ -22,7 +22,10 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from llds.errors import ConfigurationError
-from llds.strategies.partitioned import without_compiled_communication
+from llds.files import check_room, check_whole
+from llds.strategies.checkpoint_io import errors_of_writing, save_file, tensor_bytes
+from llds.strategies.partitioned import local_part, without_compiled_communication
+from llds.strategies.ranks import gather, rank, together, world_size
 from llds.strategies.zero3_checkpoint import CHECKPOINT_TAG, load_weights, ranks_of_checkpoint
 
 _OWNED = {
@@ -109,6 +112,34 @@ class ZeRO3Strategy(DeepSpeedStrategy):
         with self.precision_plugin.train_step_context():
             return cast(Any, self.lightning_module).training_step(*args, **kwargs)
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write a folder to which every rank adds its part, each file streamed and sealed; a collective operation.
+
+        Raises:
+            CheckpointError: If it cannot be written, where nobody collects errors (`errors_held`).
+        """
+        path = Path(str(self.broadcast(filepath)))
+        engine = self.engine
+        optimizer = self.own_optimizer
+        own = [*map(local_part, trained(engine.module)), optimizer.state_dict(), optimizer.param_groups]
+        needed = sum(gather(tensor_bytes(own)))
+        if begun := gather(_begin(path, needed) if self.is_global_zero else None)[0]:
+            with errors_of_writing(path):
+                raise begun
+            return
+        engine.checkpoint_engine.save = _save_part
+        state = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
+        engine.save_checkpoint(
+            str(path),
+            client_state=state,
+            tag=CHECKPOINT_TAG,
+            save_latest=False,
+            exclude_frozen_parameters=self.exclude_frozen_parameters,
+        )
+        if self.is_global_zero:
+            with errors_of_writing(path):
+                (path / "latest").write_text(CHECKPOINT_TAG)  # where DeepSpeed looks for the name
+
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint of ZeRO-3: to train on, by as many ranks as wrote it; to evaluate, by any number.
 
@@ -122,6 +153,7 @@ class ZeRO3Strategy(DeepSpeedStrategy):
                 f"Expected `ckpt_path` to be a checkpoint of ZeRO-3 (a folder), got {path}. Without ZeRO-3 "
                 "(`trainer.strategy`) the run that wrote it can go on."
             )
+        together(lambda: check_whole(path, (rank(), world_size())))
         module = cast(Any, self.lightning_module)
         if module.trainer.state.fn != TrainerFn.FITTING:
             return load_weights(path / CHECKPOINT_TAG, module, writers)
@@ -163,6 +195,28 @@ class ZeRO3Strategy(DeepSpeedStrategy):
     def gradient_norm(self) -> Tensor:
         """Norm of the whole gradient of the last step, before it was clipped."""
         return torch.as_tensor(self.engine.get_global_grad_norm())
+
+
+def trained(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that are trained."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _begin(path: Path, needed: int) -> OSError | None:
+    """Make the folder of a checkpoint, where there is room for all ranks' parts; returns what went wrong."""
+    try:
+        for folder in (path, path / CHECKPOINT_TAG):  # the run's own folder is not made again where it is gone
+            folder.mkdir(exist_ok=True)
+        check_room(path, needed)
+    except OSError as error:
+        return error
+    return None
+
+
+def _save_part(state_dict: dict[str, Any], path: str) -> None:
+    """What DeepSpeed calls to write a file of a checkpoint."""
+    with errors_of_writing(Path(path)):
+        save_file(state_dict, Path(path))
 
 
 def _check_installed() -> None:

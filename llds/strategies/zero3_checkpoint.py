@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from llds.files import check_whole
 from llds.strategies.partitioned import gathered, merged_checkpoint
 from llds.strategies.ranks import rank
 
@@ -53,7 +54,11 @@ def trained_weights(path: Path) -> Mapping[str, Tensor]:
 
     Args:
         path: The checkpoint, a folder or a file.
+
+    Raises:
+        CheckpointError: If it is damaged.
     """
+    check_whole(path)
     if path.is_dir():
         return merged_checkpoint(path, CHECKPOINT_TAG)
     return cast(Mapping[str, Tensor], torch.load(path, map_location="cpu", weights_only=True)["state_dict"])

@@ -1,7 +1,18 @@
-"""Checkpoints between iterations, which of them were healthy, and the export of the trained policy."""
+"""What makes a run stoppable and resumable: checkpoints, which of them were healthy, signals, the export at the end."""
 
-from llds.callbacks.checkpoint.callback import IterationCheckpoint, list_checkpoints
+from llds.callbacks.checkpoint.callback import IterationCheckpoint
 from llds.callbacks.checkpoint.export import ExportPolicy
+from llds.callbacks.checkpoint.folder import list_checkpoints
 from llds.callbacks.checkpoint.healthy import HealthyCheckpoints
+from llds.callbacks.checkpoint.run_lock import RunLock
+from llds.callbacks.checkpoint.stopping import GracefulStop, Stopped
 
-__all__ = ["ExportPolicy", "HealthyCheckpoints", "IterationCheckpoint", "list_checkpoints"]
+__all__ = [
+    "ExportPolicy",
+    "GracefulStop",
+    "HealthyCheckpoints",
+    "IterationCheckpoint",
+    "RunLock",
+    "Stopped",
+    "list_checkpoints",
+]

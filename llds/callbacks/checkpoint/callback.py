@@ -4,24 +4,29 @@ A checkpoint between two iterations needs no buffer of trajectories: position in
 counters are the whole state, and a run that resumes from it equals one that was never stopped.
 """
 
-import os
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from llds.callbacks.checkpoint.finite import what_is_not_finite
+from llds.callbacks.checkpoint.folder import (
+    checkpoint_path,
+    clear_partial,
+    list_checkpoints,
+    partial_path,
+    publish,
+    remove_old,
+)
 from llds.callbacks.checkpoint.healthy import HealthyCheckpoints
+from llds.callbacks.checkpoint.stopping import GracefulStop
 from llds.data import PromptLoader
-from llds.errors import ConfigurationError, RankError, TooManyFailuresError
+from llds.errors import CheckpointError, ConfigurationError, RankError, TooManyFailuresError
 from llds.modules import SearchAgentModule
-from llds.strategies import gather, together, world_size
-
-_FOLDER = "checkpoints"
-_PATTERN = "iteration-*.ckpt"
-_PARTIAL = ".partial.ckpt"
+from llds.strategies import gather, rank, save_training_state, use_sealed_checkpoints, world_size
 
 
 class IterationCheckpoint(Checkpoint):
@@ -36,19 +41,32 @@ class IterationCheckpoint(Checkpoint):
         keep_last: Number of checkpoints that are kept.
         keep_healthy: Number of healthy ones that are kept besides; two more are while it is not known whether they are.
         healthy_after: Quiet iterations that must follow one until it counts as healthy.
+        max_failed_saves: Checkpoints in a row that cannot be written (disk full, gone or read-only) after which the run
+            stops; before, each is a warning, and the next checkpoint is the next try.
 
     Attributes:
         last_path: The checkpoint written last; empty before the first.
         healthy: Which are healthy.
+        failed_saves: Checkpoints since the last good one that could not be written.
 
     Raises:
         ConfigurationError: If a number is too small.
     """
 
     def __init__(
-        self, every_n_iterations: int = 10, keep_last: int = 2, keep_healthy: int = 2, healthy_after: int = 5
+        self,
+        every_n_iterations: int = 10,
+        keep_last: int = 2,
+        keep_healthy: int = 2,
+        healthy_after: int = 5,
+        max_failed_saves: int = 3,
     ) -> None:
-        numbers = {"every_n_iterations": every_n_iterations, "keep_last": keep_last, "healthy_after": healthy_after}
+        numbers = {
+            "every_n_iterations": every_n_iterations,
+            "keep_last": keep_last,
+            "healthy_after": healthy_after,
+            "max_failed_saves": max_failed_saves,
+        }
         for name, value in numbers.items():
             if value < 1:
                 raise ConfigurationError(f"Expected `IterationCheckpoint` to have {name} >= 1, got {value}.")
@@ -56,8 +74,19 @@ class IterationCheckpoint(Checkpoint):
             raise ConfigurationError(f"Expected `IterationCheckpoint` to have keep_healthy >= 0, got {keep_healthy}.")
         self.every_n_iterations = every_n_iterations
         self.keep_last = keep_last
+        self.max_failed_saves = max_failed_saves
+        self.failed_saves = 0
         self.last_path = ""
         self.healthy = HealthyCheckpoints(healthy_after, keep_healthy)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Have checkpoints written straight into the run's folder."""
+        use_sealed_checkpoints(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the run's folder."""
+        if trainer.is_global_zero:
+            Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: Any, batch_idx: int
@@ -68,9 +97,10 @@ class IterationCheckpoint(Checkpoint):
         # The first is saved too: many a run collapses before a checkpoint is due
         is_first = self.healthy.lacks(is_quiet=is_quiet)
         is_last = batch_idx + 1 == trainer.num_training_batches or trainer.should_stop
-        if pl_module.iteration % self.every_n_iterations == 0 or is_last or is_first:
+        is_due = pl_module.iteration % self.every_n_iterations == 0
+        if is_due or is_last or is_first or _is_stopping(trainer):
             self.healthy.saved(pl_module.iteration, is_quiet=is_quiet)
-            self._save(trainer, pl_module)
+            self._save(trainer, pl_module, is_last=is_last)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save the state before the iteration under way, unless its updates have begun.
@@ -79,7 +109,9 @@ class IterationCheckpoint(Checkpoint):
         anything to save before the first iteration has ended. Of several ranks all must save, or none can: they do
         where all have raised together.
         """
-        if world_size() > 1 and not isinstance(exception, (RankError, TooManyFailuresError)):
+        if isinstance(exception, CheckpointError) or (
+            world_size() > 1 and not isinstance(exception, (RankError, TooManyFailuresError))
+        ):
             return
         if not isinstance(pl_module, SearchAgentModule) or pl_module.is_updating or not trainer.training:
             return
@@ -88,12 +120,23 @@ class IterationCheckpoint(Checkpoint):
         # An iteration that was trained on but not completed has not reached the loggers: it is done again.
         if not isinstance(loader, PromptLoader) or not 0 < pl_module.iteration == progress.total.completed:
             return
+        is_saved = self.last_path == str(checkpoint_path(trainer.default_root_dir, pl_module.iteration))
+        if is_saved or self._save_before(trainer, pl_module, loader):
+            rank_zero_info(f"Saved the state after iteration {pl_module.iteration}: resume with --ckpt_path last")
+
+    def _save_before(self, trainer: pl.Trainer, pl_module: SearchAgentModule, loader: PromptLoader) -> bool:
+        """Save the state before the iteration under way; returns whether that went well."""
         if loader.position > pl_module.iteration:
             # The batch under way was handed out but not trained on: it comes first in the resumed run.
             loader.rewind()
-            progress.total.reset_on_restart()  # Lightning does so with `progress.current` alone
-        self._save(trainer, pl_module)
-        rank_zero_info(f"Saved the state after iteration {pl_module.iteration}: resume with --ckpt_path last")
+            # Lightning does so with `progress.current` alone
+            trainer.fit_loop.epoch_loop.batch_progress.total.reset_on_restart()
+        try:
+            self._save(trainer, pl_module, is_last=True)
+        except CheckpointError as error:
+            rank_zero_warn(str(error))
+            return False
+        return True
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -106,9 +149,10 @@ class IterationCheckpoint(Checkpoint):
 
     def take_healthy(self, trainer: pl.Trainer) -> Path | None:
         """The checkpoint to go back to (`HealthyCheckpoints.take`), None while there is none; every rank must call."""
-        present = gather({path.name for path in list_checkpoints(trainer.default_root_dir)})[0]
-        found = self.healthy.take({one for one in self.healthy.needed if _name(one) in present})
-        return None if found is None else Path(trainer.default_root_dir) / _FOLDER / _name(found)
+        root = trainer.default_root_dir
+        present = gather({path.name for path in list_checkpoints(root)})[0]
+        found = self.healthy.take({one for one in self.healthy.needed if checkpoint_path(root, one).name in present})
+        return None if found is None else checkpoint_path(root, found)
 
     def state_dict(self) -> dict[str, Any]:
         """Which checkpoints are healthy."""
@@ -118,35 +162,68 @@ class IterationCheckpoint(Checkpoint):
         """Go on where the run was."""
         self.healthy.load_state_dict(state_dict)
 
-    def _save(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
-        folder = Path(trainer.default_root_dir) / _FOLDER
-        path = folder / _name(pl_module.iteration)
-        if trainer.is_global_zero:
-            _remove(folder / _PARTIAL)
-        together(lambda: None)  # no rank writes its part of a checkpoint into a folder that rank 0 is clearing
-        trainer.save_checkpoint(folder / _PARTIAL)
-        if trainer.is_global_zero:
-            for written in (folder / _PARTIAL).rglob("*"):
-                _flush(written)
-            _flush(folder / _PARTIAL)
-            if path.is_dir():  # unlike a file, a folder cannot be replaced by another
-                _remove(path)
-            os.replace(folder / _PARTIAL, path)
-            _flush(folder)
-            needed = {_name(iteration) for iteration in self.healthy.needed}
-            for old in list_checkpoints(trainer.default_root_dir)[: -self.keep_last]:
-                if old.name not in needed:
-                    _remove(old)
-        self.last_path = str(path)
+    def _save(self, trainer: pl.Trainer, pl_module: SearchAgentModule, *, is_last: bool) -> None:
+        """Save, or warn that it failed; every rank must call.
+
+        Raises:
+            CheckpointError: If the weights are not finite, or it failed once too often, or no other try will come.
+        """
+        good = f"The last good one: {self.last_path or (_newest(trainer) or 'none')}."
+        if found := what_is_not_finite(trainer, pl_module):
+            raise CheckpointError(
+                f"Expected finite weights and optimizer states to save after iteration {pl_module.iteration}, got "
+                f"{found} with NaN or infinity. The run stops, and nothing is written. {good} Go on from there with "
+                "--ckpt_path last and a lower `model.optimization.learning_rate`."
+            )
+        path = checkpoint_path(trainer.default_root_dir, pl_module.iteration)
+        found = self._write(trainer, path)
+        if not found:
+            self.failed_saves, self.last_path = 0, str(path)
+            return
+        self.failed_saves += 1
+        message = f"Expected to write the checkpoint {path}, got: {found}. {good}"
+        if is_last or self.failed_saves >= self.max_failed_saves:
+            raise CheckpointError(
+                f"{message} The run stops after {self.failed_saves} such failure(s) in a row (`max_failed_saves` "
+                f"{self.max_failed_saves} of IterationCheckpoint). Make room, then --ckpt_path last goes on."
+            )
+        rank_zero_warn(
+            f"{message} The run goes on and tries again at the next checkpoint; failure {self.failed_saves} of "
+            f"{self.max_failed_saves} that stop it (`max_failed_saves` of IterationCheckpoint)."
+        )
+
+    def _write(self, trainer: pl.Trainer, path: Path) -> str:
+        """Write a checkpoint in its place and remove old ones; returns what went wrong, the same on every rank."""
+        root = trainer.default_root_dir
+        # No rank writes its part of a checkpoint into a folder that rank 0 is clearing
+        found = (
+            _on_rank_zero(lambda: clear_partial(root))
+            or save_training_state(trainer, partial_path(root))
+            or _on_rank_zero(lambda: publish(root, path))
+        )
+        if rank() == 0 and not found:
+            remove_old(root, self.keep_last, {checkpoint_path(root, one) for one in self.healthy.needed})
+        return found
 
 
-def _name(iteration: int) -> str:
-    return f"iteration-{iteration:06d}.ckpt"
+def _on_rank_zero(action: Callable[[], None]) -> str:
+    """Do something on rank 0; returns on every rank what the disk said against it."""
+    found = ""
+    if rank() == 0:
+        try:
+            action()
+        except OSError as error:
+            found = str(error)
+    return gather(found)[0]
 
 
-def list_checkpoints(root: str | Path) -> list[Path]:
-    """Checkpoints of a run's folder, oldest first."""
-    return sorted((Path(root) / _FOLDER).glob(_PATTERN))
+def _newest(trainer: pl.Trainer) -> Path | None:
+    return next(reversed(list_checkpoints(trainer.default_root_dir)), None)
+
+
+def _is_stopping(trainer: pl.Trainer) -> bool:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(one, GracefulStop) and one.is_stopping for one in callbacks)
 
 
 def _planned_iterations(trainer: pl.Trainer) -> int:
@@ -154,20 +231,3 @@ def _planned_iterations(trainer: pl.Trainer) -> int:
     iterations = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
     limit = trainer.limit_train_batches
     return min(iterations, limit) if isinstance(limit, int) else int(iterations * limit)
-
-
-def _remove(path: Path) -> None:
-    """Remove a checkpoint, which is a file, or a folder where the ranks save parts of it."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Force a file, or the names in a folder, to disk: no power cut leaves a checkpoint that is there but empty."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -141,6 +141,7 @@ class RolloutCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Roll out the batch's prompts, choose what is trained on, and make the tensors of it."""
+        self._next.reach(pl_module.iteration)
         ranks, wanted = self._start(pl_module), len(batch.prompts)
         with batch.timed("rollout"):
             rollouts = self._roll_out(trainer, pl_module, batch, ranks)
@@ -155,6 +156,10 @@ class RolloutCallback(pl.Callback):
         if chosen:
             with batch.timed("score"):
                 batch.trained, batch.policy_batch = chosen, self.tensors(pl_module, chosen)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: SearchAgentModule, *_: Any) -> None:
+        """Forget the iteration's rollout, before a checkpoint is written that holds the next one's."""
+        self._next.reach(pl_module.iteration)
 
     def _roll_out(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, ranks: CollectiveRollouts
@@ -304,14 +309,19 @@ class RolloutCallback(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Stop the event loop and the sampler."""
+        self._next.forget()
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Stop the event loop and the sampler."""
+        """Stop the event loop and the sampler; what an interrupted run then saves keeps what was begun ahead."""
+        is_interrupt = isinstance(exception, (KeyboardInterrupt, SystemExit)) and world_size() == 1
+        if is_interrupt and isinstance(pl_module, SearchAgentModule) and not pl_module.is_updating:
+            self._next.settle_before_stopping()
+        else:
+            self._next.forget()
         self._stop()
 
     def _stop(self) -> None:
-        self._next.forget()
         if self._ranks is not None:
             self._ranks.close()
             self._ranks = None

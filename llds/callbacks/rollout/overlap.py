@@ -1,22 +1,48 @@
 """The overlap of iterations: the next one's rollout goes on while the present one trains.
 
 Its trajectories are sampled by the weights before the present updates: one iteration behind when they are trained on.
-A checkpoint waits for them and holds them, so that a run that resumes from it equals one that was never stopped.
+A checkpoint waits for them and holds them, so that a run that resumes from it equals one that was never stopped; and a
+rollout is kept until its own iteration is trained, for a run that is stopped in between.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
 from llds.agent_tools import AgentTool
+from llds.callbacks.rollout.packing import (
+    packed_statistics,
+    packed_trajectories,
+    unpacked_statistics,
+    unpacked_trajectories,
+)
 from llds.rollout import Rollout, RolloutUnderWay
 from llds.strategies import gather, rank, together, world_size
-from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
+from llds.types import Prompt, Trajectory
+
+
+@dataclass
+class _Ahead:
+    """A rollout that was begun ahead.
+
+    Attributes:
+        prompts: Of all ranks.
+        under_way: This rank's part.
+        as_sampled: Its trajectories and what each tool counted, once it has ended, before the iteration changes them
+            (by sampling anew what engines lost).
+    """
+
+    prompts: list[Prompt]
+    under_way: RolloutUnderWay
+    as_sampled: tuple[list[Trajectory], list[Any]] | None = None
 
 
 class NextRollout:
-    """This rank's part of the next iteration's rollout: under way, done, or out of a checkpoint.
+    """This rank's part of rollouts that were begun ahead of their iteration: under way, done, or out of a checkpoint.
 
     Args:
         group_size: Trajectories of a prompt.
@@ -25,9 +51,8 @@ class NextRollout:
     def __init__(self, group_size: int) -> None:
         self._group_size = group_size
         self._iteration = -1
-        self._prompts: list[Prompt] = []
-        self._under_way: RolloutUnderWay | None = None
-        self._saved: dict[str, Any] = {}
+        self._ahead: dict[int, _Ahead] = {}
+        self._saved: Mapping[str, Any] = {}
 
     def begun(self, iteration: int, prompts: list[Prompt], under_way: RolloutUnderWay) -> None:
         """Take note of a rollout that has begun.
@@ -37,64 +62,91 @@ class NextRollout:
             prompts: Its prompts, of all ranks.
             under_way: This rank's part.
         """
-        self._iteration, self._prompts, self._under_way = iteration, prompts, under_way
+        self._ahead[iteration] = _Ahead(prompts, under_way)
+
+    def reach(self, iteration: int) -> None:
+        """Take note that all iterations before this one are trained: their rollouts go."""
+        self._iteration = iteration
+        self._ahead = {number: one for number, one in self._ahead.items() if number >= iteration}
+        if self._saved.get("iteration", iteration) < iteration:
+            self._saved = {}
 
     def settle(self) -> None:
         """Wait for what is under way; every rank must call."""
-        if self._under_way is not None:
-            together(self._under_way.future.result)
+        for one in self._ahead.values():
+            together(one.under_way.future.result)
+
+    def settle_before_stopping(self) -> None:
+        """Wait for the rollout that a checkpoint of this moment holds, and forget the others, and one that failed."""
+        ahead = self._ahead.get(self._iteration)
+        self._ahead = {}
+        if ahead is not None:
+            if not ahead.under_way.future.done():
+                rank_zero_info("Waiting for the rollout that was begun ahead: it belongs to the checkpoint.")
+            wait([ahead.under_way.future])
+            if ahead.under_way.future.exception() is None:
+                self._ahead = {self._iteration: ahead}
 
     def take(self, iteration: int, prompts: list[Prompt], tools: Sequence[AgentTool]) -> RolloutUnderWay | None:
-        """Hand out the rollout if it is that of an iteration.
+        """Wait for the rollout of an iteration, where there is one, and hand it out; an interrupt leaves it going.
 
         Args:
             iteration: The iteration.
             prompts: Its prompts, of all ranks.
             tools: All tools of the agent: statistics of a saved rollout are theirs, in this order.
         """
-        under_way = self._under_way
         if self._saved.get("iteration") == iteration:
             # The loader vouches for the prompts: it refuses to go on in others.
-            self._iteration, self._prompts, under_way = iteration, prompts, self._restored(tools)
-        is_wanted = (self._iteration, self._prompts) == (iteration, prompts)
-        self.forget()
-        return under_way if is_wanted else None
+            self._ahead[iteration] = _Ahead(prompts, self._restored(tools))
+        ahead = self._ahead.get(iteration)
+        if ahead is None or ahead.prompts != prompts:
+            self.forget()
+            return None
+        wait([ahead.under_way.future])
+        _keep_as_sampled(ahead)
+        return ahead.under_way
 
     def forget(self) -> None:
         """Forget what there is; whoever collects must end it."""
-        self._iteration, self._prompts, self._under_way, self._saved = -1, [], None, {}
+        self._ahead, self._saved = {}, {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The rollout of all ranks, which is waited for; nothing where there is none. Every rank must call."""
-        if self._under_way is None:
-            return self._saved
-        self.settle()
-        rollout = self._under_way.rollout
-        by_rank = gather((rollout.trajectories, list(rollout.tool_statistics.values())))
-        return {
-            "iteration": self._iteration,
-            "trajectories": [asdict(one) for share, _ in by_rank for one in share],
-            "tool_statistics": [statistics for _, statistics in by_rank],
-        }
+        """The present iteration's rollout of all ranks, which is waited for; nothing where there is none.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+        Every rank must call.
+        """
+        ahead = self._ahead.get(self._iteration)
+        if ahead is None:
+            return dict(self._saved)
+        together(ahead.under_way.future.result)
+        _keep_as_sampled(ahead)
+        by_rank = gather(ahead.as_sampled or ([], []))
+        packed = packed_trajectories([one for trajectories, _ in by_rank for one in trajectories])
+        return {"iteration": self._iteration, "tool_statistics": [counted for _, counted in by_rank]} | packed
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+        if state and "tokens" not in state:
+            rank_zero_warn(
+                "Expected a checkpoint whose rollout is in tensors, got one of an earlier version of llds: its next "
+                "iteration is sampled anew by the present weights."
+            )
+            state = {}
         self._saved = state
 
     def _restored(self, tools: Sequence[AgentTool]) -> RolloutUnderWay:
-        trajectories = [
-            _trajectory(state)
-            for state in self._saved["trajectories"]
-            if state["index"] // self._group_size % world_size() == rank()
-        ]
-        statistics = dict(zip(tools, self._saved["tool_statistics"][rank()], strict=True))
+        trajectories = unpacked_trajectories(self._saved)
+        own = [one for one in trajectories if one.index // self._group_size % world_size() == rank()]
+        counted = zip(tools, self._saved["tool_statistics"][rank()], strict=True)
+        statistics = {tool: unpacked_statistics(state, tool.statistics) for tool, state in counted}
         done: Future[None] = Future()
         done.set_result(None)
-        return RolloutUnderWay(Rollout(trajectories, statistics), done)
+        return RolloutUnderWay(Rollout(own, statistics), done)
 
 
-def _trajectory(state: dict[str, Any]) -> Trajectory:
-    """What `asdict` made of a trajectory, made a trajectory again."""
-    turns = [Turn(**(turn | {"action": Action(**turn["action"])})) for turn in state["turns"]]
-    parts = {"prompt": Prompt(**state["prompt"]), "sampling": SamplingParams(**state["sampling"]), "turns": turns}
-    return Trajectory(**(state | parts))
+def _keep_as_sampled(ahead: _Ahead) -> None:
+    """Copy the trajectories, but not their turns, which nobody changes: sampling anew replaces them."""
+    if ahead.as_sampled is None and ahead.under_way.future.exception() is None:
+        rollout = ahead.under_way.rollout
+        counted = [packed_statistics(one, tool.name) for tool, one in rollout.tool_statistics.items()]
+        ahead.as_sampled = [copy(one) for one in rollout.trajectories], counted

@@ -15,6 +15,7 @@ from pickle import UnpicklingError
 import torch
 
 from llds.errors import ConfigurationError
+from llds.files import check_whole
 from llds.strategies.zero3_checkpoint import ranks_of_checkpoint
 
 _LFS = b"version https://git-lfs.github.com/spec"
@@ -23,7 +24,7 @@ _ADVICE = "Checkpoints are in the folder checkpoints/ of a run; `last` is the la
 
 
 def check_checkpoint(path: Path, weights_only: bool = True) -> None:
-    """Refuse what is no checkpoint of llds. Reads no weights.
+    """Refuse what is no checkpoint of llds, or a damaged file. Reads it once, for its checksum; a folder is read later.
 
     Args:
         path: A file, or a folder that ZeRO-3 wrote.
@@ -31,6 +32,7 @@ def check_checkpoint(path: Path, weights_only: bool = True) -> None:
 
     Raises:
         ConfigurationError: Saying what it is instead.
+        CheckpointError: If it is damaged; names the next older one.
     """
     if path.is_dir():
         if not ranks_of_checkpoint(path):
@@ -38,6 +40,7 @@ def check_checkpoint(path: Path, weights_only: bool = True) -> None:
         return
     if not zipfile.is_zipfile(path):
         raise _refusal(path, *_kind_of_file(path))
+    check_whole(path)
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)  # maps the weights
     except UnpicklingError as error:

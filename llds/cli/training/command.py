@@ -1,10 +1,11 @@
 """LightningCLI for a search agent, and running one command with it.
 
-``rollout``, ``retrieval``, ``signals`` and ``collapse`` configure the four callbacks that every run has under names of
-their own, so that an overlay or the command line can change one value of theirs; other callbacks go to
+``rollout``, ``retrieval``, ``signals``, ``collapse`` and ``stopping`` configure the callbacks that every run has under
+names of their own, so that an overlay or the command line can change one value of theirs; other callbacks go to
 ``trainer.callbacks``.
 """
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -22,10 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 from llds import __version__
 from llds.callbacks import (
     CollapseMonitor,
+    GracefulStop,
     IterationSignals,
     LLDProbe,
     RetrievalCallback,
     RolloutCallback,
+    RunLock,
     list_checkpoints,
 )
 from llds.cli.commands.serve_retriever import serve_retriever
@@ -42,7 +45,7 @@ from llds.cli.training.seeds import spread_seed
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError, LLDSError, RankError
 from llds.modules import SearchAgentModule
-from llds.strategies import is_lost_rank
+from llds.strategies import is_lost_rank, use_sealed_checkpoints
 
 _SUBCOMMANDS = {
     "fit": "Train a search agent.",
@@ -53,6 +56,7 @@ _SUBCOMMANDS = {
 }
 STOPPED_BY_LADDER = 3
 """Exit status of a training that the collapse ladder has stopped."""
+_ERRORS_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EFBIG)
 _KEYS_OF_CLASSES = (
     "Keys below a class: llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on. "
     "conf/base.yaml lists all of them with their values."
@@ -73,6 +77,7 @@ class SearchAgentCLI(LightningCLI):
         parser.add_lightning_class_args(RetrievalCallback, "retrieval")
         parser.add_lightning_class_args(IterationSignals, "signals")
         parser.add_lightning_class_args(CollapseMonitor, "collapse")
+        parser.add_lightning_class_args(GracefulStop, "stopping")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -156,7 +161,11 @@ class SearchAgentCLI(LightningCLI):
         """Run; weights that prove to be damaged when they are read are one sentence too."""
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         callbacks.insert(0, LateLoggers(self.trainer))
-        with errors_of_damage(self.config[subcommand].ckpt_path):
+        if subcommand == "fit":
+            callbacks.insert(0, RunLock())
+        [stopping] = [one for one in callbacks if isinstance(one, GracefulStop)]
+        use_sealed_checkpoints(self.trainer)
+        with errors_of_damage(self.config[subcommand].ckpt_path), stopping.handling(self.trainer, subcommand == "fit"):
             super()._run_subcommand(subcommand)
 
     def instantiate_classes(self) -> None:
@@ -252,6 +261,12 @@ def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI
     )
 
 
+def _is_of_disk(error: OSError) -> bool:
+    """Whether a disk is full, read-only, broken or gone, wherever a log or a record is written."""
+    is_gone = isinstance(error, FileNotFoundError) and not Path(str(error.filename)).parent.exists()
+    return error.errno in _ERRORS_OF_DISKS or is_gone
+
+
 def run_command(args: list[str] | None = None) -> None:
     """Run a command; an error that llds raises on purpose is one sentence and exit status 1.
 
@@ -276,6 +291,13 @@ def run_command(args: list[str] | None = None) -> None:
         sys.exit(f"llds: {error}" if cast(Any, rank_zero_only).rank == 0 else 1)
     except (LLDSError, MisconfigurationException) as error:
         sys.exit(f"llds: {error}")
+    except OSError as error:
+        if not _is_of_disk(error):
+            raise
+        sys.exit(
+            f"llds: Expected a disk that can be written, got: {error}. Make room, or bring it back; a training goes on "
+            "with `--ckpt_path last`."
+        )
     except RuntimeError as error:
         if not is_lost_rank(error):
             raise

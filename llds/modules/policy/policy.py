@@ -21,7 +21,7 @@ from llds.batches.policy_batch import PolicyBatch
 from llds.batches.prefix_tree import PrefixTree
 from llds.dtypes import DTYPES
 from llds.errors import ConfigurationError
-from llds.files import FROM_FOLDER, errors_of_folder
+from llds.files import FROM_FOLDER, damage_of_folder, errors_of_folder
 from llds.losses.log_probs import before_actions
 from llds.modules.policy.adapters import LoRA, merged_weights, with_adapters
 from llds.modules.policy.fused_head import FusedHead
@@ -223,6 +223,11 @@ def _load(path: str, dtype: str, attention: str) -> PreTrainedModel:
     advice = "Give the path of a downloaded model, or `llds:quickstart/policy` for the one in the package."
     if not (folder / "config.json").is_file():
         raise ConfigurationError(f"{expected} {folder}. {advice}")
+    if found := damage_of_folder(folder):
+        raise ConfigurationError(
+            f"{expected} {folder}, which is damaged: {found}. Copy or export it again; if you have changed it on "
+            "purpose, delete checksums.json in it."
+        )
     with errors_of_folder(expected, folder, advice):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -63,12 +63,12 @@ def interrupt_after(module: Any, name: str, calls: int, before: bool = False) ->
     method: Callable[..., Any] = getattr(module, name)
     count = 0
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **named: Any) -> Any:
         nonlocal count
         count += 1
         if count == calls and before:
             raise KeyboardInterrupt
-        result = method(*args)
+        result = method(*args, **named)
         if count == calls:
             raise KeyboardInterrupt
         return result

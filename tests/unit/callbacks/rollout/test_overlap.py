@@ -1,22 +1,34 @@
 """The overlap of iterations: whose weights sampled what, what a checkpoint holds, and what is refused."""
 
+import io
 import threading
+from concurrent.futures import Future, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from llds.agent_tools import SearchStatistics
 from llds.batches import RolloutBatch
 from llds.callbacks import RolloutCallback, list_checkpoints
+from llds.callbacks.rollout import overlap
 from llds.callbacks.rollout.overlap import NextRollout
+from llds.callbacks.rollout.packing import (
+    packed_statistics,
+    packed_trajectories,
+    unpacked_statistics,
+    unpacked_trajectories,
+)
 from llds.data import DataSource
 from llds.errors import ConfigurationError
 from llds.losses import ImportanceCorrection
 from llds.modules import SearchAgentModule
+from llds.rollout import Rollout, RolloutUnderWay
 from llds.samplers import TransformersSampler
-from llds.types import Prompt
-from tests.runs import QUESTIONS, Run, answers, by_iteration, make_run, scripted
+from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
+from tests.runs import LIMITS, QUESTIONS, FirstIsRight, Run, answers, by_iteration, make_run, scripted
 
 MODULE = {"importance_correction": ImportanceCorrection()}
 
@@ -160,11 +172,107 @@ def test_a_rollout_of_other_prompts_or_another_iteration_is_not_handed_out() -> 
     prompts = [Prompt("a", "?", ("x",))]
     for iteration, asked in ((4, prompts), (3, [Prompt("b", "?", ("x",))])):
         waiting = NextRollout(group_size=4)
-        waiting.begun(3, prompts, under_way := object())  # type: ignore[arg-type]
+        waiting.begun(3, prompts, under_way := ended())
         assert waiting.take(iteration, asked, []) is None
         assert waiting.take(3, prompts, []) is None  # it is gone
-    waiting.begun(3, prompts, under_way)  # type: ignore[arg-type]
+    waiting.begun(3, prompts, under_way)
     assert waiting.take(3, prompts, []) is under_way
+    waiting.reach(3)
+    assert waiting.take(3, prompts, []) is under_way  # until the iteration is trained
+    waiting.reach(4)
+    assert waiting.take(3, prompts, []) is None
+
+
+class Stops(FirstIsRight):
+    """Ctrl-C or SIGTERM when an iteration's trajectories are rewarded."""
+
+    def __init__(self, signal: BaseException) -> None:
+        self.signal = signal
+
+    def __call__(self, trajectory: Trajectory) -> float:
+        """Score, or not."""
+        if trajectory.policy_version == 2:
+            raise self.signal
+        return super().__call__(trajectory)
+
+
+SHORT = {"limits": replace(LIMITS, action_tokens=8)}
+
+
+@pytest.mark.parametrize(
+    ("place", "signal"),
+    [
+        ("reward", SystemExit(143)),
+        pytest.param("prepare", KeyboardInterrupt(), marks=pytest.mark.slow),
+        pytest.param("wait", SystemExit(143), marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_was_interrupted_in_an_iteration_equals_one_that_was_not(
+    tmp_path: Path, place: str, signal: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(folder: str, **rollout: Any) -> Run:
+        return overlapped(tmp_path / folder, every=100, iterations=4, rollout=SHORT | rollout)
+
+    whole = made("whole").fit()
+    run = made("a", reward=Stops(signal) if place == "reward" else FirstIsRight())
+    if place == "prepare":
+        prepare = run.module.prepare
+        run.module.prepare = lambda batch: raises(signal) if run.module.iteration == 3 else prepare(batch)  # type: ignore
+    if place == "wait":
+        calls = iter(range(9))
+        monkeypatch.setattr(overlap, "wait", lambda futures: raises(signal) if next(calls) == 2 else wait(futures))
+    with pytest.raises(SystemExit):
+        run.fit()
+    monkeypatch.undo()
+    assert [path.name for path in list_checkpoints(run.folder)] == ["iteration-000003.ckpt"]
+    torch.load(list_checkpoints(run.folder)[-1], weights_only=True)
+    resumed = made("a").fit(resume=True)
+    assert by_iteration(run.folder) == by_iteration(whole.folder)
+    assert all(torch.equal(value, resumed.weights[name]) for name, value in whole.weights.items())
+
+
+def test_trajectories_come_back_from_plain_values_as_they_were() -> None:
+    prompt = Prompt(
+        "a", "?", ("x", "y"), messages=({"role": "user", "content": "?"},), prompt_ids=(5, 6), opening=range(1, 1)
+    )
+    turns = [
+        Turn([1, 2], [-0.1, -0.2], "stop", Action("tool", "search", "q"), [7], True, ("d",), 0.5),
+        Turn([3], [-0.3], "eos", Action("answer", "", "x")),
+    ]
+    given = [
+        Trajectory(prompt, "0-1", 4, SamplingParams(), 3, turns, "answered", reward=1.0),
+        Trajectory(Prompt("b", "?", ("z",)), "0-2", 5, SamplingParams(), 3, [], "failed", "down", "sampler"),
+    ]
+    packed = packed_trajectories(given)
+    file = io.BytesIO()
+    torch.save(packed, file)
+    file.seek(0)
+    assert unpacked_trajectories(torch.load(file, weights_only=True)) == given
+
+
+def test_what_tools_count_is_plain_or_refused() -> None:
+    counted = SearchStatistics(queries=3, retriever_s=0.5)
+    assert unpacked_statistics(packed_statistics(counted, "search"), SearchStatistics()) == counted
+    assert packed_statistics(None, "clock") is None
+    with pytest.raises(ConfigurationError, match=r"Expected `statistics` of the tool `clock` .* got a object"):
+        packed_statistics(object(), "clock")
+
+
+def test_the_rollout_of_an_earlier_version_is_left_out_with_a_warning() -> None:
+    waiting = NextRollout(group_size=4)
+    with pytest.warns(UserWarning, match="sampled anew by the present weights"):
+        waiting.load_state_dict({"iteration": 3, "trajectories": [], "tool_statistics": [[]]})
+    assert waiting.state_dict() == {}
+
+
+def raises(error: BaseException) -> Any:
+    raise error
+
+
+def ended() -> RolloutUnderWay:
+    future: Future[None] = Future()
+    future.set_result(None)
+    return RolloutUnderWay(Rollout([]), future)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""Checkpoints that cannot be written, or must not be; and the export of the policy."""
+
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from llds.callbacks import ExportPolicy, IterationCheckpoint, RolloutCallback, list_checkpoints
+from llds.errors import CheckpointError, ConfigurationError
+from llds.files import check_whole
+from llds.modules import SearchAgentModule
+from llds.modules.policy.policy import Policy
+from llds.strategies import SealedCheckpointIO
+from llds.types import Trajectory
+from tests.runs import FirstIsRight, Run, answers, make_run, scripted, tiny_policy
+
+
+class At(pl.Callback):
+    """Does something when an iteration has ended, before its checkpoint is written."""
+
+    def __init__(self, actions: dict[int, Callable[[pl.Trainer, SearchAgentModule], Any]]) -> None:
+        self.actions = actions
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: SearchAgentModule, *_: Any) -> None:
+        """Act."""
+        self.actions.get(pl_module.iteration, lambda *_: None)(trainer, pl_module)
+
+
+@pytest.fixture
+def disk() -> Any:
+    """The largest file that can be written; a larger one fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda count: resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def run_with(folder: Path, actions: dict[int, Any], **changes: Any) -> Run:
+    return make_run(folder, At(actions), **({"iterations": 4, "sampler": scripted(answers)} | changes))
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in list_checkpoints(folder)]
+
+
+def test_checkpoints_are_sealed_and_nothing_goes_through_memory_or_the_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    run = run_with(tmp_path, {}, iterations=1).fit()
+    assert isinstance(run.trainer.strategy.checkpoint_io, SealedCheckpointIO)
+    [path] = list_checkpoints(tmp_path)
+    assert b"llds crc32 " in path.read_bytes()[-20:]
+    check_whole(path)
+
+
+def test_a_full_disk_is_a_warning_and_the_next_checkpoint_is_the_next_try(tmp_path: Path, disk: Any) -> None:
+    actions = {2: lambda *_: disk(20_000), 3: lambda *_: disk(resource.RLIM_INFINITY)}
+    with pytest.warns(UserWarning, match=r"iteration-000002.ckpt, got: .*File too large.* failure 1 of 3") as warned:
+        run_with(tmp_path, actions).fit()
+    assert f"The last good one: {tmp_path / 'checkpoints' / 'iteration-000001.ckpt'}" in str(warned[-1].message)
+    assert names(tmp_path) == ["iteration-000003.ckpt", "iteration-000004.ckpt"]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_disk_that_stays_full_stops_the_run_which_then_resumes(tmp_path: Path, disk: Any) -> None:
+    run = run_with(tmp_path, {2: lambda *_: disk(20_000)}, iterations=9)
+    with (
+        pytest.warns(UserWarning, match="The run goes on and tries again"),
+        pytest.raises(CheckpointError, match=r"stops after 3 such failure\(s\) in a row \(`max_failed_saves` 3"),
+    ):
+        run.fit()
+    assert run.module.iteration == 4
+    assert names(tmp_path) == ["iteration-000001.ckpt"]
+    check_whole(list_checkpoints(tmp_path)[0])
+    disk(resource.RLIM_INFINITY)
+    assert make_run(tmp_path, iterations=3, sampler=scripted(answers)).fit(resume=True).module.iteration == 3
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llds.strategies.checkpoint_io.tensor_bytes", lambda content: 10**18)
+    with pytest.raises(CheckpointError, match=r"it needs 1000000000\.00 GB, and [\d.]+ GB are free"):
+        run_with(tmp_path, {}, iterations=1).fit()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    gone = tmp_path / "run"
+    run = run_with(gone, {1: lambda *_: shutil.rmtree(gone)}, iterations=2)
+    with pytest.warns(UserWarning, match="No such file or directory.* none"), pytest.raises(FileNotFoundError):
+        run.fit()  # the second error is the logger's, of which the command line makes a sentence
+    assert not gone.exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved_and_the_run_stops(tmp_path: Path) -> None:
+    def poison(trainer: pl.Trainer, module: SearchAgentModule) -> None:
+        with torch.no_grad():
+            next(module.policy.parameters())[0, 0] = float("nan")
+
+    with pytest.raises(CheckpointError, match=r"after iteration 3, got `policy\.\S+` with NaN or infinity"):
+        run_with(tmp_path, {3: poison}).fit()
+    assert names(tmp_path) == ["iteration-000001.ckpt", "iteration-000002.ckpt"]
+
+
+def test_optimizer_states_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    def poison(trainer: pl.Trainer, module: SearchAgentModule) -> None:
+        for state in trainer.optimizers[0].state.values():
+            state["exp_avg_sq"].view(-1)[0] = float("inf")
+
+    with pytest.raises(CheckpointError, match=r"got `exp_avg_sq of policy\.\S+` and \d+ more with NaN"):
+        run_with(tmp_path, {2: poison}).fit()
+    assert names(tmp_path) == ["iteration-000001.ckpt"]
+
+
+def test_an_interrupted_run_on_a_full_disk_says_so_and_keeps_the_last_checkpoint(tmp_path: Path, disk: Any) -> None:
+    class Interrupted(FirstIsRight):
+        def __call__(self, trajectory: Trajectory) -> float:
+            if trajectory.policy_version == 2:
+                disk(20_000)
+                raise SystemExit(143)
+            return super().__call__(trajectory)
+
+    run = run_with(tmp_path, {}, rollout={"reward": Interrupted()}, every=100)
+    [own] = [one for one in run.trainer.callbacks if isinstance(one, IterationCheckpoint)]  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="The last good one: none"), pytest.raises(SystemExit):
+        run.fit()
+    assert own.last_path == ""
+    assert names(tmp_path) == []
+
+
+def test_the_export_replaces_an_old_one_and_damage_of_it_is_found(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir(parents=True)
+    (tmp_path / "policy" / "old.bin").touch()
+    make_run(tmp_path, ExportPolicy(), iterations=1, sampler=scripted(answers)).fit()
+    assert not [one.name for one in tmp_path.iterdir() if one.name.startswith(".policy")]
+    assert not (tmp_path / "policy" / "old.bin").exists()
+    Policy(str(tmp_path / "policy"), "float32")
+    weights = tmp_path / "policy" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"which is damaged: model\.safetensors is not as it was written"):
+        Policy(str(tmp_path / "policy"), "float32")
+
+
+def test_an_export_that_fails_leaves_the_old_one(tmp_path: Path, disk: Any) -> None:
+    shutil.copytree(tiny_policy(), tmp_path / "policy")
+    run = make_run(tmp_path, ExportPolicy(), iterations=1, sampler=scripted(answers))
+    run.trainer.callbacks = [one for one in run.trainer.callbacks if not isinstance(one, IterationCheckpoint)]  # type: ignore[attr-defined]
+    run.trainer.callbacks.append(At({1: lambda *_: disk(20_000)}))  # type: ignore[attr-defined]
+    assert any(isinstance(one, RolloutCallback) for one in run.trainer.callbacks)  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match="Expected to write the trained policy to"):
+        run.fit()
+    disk(resource.RLIM_INFINITY)
+    Policy(str(tmp_path / "policy"), "float32")
