@@ -12,12 +12,12 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from tools.build_index import main
 
 from llds.errors import RetrievalError
 from llds.retrieval.index import progress as index_progress
 from tests.chroma_servers import RunningChroma
 from tests.index_builds import ROOT, check_holds_the_corpus, kill_after, make_retriever, start_build
-from tools.build_index import main
 
 SHARED_CORPUS = ROOT.parent / "shared/data/corpus/wiki40k.jsonl.gz"
 ROWS = 6_000

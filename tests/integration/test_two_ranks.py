@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from tools.memory_estimate import Setting, load, states
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llds.paths import resolve_path
 from tests.integration.scenarios import OVERSAMPLED, AdamWAgent, PoisonedAgent, SGDAgent, logged, probed, scenario
 from tests.runs import tiny_policy
-from tools.memory_estimate import Setting, load, states
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("deepspeed")

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from tools.memory_estimate import Setting, activations, key_value_cache, load, parameters, states
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
-
-from tools.memory_estimate import Setting, activations, key_value_cache, load, parameters, states
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.compare_runs import main
 
 from llds.evaluation import new_record_folder, write_record
 from tests.questions import question
-from tools.compare_runs import main
 
 CARD: dict[str, Any] = {
     "created": {"time": "now"},

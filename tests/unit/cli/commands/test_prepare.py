@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.prepare_data import main
 
 from llds.data import DataSource, read_source
-from tools.prepare_data import main
 
 Write = Callable[..., str]
 
