@@ -14,12 +14,12 @@ def main(args: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if args is None else args
     try:
-        _run(words)
+        _run(words, is_process=args is None)
     except KeyboardInterrupt:
         sys.exit("llds: interrupted")
 
 
-def _run(words: list[str]) -> None:
+def _run(words: list[str], is_process: bool) -> None:
     from llds.cli.help import overview, wrong_command
     from llds.cli.table import COMMANDS
     from llds.errors import LLDSError
@@ -37,6 +37,10 @@ def _run(words: list[str]) -> None:
         return
     if words[0] not in COMMANDS:
         sys.exit(f"llds: {wrong_command(words[0])}")
+    if is_process and COMMANDS[words[0]].trains and words[1:] in (["-h"], ["--help"]):
+        from llds.cli.training.stand_ins import stand_in
+
+        stand_in()  # the process ends with the help
     try:
         COMMANDS[words[0]].run(words[1:])
     except LLDSError as error:

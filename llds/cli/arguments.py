@@ -5,11 +5,12 @@ import re
 from typing import NoReturn
 
 from llds.cli.config.accepted import nearest
+from llds.cli.help_format import ParagraphFormatter
 from llds.errors import ConfigurationError
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser that raises in place of ending the process; keeps the line breaks of what stands below the options.
+    """A parser that raises in place of ending the process.
 
     Args:
         usage: What a user types, with its arguments.
@@ -22,7 +23,7 @@ class ArgumentParser(argparse.ArgumentParser):
             usage=usage,
             description=description,
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=ParagraphFormatter,
             allow_abbrev=False,
         )
 

@@ -19,6 +19,11 @@ class Command:
     help: str
     function: str
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is one of LightningCLI's, with a training's keys."""
+        return self.function.startswith("llds.cli.training.")
+
     def run(self, args: Sequence[str]) -> None:
         """Import the command and run it.
 

@@ -19,13 +19,8 @@ _QWEN = {  # config.json of Qwen2.5: hidden, feed-forward, layers, heads, key-va
     "32B": (5120, 27648, 64, 40, 8, False, 152_064),
 }
 _READ = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-)
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ numbers, paired by question, all runs with the first one. Evaluations under othe
 warning that says so. Intervals (95%) and p come from 10,000 resamples of the questions that both answered; the seed is
 fixed, so the same command prints the same figures."""
 _EXAMPLES = """
-reads:  the folder of a run that was tested (its latest evaluation counts), or of one evaluation
 examples:
   llds compare runs/start runs/trained
   llds compare runs/start runs/seed-0 runs/seed-1 --metric f1
@@ -56,7 +55,13 @@ def compare(args: Sequence[str]) -> None:
         DataError: A folder holds no evaluation.
     """
     parser = ArgumentParser("llds compare RUN RUN [RUN ...] [--metric METRIC]", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run or of an evaluation")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run that was tested (its latest evaluation counts), or of one evaluation",
+    )
     parser.add_argument(
         "--metric",
         choices=get_args(Metric),

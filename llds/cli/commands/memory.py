@@ -92,9 +92,8 @@ def _table(models: Sequence[str], setting: "Setting") -> Table:
         }
         figures = {name: f"{value / _GIB:.1f}" for name, value in bytes_of.items()}
         columns.append({"parameters": f"{parameters(config) / 1e9:.2f}B"} | figures)
-    title = (
-        f"GiB, {setting.strategy} on {setting.gpus} GPUs, micro-batches of {setting.rows} x {setting.tokens:,} tokens"
-    )
+    batch = f"micro-batches of {setting.rows} x {setting.tokens:,} tokens"
+    title = f"GiB, {setting.strategy} on {setting.gpus} GPUs, {batch}"
     table = Table("", title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
     for name in configs:
         table.add_column(name, justify="right")

@@ -13,11 +13,13 @@ _USAGE = "llds prepare [-c FILE] --train SOURCE --test SOURCE --output FOLDER [-
 _DESCRIPTION = """\
 Write question files of any format as one normal form: checked, filtered, mixed, without repeated questions.
 
-A SOURCE is what `data.train` of a training takes: a file, a record such as {path: FILE, limit: 1000, answers_in:
-corpus.jsonl}, or a list of them. With weights, the training set is the largest mixture that repeats no question, or
---size questions. Writes train.jsonl, validation.jsonl and test.jsonl with `id`, `question`, `golden_answers`,
-`data_source` and `metadata`, and a manifest.json that names sources, counts, repeated questions and checksums. All files
-appear together at the end, or none does."""
+A SOURCE is what `data.train` of a training takes: a file, a record with more settings (see the examples, and
+`--train.help llds.data.DataSource`), or a list of them. With weights, the training set is the largest mixture that
+repeats no question, or --size questions.
+
+Writes train.jsonl, validation.jsonl and test.jsonl with `id`, `question`, `golden_answers`, `data_source` and
+`metadata`, and a manifest.json that names sources, counts, repeated questions and checksums. All files appear together
+at the end, or none does."""
 _EXAMPLES = """\
 examples:
   llds prepare --train train.parquet --test test.jsonl --output data/mine

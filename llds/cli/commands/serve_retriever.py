@@ -16,8 +16,8 @@ from llds.retrieval.http import read_token
 from llds.retrieval.server import AppServer, RequestLimits, retrieval_app
 
 _DESCRIPTION = """\
-Offer a retriever over HTTP, with the protocol of Search-R1 (POST /retrieve), until Ctrl-C. One index then serves several
-trainings, as `llds.retrieval.HTTPRetriever`, or other frameworks."""
+Offer a retriever over HTTP, with the protocol of Search-R1 (POST /retrieve), until Ctrl-C. One index then serves
+several trainings, as `llds.retrieval.HTTPRetriever`, or other frameworks."""
 _EXAMPLES = """\
   llds serve-retriever -c llds:quickstart --port 0
   llds serve-retriever -c llds:base --retrieval.retriever.corpus corpus.jsonl.gz --host 0.0.0.0 --token_file token"""

@@ -3,7 +3,6 @@
 Needs neither torch nor Lightning; a training's own is in `llds.cli.training.parser`.
 """
 
-import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 
 from llds.cli.config.errors import explain
 from llds.cli.config.file import check_config_file
+from llds.cli.help_format import ParagraphFormatter
 from llds.errors import ConfigurationError, LLDSError
 
 _NO_KEYS = ("help", "config", "print_config", "version")
@@ -37,8 +37,8 @@ def errors_of_constructors() -> Iterator[None]:
         raise ConfigurationError(f"{prefix}{cause}") from error
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the line breaks of descriptions and examples."""
+class _HelpFormatter(ParagraphFormatter, DefaultHelpFormatter):
+    """Types and defaults by jsonargparse, paragraphs by us."""
 
 
 class ConfigurationParser(ArgumentParser):

@@ -17,11 +17,11 @@ from llds.retrieval import Retriever
 
 
 @dataclass
-class _Retrieval:
-    """The keys of `RetrievalCallback`, which itself needs Lightning.
+class RetrievalKeys:  # those of `RetrievalCallback`, which itself needs Lightning
+    """What finds passages.
 
     Args:
-        retriever: Finds passages.
+        retriever: The class that finds passages, with its settings.
     """
 
     retriever: Retriever | None = None
@@ -61,7 +61,7 @@ def retrieval_parser(command: str, description: str, examples: str) -> Configura
     parser.add_argument(
         "-c", "--config", action="config", help="Configuration file, as for `llds fit`; only `retrieval` is read."
     )
-    parser.add_class_arguments(_Retrieval, "retrieval")
+    parser.add_class_arguments(RetrievalKeys, "retrieval")
     return parser
 
 

@@ -50,7 +50,7 @@ STOPPED_BY_LADDER = 3
 
 _EPILOG = """\
 keys below a class:
-  llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on; conf/base.yaml has all with their values
+  llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on
 
 examples:
 {1}"""
@@ -58,7 +58,8 @@ _EXAMPLES = {
     "fit": """\
   llds fit -c llds:quickstart
   llds fit -c llds:quickstart --ckpt_path last        # goes on after Ctrl-C or `kill -9`
-  llds fit -c llds:base --model.policy MODEL_FOLDER --data.train train.jsonl --retrieval.retriever.corpus corpus.jsonl""",
+  llds fit -c llds:base --model.policy MODEL_FOLDER --data.train train.jsonl \\
+      --retrieval.retriever.corpus corpus.jsonl""",
     "validate": """\
   llds validate -c llds:quickstart                    # the policy as it is in its folder
   llds validate -c runs/base/config.yaml --ckpt_path last""",
