@@ -10,7 +10,7 @@ Train search agents with GRPO + LLDS: see the collapse coming, understand it, ke
 start with:
   llds fit -c llds:quickstart                     train a small agent: two CPU cores, two minutes
   llds test -c llds:quickstart --ckpt_path last   measure what was trained
-  llds diagnose runs/quickstart                   is the run healthy? Also for logs of other frameworks
+  llds diagnose runs/quickstart                   say whether a run is healthy, and why not
 """
 _OPTIONS = """
 options:

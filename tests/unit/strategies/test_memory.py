@@ -111,7 +111,7 @@ def test_a_folder_gives_what_its_config_says(tmp_path: Path) -> None:
     ("config", "message"),
     [
         (None, "which has none. Check the path"),
-        (MixtralConfig(**SHAPE), r"a mixtral with experts \(`num_local_experts`\)"),
+        (MixtralConfig(**SHAPE), r"a mixtral with experts \(`num_experts`\)"),
         (GPT2Config(), "a gpt2 without intermediate_size"),
         (BertConfig(), "a bert without num_key_value_heads"),
     ],

@@ -123,7 +123,7 @@ def test_a_mixture_has_its_shares_and_repeats_nothing(
 
 def test_sources_come_from_a_configuration_file(write_jsonl: Write, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"train:\n  path: {write_jsonl(row(1), row(2))}\n  limit: 1\n  name: mine\n")
-    main(["-c", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "out")])
+    main(["prepare", "-c", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "out")])
     assert [one["data_source"] for one in rows_of(tmp_path / "out" / "train.jsonl")] == ["mine"]
 
 
