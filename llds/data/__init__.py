@@ -1,11 +1,19 @@
-"""Data: files become prompts, prompts become the batches that a rollout fills (`llds.batches`)."""
+"""Data: files become prompts, prompts become the batches that a rollout fills (`llds.batches`).
 
-from llds.data.loader import PromptLoader
-from llds.data.prompt_data_module import PromptDataModule
+What needs torch, Lightning or transformers is imported when it is first asked for, so that `llds prepare` does without.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from llds.data.seen_prompts import SeenPrompts
 from llds.data.source import DataSource
 from llds.data.source_reader import SourceQuestions, read_prompts, read_source
-from llds.data.template import PromptTemplate
+
+if TYPE_CHECKING:
+    from llds.data.loader import PromptLoader
+    from llds.data.prompt_data_module import PromptDataModule
+    from llds.data.template import PromptTemplate
 
 __all__ = [
     "DataSource",
@@ -17,3 +25,10 @@ __all__ = [
     "read_prompts",
     "read_source",
 ]
+_HEAVY = {"PromptDataModule": "prompt_data_module", "PromptLoader": "loader", "PromptTemplate": "template"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HEAVY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HEAVY[name]}"), name)

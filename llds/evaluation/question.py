@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llds.metrics import served_calls
 from llds.rewards import exact_match, normalize_answer, substring_match, token_f1
 from llds.types import Trajectory, TrajectoryStatus
 
@@ -69,6 +68,8 @@ def measure_question(trajectory: Trajectory, decode: Callable[[list[int]], Any])
         trajectory: Its episode has ended.
         decode: Token ids to text, for the passages that were retrieved.
     """
+    from llds.metrics import served_calls  # needs torch, which those who only read records do without
+
     prompt, turns = trajectory.prompt, trajectory.turns
     answer = None if trajectory.status == "failed" else trajectory.answer
     return QuestionResult(

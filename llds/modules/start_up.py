@@ -57,7 +57,7 @@ def check_checkpoint(trainer: pl.Trainer) -> None:
     if path and not isinstance(trainer.strategy, ZeRO3Strategy) and ranks_of_checkpoint(Path(path)):
         raise ConfigurationError(
             f"Expected a run with ZeRO-3 (`trainer.strategy`) for `ckpt_path` {path}, which it wrote, got none. Add "
-            "the settings that it was trained with; or make a model folder of it (python tools/export_checkpoint.py), "
+            "the settings that it was trained with; or make a model folder of it (llds export), "
             "for `--model.policy`."
         )
 

@@ -161,7 +161,7 @@ class ZeRO3Strategy(DeepSpeedStrategy):
             raise ConfigurationError(
                 f"Expected to go on with the {writers} ranks that wrote {path}, got {self.world_size}: optimizer "
                 "states are in parts for so many. Set `trainer.devices` and `trainer.num_nodes`; or start a new run "
-                "from its weights: python tools/export_checkpoint.py, then `--model.policy` FOLDER."
+                "from its weights: llds export CHECKPOINT FOLDER, then `--model.policy` FOLDER."
             )
         return super().load_checkpoint(checkpoint_path, weights_only)
 

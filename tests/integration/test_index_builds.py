@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from llds.cli import main
 from llds.errors import RetrievalError
 from llds.retrieval.index import progress as index_progress
 from tests.chroma_servers import RunningChroma
 from tests.index_builds import ROOT, check_holds_the_corpus, kill_after, make_retriever, start_build
-from tools.build_index import main
 
 SHARED_CORPUS = ROOT.parent / "shared/data/corpus/wiki40k.jsonl.gz"
 ROWS = 6_000
@@ -178,18 +178,18 @@ def test_the_script_builds_verifies_and_says_how_it_goes(
         (tmp_path / "corpus.jsonl").write_text("".join(islice(file, 1_500)))
     keys = ["-c", str(ROOT / "conf/quickstart.yaml"), "--retrieval.retriever.path", str(tmp_path / "index")]
     keys += ["--retrieval.retriever.corpus", str(tmp_path / "corpus.jsonl")]
-    main([*keys, "--dry_run"])
+    main(["index", *keys, "--dry_run"])
     assert not (tmp_path / "index").exists()
     assert "1,500 passages; 0 more" in capsys.readouterr().out
-    command = [sys.executable, "tools/build_index.py", *keys]
+    command = [sys.executable, "-m", "llds", "index", *keys]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     for said in ("Disk: the index will need", "Memory: building the index will need", "Built the index", "rows: 1500"):
         assert said in done.stdout
-    main(keys)
+    main(["index", *keys])
     second = capsys.readouterr().out
     assert "There is the index" in second
     monkeypatch.setattr(index_progress, "_IN_A_FILE_EVERY_S", 0.0)
-    main([*keys, "--overwrite"])
+    main(["index", *keys, "--overwrite"])
     third, bar = capsys.readouterr()
     assert "Built the index" in third
     assert re.search(r"1000/1500 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ passages/s\]", bar)  # time gone, time left, rate
@@ -222,7 +222,7 @@ def test_the_script_refuses_in_one_line_and_makes_nothing(
     before = {path.name for path in tmp_path.iterdir()}
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as refusal:
-        main(["-c", str(ROOT / "conf/quickstart.yaml"), "--retrieval.retriever.path", "index", *args])
+        main(["index", "-c", str(ROOT / "conf/quickstart.yaml"), "--retrieval.retriever.path", "index", *args])
     assert isinstance(refusal.value.code, str)  # printed, with exit status 1
     assert message in refusal.value.code
     assert "\n" not in refusal.value.code

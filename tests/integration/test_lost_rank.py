@@ -77,7 +77,7 @@ def test_a_killed_rank_ends_the_run_which_then_goes_on(tmp_path: Path, corpus: P
     assert sorted(checkpoints.iterdir())[-1] == last
 
     exported = tmp_path / "exported"
-    tool = [sys.executable, "tools/export_checkpoint.py", str(last), str(exported)]
+    tool = [sys.executable, "-m", "llds", "export", str(last), str(exported)]
     done = subprocess.run(tool, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run" / "policy", exported))

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2, converted as a user does it."""
     path = tmp_path_factory.mktemp("models") / "smollm2"
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "convert_smollm2.py", path], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "llds", "convert", "smollm2", path], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "capital of France is Paris" in done.stdout

@@ -13,9 +13,9 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llds.paths import resolve_path
+from llds.strategies.memory import Setting, load, states
 from tests.integration.scenarios import OVERSAMPLED, AdamWAgent, PoisonedAgent, SGDAgent, logged, probed, scenario
 from tests.runs import tiny_policy
-from tools.memory_estimate import Setting, load, states
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("deepspeed")
@@ -170,7 +170,7 @@ def test_each_question_is_evaluated_once_in_order(found: dict[str, Any]) -> None
 def test_a_checkpoint_of_other_ranks_or_another_strategy_is_refused_with_the_way_out(found: dict[str, Any]) -> None:
     other_ranks, other_strategy = found["refused"]
     assert "Expected to go on with the 3 ranks that wrote" in other_ranks
-    assert "tools/export_checkpoint.py" in other_ranks
+    assert "llds export CHECKPOINT FOLDER" in other_ranks
     assert "to be a checkpoint of ZeRO-3 (a folder)" in other_strategy
 
 

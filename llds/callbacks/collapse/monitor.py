@@ -194,7 +194,7 @@ class CollapseMonitor(pl.Callback):
         if "detector" not in state_dict:
             raise ConfigurationError(
                 "Expected a checkpoint with the state of `collapse`, got one that an earlier version of llds wrote. "
-                "Start a new run from its weights: python tools/export_checkpoint.py CHECKPOINT FOLDER, then "
+                "Start a new run from its weights: llds export CHECKPOINT FOLDER, then "
                 "--model.policy FOLDER."
             )
         self.detector.load_state_dict(state_dict["detector"])

@@ -18,12 +18,20 @@ from llds.monitor.causes import NAMES
 from llds.monitor.signals import REWARD
 
 _EPILOG = """
-reads:  a run folder of llds (CSV or TensorBoard), metrics.csv, TRL's trainer_state.json or its folder, verl's console
-        log or file logger, prime-rl's metrics.jsonl, W&B histories (csv, jsonl), TensorBoard folders; .gz too
-exit status:  0 no alarm at the end of any run   1 bad input   2 an alarm at the end of a run
-examples:  llds diagnose runs/quickstart
-           llds diagnose outputs/checkpoint-500/trainer_state.json
-           llds diagnose --json verl.log | jq '.[0].diagnosis.cause'
+reads:
+  llds       a run's folder (CSV or TensorBoard), metrics.csv
+  TRL        trainer_state.json or its folder
+  verl       console log or file logger
+  prime-rl   metrics.jsonl
+  others     W&B histories (csv, jsonl), TensorBoard folders; all of these as .gz too
+
+exit status:
+  0 no alarm at the end of any run   1 bad input   2 an alarm at the end of a run
+
+examples:
+  llds diagnose runs/quickstart
+  llds diagnose outputs/checkpoint-500/trainer_state.json
+  llds diagnose --json verl.log | jq '.[0].diagnosis.cause'
 """
 _STYLES = {"none": "bold green", "warning": "bold yellow", "alarm": "bold red"}
 
@@ -38,7 +46,9 @@ def diagnose(args: Sequence[str]) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="metrics file or folder of a run")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
     parser.add_argument("-v", "--verbose", action="store_true", help="list the columns that were used and ignored")
-    parser.add_argument("--warmup", type=int, default=5, help="iterations that give the baselines, at least 3 (5)")
+    parser.add_argument(
+        "--warmup", type=int, default=5, help="iterations that give the baselines, at least 3 (default: 5)"
+    )
     try:
         options = parser.parse_args(list(args))
         if options.warmup < 3:

@@ -7,12 +7,14 @@ from pathlib import Path
 from llds.cli.arguments import ArgumentParser
 from llds.cli.plain import say
 from llds.errors import LLDSError
-from llds.report import read_run, write_report
 
 _EPILOG = """
-reads:  run folders of llds; of other frameworks, whatever `llds diagnose` reads (curves and verdict only)
-examples:  llds report runs/quickstart                    writes runs/quickstart/report.html
-           llds report runs/with runs/without -o ab.html  overlays the curves, compares results and settings
+reads:
+  run folders of llds; of other frameworks, whatever `llds diagnose` reads (curves and verdict only)
+
+examples:
+  llds report runs/quickstart                     # writes runs/quickstart/report.html
+  llds report runs/with runs/without -o ab.html   # overlays the curves, compares results and settings
 """
 
 
@@ -24,9 +26,13 @@ def report(args: Sequence[str]) -> None:
         _EPILOG,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder or metrics file of a run")
-    parser.add_argument("-o", "--output", metavar="FILE", help="the page; report.html in the (first) run's folder")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="the page (default: report.html in the first run's folder)"
+    )
     try:
         options = parser.parse_args(list(args))
+        from llds.report import read_run, write_report
+
         runs = [read_run(path, name) for path, name in zip(options.runs, _names(options.runs), strict=True)]
         path = write_report(runs, options.output or _beside(Path(options.runs[0])))
     except LLDSError as error:

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from llds.cli.config.parser import ConfigurationParser
 from llds.cli.config.retrieval import make_retriever, retrieval_parser
 from llds.cli.plain import say
+from llds.cli.surroundings import find_own_classes, tell_of_indices
 from llds.errors import ConfigurationError
 from llds.retrieval.http import read_token
 from llds.retrieval.server import AppServer, RequestLimits, retrieval_app
 
-_DESCRIPTION = "Offer a retriever over HTTP, with the protocol of Search-R1 (POST /retrieve), until Ctrl-C."
-_EPILOG = (
-    "Example: llds serve-retriever -c conf/quickstart.yaml --port 0. "
-    "Keys of a retriever: llds serve-retriever --retrieval.retriever.help llds.retrieval.ChromaRetriever."
-)
+_DESCRIPTION = """\
+Offer a retriever over HTTP, with the protocol of Search-R1 (POST /retrieve), until Ctrl-C. One index then serves
+several trainings, as `llds.retrieval.HTTPRetriever`, or other frameworks."""
+_EXAMPLES = """\
+  llds serve-retriever -c llds:quickstart --port 0
+  llds serve-retriever -c llds:base --retrieval.retriever.corpus corpus.jsonl.gz --host 0.0.0.0 --token_file token"""
 _OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 
 
@@ -45,6 +47,8 @@ def serve_retriever(args: Sequence[str]) -> None:
         RetrievalError: The retriever's index cannot be used.
     """
     parser = _parser()
+    find_own_classes()
+    tell_of_indices()
     settings = parser.parse_args(list(args))
     retriever = make_retriever(parser, settings)
     if not 1 <= settings.top_k <= settings.limits.top_k:
@@ -69,7 +73,7 @@ def serve_retriever(args: Sequence[str]) -> None:
 
 
 def _parser() -> ConfigurationParser:
-    parser = retrieval_parser("llds serve-retriever", _DESCRIPTION, _EPILOG)
+    parser = retrieval_parser("llds serve-retriever", _DESCRIPTION, _EXAMPLES)
     parser.add_class_arguments(_Address)
     parser.add_argument("--top_k", type=int, default=3, help="Passages per query where a request names no `topk`.")
     parser.add_class_arguments(RequestLimits, "limits")

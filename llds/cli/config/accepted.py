@@ -41,7 +41,7 @@ def import_object(path: str) -> Any:
     """What a dotted path names; None if there is no such thing."""
     module, _, name = path.rpartition(".")
     try:
-        return vars(importlib.import_module(module)).get(name)
+        return getattr(importlib.import_module(module), name, None)
     except (ImportError, ValueError):
         return None
 

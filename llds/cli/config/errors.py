@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from omegaconf.errors import OmegaConfBaseException
+
 from llds.cli.config.accepted import children, nearest, nearest_class, parameters
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)')
@@ -124,24 +126,27 @@ def unknown_key(key: str, options: Sequence[str]) -> str:
     return f"Expected another key than `{key}`. `llds fit --help` lists them."
 
 
+def dead_link(error: OmegaConfBaseException, key: str) -> str:
+    """The message for a ``${...}`` that leads nowhere.
+
+    Args:
+        error: What OmegaConf raised.
+        key: Dotted key where it stands.
+    """
+    return f"Expected the ${{...}} in `{key}` to lead to a value, got: {str(error).splitlines()[0]}."
+
+
 def _required(match: re.Match[str], options: Sequence[str]) -> str:
     keys = [key.partition(".")[2] for key in match[1].split(", ")]
     return (
         f"Expected a configuration with {' and '.join(f'`{key}`' for key in keys)}, got none. "
-        "Name a file, such as -c conf/quickstart.yaml."
+        "Name a file, such as -c llds:quickstart."
     )
-
-
-def _wrong_subcommand(match: re.Match[str], options: Sequence[str]) -> str:
-    choices = re.findall(r"'([^']+)'", match[2])
-    return f"Expected one of {', '.join(choices)}, got `{match[1]}`. {nearest(match[1], choices, 'llds ')}"
 
 
 _WHOLE_MESSAGES: list[tuple[str, Callable[[re.Match[str], Sequence[str]], str]]] = [
     (r"unrecognized arguments: (.+)", _unrecognized),
     (r"Subcommand '[^']+' does not accept option '([^']+)'", lambda match, options: unknown_key(match[1], options)),
-    (r"argument subcommand: invalid choice: '([^']*)' \(choose from (.+)\)", _wrong_subcommand),
-    (r"expected \"subcommand\"", lambda *_: "Expected one of fit, validate, test, predict. Try `llds --help`."),
     (r"the following arguments are required: (.+)", _required),
     (
         r"argument (--\S+): expected one argument",

@@ -1,15 +1,18 @@
-"""The argument parser: Lightning's, with errors of one sentence, and help that begins with what belongs to llds."""
+"""The argument parser of all commands with a configuration: jsonargparse's, with errors of one sentence.
+
+Needs neither torch nor Lightning; a training's own is in `llds.cli.training.parser`.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from llds.cli.config.errors import explain
 from llds.cli.config.file import check_config_file
+from llds.cli.help_format import ParagraphFormatter
 from llds.errors import ConfigurationError, LLDSError
 
 _NO_KEYS = ("help", "config", "print_config", "version")
@@ -34,11 +37,17 @@ def errors_of_constructors() -> Iterator[None]:
         raise ConfigurationError(f"{prefix}{cause}") from error
 
 
-class ConfigurationParser(LightningArgumentParser):
+class _HelpFormatter(ParagraphFormatter, DefaultHelpFormatter):
+    """Types and defaults by jsonargparse, paragraphs by us."""
+
+
+class ConfigurationParser(ArgumentParser):
     """Raises a `ConfigurationError` of one sentence where its base class prints a page and exits."""
 
     def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
         # Also the parsers of the classes inside a configuration, which jsonargparse makes itself, refuse half a key.
+        set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
@@ -77,10 +86,3 @@ class ConfigurationParser(LightningArgumentParser):
         """All dotted keys that the parser has; what stands below a class is not among them."""
         keys = [action.dest for action in self._actions]
         return [key for key in keys if key.rpartition(".")[2] not in _NO_KEYS]
-
-    def format_help(self, *args: Any) -> str:
-        """The help text, with the long list of Lightning's own settings at its end."""
-        self._action_groups = sorted(
-            self._action_groups, key=lambda group: (group.title or "").startswith("Customize every aspect")
-        )
-        return super().format_help(*args)

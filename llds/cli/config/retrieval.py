@@ -1,18 +1,30 @@
-"""Reads the retriever of a configuration for commands that need nothing else of it."""
+"""Reads the retriever of a configuration for commands that need nothing else of it, and so no torch."""
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
-import jsonargparse
 import yaml
 from jsonargparse import Namespace
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from llds.callbacks import RetrievalCallback
+from llds.cli.config.errors import dead_link
 from llds.cli.config.file import read_config_file
 from llds.cli.config.parser import ConfigurationParser, errors_of_constructors
 from llds.errors import ConfigurationError
 from llds.retrieval import Retriever
+
+
+@dataclass
+class RetrievalKeys:  # those of `RetrievalCallback`, which itself needs Lightning
+    """What finds passages.
+
+    Args:
+        retriever: The class that finds passages, with its settings.
+    """
+
+    retriever: Retriever | None = None
 
 
 class _RetrievalParser(ConfigurationParser):
@@ -21,33 +33,35 @@ class _RetrievalParser(ConfigurationParser):
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Read a configuration file; an error in it names it."""
         config = OmegaConf.create(dict(read_config_file(os.fspath(path))))
-        values = OmegaConf.to_container(config.get("retrieval") or OmegaConf.create({}), resolve=True)
         try:
+            values = OmegaConf.to_container(config.get("retrieval") or OmegaConf.create({}), resolve=True)
             return self.parse_string(yaml.safe_dump({"retrieval": values}), os.fspath(path), *args, **kwargs)
+        except OmegaConfBaseException as error:
+            raise ConfigurationError(f"{dead_link(error, error.full_key or '')} (in {path})") from error
         except ConfigurationError as error:
             raise ConfigurationError(f"{error} (in {path})") from error
 
 
-def retrieval_parser(command: str, description: str, epilog: str) -> ConfigurationParser:
+def retrieval_parser(command: str, description: str, examples: str) -> ConfigurationParser:
     """Return a parser with ``-c`` and ``--retrieval...``, to which a command adds what it takes besides.
 
     Args:
         command: What a user types.
         description: What it does.
-        epilog: What help ends with.
+        examples: What help ends with, each on a line.
     """
-    jsonargparse.set_parsing_settings(
-        omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True
-    )
     parser = _RetrievalParser(
         prog=command,
         usage=f"{command} -c FILE [-c FILE ...] [--KEY VALUE ...]",
         description=description,
-        epilog=epilog,
+        epilog=f"keys of a retriever:\n  {command} --retrieval.retriever.help llds.retrieval.ChromaRetriever\n"
+        f"\nexamples:\n{examples}",
         parser_mode="omegaconf+",
     )
-    parser.add_argument("-c", "--config", action="config", help="Configuration file; only `retrieval` is read.")
-    parser.add_class_arguments(RetrievalCallback, "retrieval")
+    parser.add_argument(
+        "-c", "--config", action="config", help="Configuration file, as for `llds fit`; only `retrieval` is read."
+    )
+    parser.add_class_arguments(RetrievalKeys, "retrieval")
     return parser
 
 

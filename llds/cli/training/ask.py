@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.text import Text
 
 from llds.callbacks import RolloutCallback
-from llds.cli.console import quiet_lightning
 from llds.cli.training.conversation import Conversation
+from llds.cli.training.quiet import quiet_lightning
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError, LLDSError
 from llds.modules import SearchAgentModule

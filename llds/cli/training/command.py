@@ -8,10 +8,11 @@ names of their own, so that an overlay or the command line can change one value 
 import errno
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import jsonargparse
 import lightning.pytorch as pl
 from jsonargparse import ActionYesNo
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -20,7 +21,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
-from llds import __version__
 from llds.callbacks import (
     CollapseMonitor,
     GracefulStop,
@@ -31,40 +31,68 @@ from llds.callbacks import (
     RunLock,
     list_checkpoints,
 )
-from llds.cli.commands.serve_retriever import serve_retriever
-from llds.cli.config.parser import ConfigurationParser, errors_of_constructors
+from llds.cli.config.errors import dead_link
+from llds.cli.config.parser import errors_of_constructors
 from llds.cli.config.saved import SaveConfig
-from llds.cli.console import quiet, tell_of_indices
+from llds.cli.surroundings import find_own_classes, tell_of_indices
+from llds.cli.table import COMMANDS
 from llds.cli.training.ask import QUESTION_HELP, answer_question, prepare_for_question
 from llds.cli.training.checkpoint_path import check_checkpoint, errors_of_damage
 from llds.cli.training.late_loggers import LateLoggers
 from llds.cli.training.lightning_settings import check_lightning_settings
+from llds.cli.training.parser import TrainingParser
 from llds.cli.training.probe import ProbingTrainer, prepare_for_probe
 from llds.cli.training.profile import PROFILE_HELP, with_profile
+from llds.cli.training.quiet import quiet
 from llds.cli.training.seeds import spread_seed
 from llds.data import PromptDataModule
-from llds.errors import ConfigurationError, LLDSError, RankError
+from llds.errors import ConfigurationError, RankError
 from llds.modules import SearchAgentModule
 from llds.strategies import is_lost_rank, use_sealed_checkpoints
 
-_SUBCOMMANDS = {
-    "fit": "Train a search agent.",
-    "validate": "Measure a policy on the validation questions.",
-    "test": "Measure a policy on the test questions.",
-    "predict": "Answer questions and write the trajectories.",
-    "probe": "Try one update per question: which correct responses lose likelihood, and why.",
-}
 STOPPED_BY_LADDER = 3
 """Exit status of a training that the collapse ladder has stopped."""
 _ERRORS_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EFBIG)
-_KEYS_OF_CLASSES = (
-    "Keys below a class: llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on. "
-    "conf/base.yaml lists all of them with their values."
-)
+
+_EPILOG = """\
+keys below a class:
+  llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on
+
+examples:
+{1}"""
+_EXAMPLES = {
+    "fit": """\
+  llds fit -c llds:quickstart
+  llds fit -c llds:quickstart --ckpt_path last        # goes on after Ctrl-C or `kill -9`
+  llds fit -c llds:base --model.policy MODEL_FOLDER --data.train train.jsonl \\
+      --retrieval.retriever.corpus corpus.jsonl""",
+    "validate": """\
+  llds validate -c llds:quickstart                    # the policy as it is in its folder
+  llds validate -c runs/base/config.yaml --ckpt_path last""",
+    "test": """\
+  llds test -c llds:quickstart --ckpt_path last
+  llds test -c runs/base/config.yaml --ckpt_path last --data.test nq.jsonl""",
+    "predict": """\
+  llds predict -c llds:quickstart --ckpt_path last --question "What is the capital of Ghana?"
+  llds predict -c llds:quickstart --data.predict questions.jsonl""",
+    "probe": """\
+  llds probe -c llds:quickstart --ckpt_path last
+  llds probe -c runs/base/config.yaml --ckpt_path last --probe.questions 16 --probe.label few""",
+}
 
 
 class SearchAgentCLI(LightningCLI):
-    """LightningCLI with the callbacks of a search agent and checkpoints found by ``--ckpt_path last``."""
+    """LightningCLI with the callbacks of a search agent and checkpoints found by ``--ckpt_path last``.
+
+    Args:
+        command: The subcommand to run; None builds everything and runs nothing.
+        *args: Of LightningCLI.
+        **kwargs: Of LightningCLI.
+    """
+
+    def __init__(self, command: str | None, *args: Any, **kwargs: Any) -> None:
+        self._command = command
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that every run has, the folder that files name as ``${data_root}``, and the profile."""
@@ -79,30 +107,27 @@ class SearchAgentCLI(LightningCLI):
         parser.add_lightning_class_args(CollapseMonitor, "collapse")
         parser.add_lightning_class_args(GracefulStop, "stopping")
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The subcommands, each with the arguments of the trainer's method that are not the user's."""
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one subcommand, with the arguments of the trainer's method that are not the user's.
+
+        A parser for each of them would cost a second of every start.
+        """
         ours = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
-        hidden = ours | {"verbose", "return_predictions"}
-        return dict.fromkeys(_SUBCOMMANDS, hidden)
+        return {self._command: ours | {"verbose", "return_predictions"}} if self._command else {}
 
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
     ) -> None:
-        """Set the parsers up; the list of subcommands says what they do here, not what Lightning says of them."""
+        """Set the parser up, with what only one command takes."""
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        if add_subcommands:
-            predict = self._subcommand_parsers["predict"]
-            predict.add_argument("--question", type=str | None, default=None, help=QUESTION_HELP)
-            probe = self._subcommand_parsers["probe"]
-            # The group of the subcommand's own arguments leaves its name to the callback.
-            (probe.groups or {}).pop("probe", None)
-            probe.add_lightning_class_args(LLDProbe, "probe")
-            for subparser in self._subcommand_parsers.values():
-                subparser.set_defaults(weights_only=True)  # Lightning's default would run what a checkpoint brings
-        if self.parser._subcommands_action is not None:
-            for choice in self.parser._subcommands_action._choices_actions:
-                choice.help = _SUBCOMMANDS[choice.dest]
+        for name, parser in self._subcommand_parsers.items() if add_subcommands else ():
+            if name == "predict":
+                parser.add_argument("--question", type=str | None, default=None, help=QUESTION_HELP)
+            if name == "probe":
+                # The group of the subcommand's own arguments leaves its name to the callback.
+                (parser.groups or {}).pop("probe", None)
+                parser.add_lightning_class_args(LLDProbe, "probe")
+            parser.set_defaults(weights_only=True)  # Lightning's default would run what a checkpoint brings
 
     def after_fit(self) -> None:
         """End with a status of its own where the collapse ladder has stopped the run, which is no error."""
@@ -217,6 +242,15 @@ def _check_folder(root: Path) -> None:
         )
 
 
+def _texts(command: str) -> dict[str, str]:
+    """What the parser of a subcommand says of it."""
+    return {
+        "description": COMMANDS[command].help,
+        "usage": f"llds {command} -c FILE [-c FILE ...] [--KEY VALUE ...]",
+        "epilog": _EPILOG.format(command, _EXAMPLES[command]),
+    }
+
+
 def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI:
     """Parse, instantiate and, unless told otherwise, run.
 
@@ -224,18 +258,10 @@ def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI
         args: Arguments; None takes those of the process.
         run: Whether the first argument is a subcommand to run; else everything is only built.
     """
-    jsonargparse.set_parsing_settings(
-        omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True
-    )
-    usage = {
-        name: {
-            "description": description,
-            "usage": f"llds {name} -c FILE [-c FILE ...] [--KEY VALUE ...]",
-            "epilog": _KEYS_OF_CLASSES.format(name),
-        }
-        for name, description in _SUBCOMMANDS.items()
-    }
+    words = sys.argv[1:] if args is None else args
+    command = words[0] if run else None
     return SearchAgentCLI(
+        command,
         SearchAgentModule,
         PromptDataModule,
         subclass_mode_model=True,
@@ -243,19 +269,11 @@ def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         seed_everything_default=0,
-        parser_class=ConfigurationParser,
-        parser_kwargs={
-            "prog": "llds",
-            "description": "Train and measure search agents.",
-            "epilog": "Also: `llds serve-retriever` offers a retriever over HTTP; `llds diagnose` says whether a run "
-            "(of llds or another framework) collapses, and why; `llds report` makes a page of it. Each has a --help.",
-            "version": __version__,
-            "parser_mode": "omegaconf+",
-            **usage,
-        },
+        parser_class=TrainingParser,
+        parser_kwargs={"prog": "llds", "parser_mode": "omegaconf+"} | ({command: _texts(command)} if command else {}),
         trainer_class=ProbingTrainer,
         save_config_callback=SaveConfig,
-        save_config_kwargs={"command": sys.argv[1:] if args is None else args},
+        save_config_kwargs={"command": words},
         args=args,
         run=run,
     )
@@ -267,29 +285,26 @@ def _is_of_disk(error: OSError) -> bool:
     return error.errno in _ERRORS_OF_DISKS or is_gone
 
 
-def run_command(args: list[str] | None = None) -> None:
-    """Run a command; an error that llds raises on purpose is one sentence and exit status 1.
+def run_command(name: str, args: Sequence[str]) -> None:
+    """Run a command; what Lightning, other ranks or OmegaConf raise is one sentence and exit status 1 too.
 
     Args:
-        args: Arguments; None takes those of the process.
+        name: The command.
+        args: Arguments after it.
+
+    Raises:
+        LLDSError: What llds refuses.
     """
     # Before any thread pool of a tokenizer exists; its own parallelism deadlocks after forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     quiet()
-    tell_of_indices()
-    if os.getcwd() not in sys.path:
-        sys.path.append(
-            os.getcwd()
-        )  # the script `llds`, unlike `python -m llds`, would not find the user's own classes
-    words = sys.argv[1:] if args is None else args
+    tell_of_indices(lambda: cast(Any, rank_zero_only).rank == 0)
+    find_own_classes()
     try:
-        if words[:1] == ["serve-retriever"]:
-            serve_retriever(words[1:])
-        else:
-            build_cli(args)
+        build_cli([name, *args])
     except RankError as error:  # all ranks have the same one
         sys.exit(f"llds: {error}" if cast(Any, rank_zero_only).rank == 0 else 1)
-    except (LLDSError, MisconfigurationException) as error:
+    except MisconfigurationException as error:
         sys.exit(f"llds: {error}")
     except OSError as error:
         if not _is_of_disk(error):
@@ -306,5 +321,9 @@ def run_command(args: list[str] | None = None) -> None:
             "died; its own error, if it had time for one, is in its output. Resume with `--ckpt_path last`."
         )
     except OmegaConfBaseException as error:
-        key = (error.full_key or "").partition(".")[2]
-        sys.exit(f"llds: Expected the ${{...}} in `{key}` to lead to a value, got: {str(error).splitlines()[0]}.")
+        sys.exit(f"llds: {dead_link(error, (error.full_key or '').partition('.')[2])}")
+
+
+fit, validate, test, predict, probe = (
+    partial(run_command, name) for name in ("fit", "validate", "test", "predict", "probe")
+)

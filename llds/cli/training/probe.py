@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llds.callbacks import LLDProbe
-from llds.cli.console import quiet_lightning
+from llds.cli.training.quiet import quiet_lightning
 from llds.data import PromptDataModule
 from llds.modules import SearchAgentModule
 from llds.probes import PLACES, Probe, ProbedAction, ProbedQuestion, probe_folder

@@ -1,6 +1,6 @@
 """Fills a Chroma collection from a corpus, going on where a build was stopped or killed.
 
-Used by `ChromaRetriever` at its first start and by ``tools/build_index.py``. Rows go in one batch after another, in
+Used by `ChromaRetriever` at its first start and by ``llds index``. Rows go in one batch after another, in
 the corpus's order, so the number of rows that are there tells how far a killed build came; its last batch is sent
 again, and a row that was there is replaced by itself. Left out: where the collection is (`llds.retrieval.index.place`).
 """

@@ -43,9 +43,7 @@ class IndexOnServer(IndexPlace):
         self.server = server
         self.collection = collection
         self.name = f"the collection {collection} of {server.name}"
-        self.way_out = (
-            "Set another `retriever.collection`, or build it anew: python tools/build_index.py -c FILE --overwrite."
-        )
+        self.way_out = "Set another `retriever.collection`, or build it anew: llds index -c FILE --overwrite."
 
     @contextmanager
     def lock(self) -> Iterator[None]:

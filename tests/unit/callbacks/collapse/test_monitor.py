@@ -56,5 +56,5 @@ def test_a_resumed_monitor_remembers_the_peak() -> None:
 
 
 def test_a_checkpoint_of_before_the_ladder_is_refused_with_the_way_on() -> None:
-    with pytest.raises(ConfigurationError, match="export_checkpoint"):
+    with pytest.raises(ConfigurationError, match="llds export"):
         CollapseMonitor().load_state_dict({"warmup": 5, "tracks": {}})

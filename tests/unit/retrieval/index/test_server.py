@@ -290,7 +290,7 @@ def test_a_graph_that_the_server_lost_is_refused(make_retriever, write_corpus, t
         chroma.start()
         for settings in ({}, HNSW):
             with pytest.raises(
-                RetrievalError, match=r"the Chroma server at .* build it anew: python tools/build_index\.py"
+                RetrievalError, match=r"the Chroma server at .* build it anew: llds index -c FILE --overwrite"
             ):
                 make_retriever(path=None, server=server, **settings).open()
     finally:

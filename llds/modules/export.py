@@ -1,26 +1,19 @@
-"""Make a plain transformers folder of a checkpoint, also of one that ZeRO-3 wrote in parts.
+"""A plain transformers folder of a checkpoint, also of one that ZeRO-3 wrote in parts."""
 
-    python tools/export_checkpoint.py runs/base/checkpoints/iteration-000100.ckpt policy-100
-
-Needs one process and main memory for one model (twice for a checkpoint in parts); adapters are merged in. What the
-model is comes from the run's config.yaml.
-"""
-
-import argparse
-import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from llds.errors import ConfigurationError, LLDSError
-from llds.modules import LoRA, Policy
+from llds.errors import ConfigurationError
+from llds.modules.policy import LoRA, Policy
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.strategies import trained_weights
 
 _PREFIX = "policy."
 
 
-def export(checkpoint: Path, folder: Path, config: Path) -> None:
+def export_checkpoint(checkpoint: Path, folder: Path, config: Path) -> None:
     """Write the folder.
 
     Args:
@@ -34,7 +27,7 @@ def export(checkpoint: Path, folder: Path, config: Path) -> None:
     for path in (checkpoint, config):
         if not path.exists():
             raise ConfigurationError(f"Expected a checkpoint in a run's folder, beside config.yaml, got no {path}.")
-    settings = yaml.safe_load(config.read_text())["model"]["init_args"]
+    settings = _model_settings(config)
     lora = LoRA(**settings["lora"]) if settings.get("lora") else None
     policy = Policy(settings["policy"], settings.get("dtype", "float32"), lora)
     saved = {
@@ -53,23 +46,14 @@ def export(checkpoint: Path, folder: Path, config: Path) -> None:
     policy.save_pretrained(folder, load_tokenizer(settings["policy"]))
 
 
-def main() -> None:
-    """Read the command line and export."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("folder", type=Path, help="where the model goes")
-    parser.add_argument("--config", type=Path, help="config.yaml of the run; default: two folders above the checkpoint")
-    arguments = parser.parse_args()
+def _model_settings(config: Path) -> dict[str, Any]:
+    """What ``model.init_args`` says."""
     try:
-        export(
-            arguments.checkpoint,
-            arguments.folder,
-            arguments.config or arguments.checkpoint.resolve().parents[1] / "config.yaml",
-        )
-    except LLDSError as error:
-        sys.exit(f"export_checkpoint: {error}")
-    print(f"{arguments.folder} (loads in plain transformers)")
-
-
-if __name__ == "__main__":
-    main()
+        settings: dict[str, Any] = yaml.safe_load(config.read_text())["model"]["init_args"]
+        settings["policy"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise ConfigurationError(
+            f"Expected {config} to be the config.yaml of a run, got a file without `model.init_args.policy`. "
+            "Name it: --config FILE."
+        ) from error
+    return settings

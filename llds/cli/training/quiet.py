@@ -1,9 +1,8 @@
-"""What reaches the screen: of other libraries warnings and errors, not advertisements; what an index needs and does."""
+"""Of other libraries warnings and errors reach the screen, not advertisements."""
 
 import logging
 import warnings
 
-from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils import logging as transformers_logging
 
 _LIGHTNING = ("lightning.pytorch", "lightning.fabric")
@@ -23,7 +22,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own code
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # prompts are in memory
     warnings.filterwarnings("ignore", message=".*`torch.distributed.* is deprecated")  # DeepSpeed's own calls
-    warnings.filterwarnings("ignore", message=".*DeepSpeed Stage 3 checkpoint")  # tools/export_checkpoint.py serves
+    warnings.filterwarnings("ignore", message=".*DeepSpeed Stage 3 checkpoint")  # `llds export` serves
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # the frozen reference is
 
 
@@ -31,17 +30,6 @@ def quiet_lightning() -> None:
     """Of Lightning's own loggers only warnings and errors, for the rest of the process: for commands of one answer."""
     for name in _LIGHTNING:
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def tell_of_indices() -> None:
-    """Let retrievers say what memory and disk they need, before they take it, and how a build goes; on rank 0."""
-    log = logging.getLogger("llds.retrieval")
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler())
-        log.handlers[0].addFilter(
-            lambda record: getattr(rank_zero_only, "rank", 0) == 0 or record.levelno > logging.INFO
-        )
-    log.setLevel(logging.INFO)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from llds.cli import main
 from llds.evaluation import new_record_folder, write_record
 from tests.questions import question
-from tools.compare_runs import main
 
 CARD: dict[str, Any] = {
     "created": {"time": "now"},
@@ -29,7 +29,7 @@ def test_runs_that_were_measured_alike_are_compared_by_question(
 ) -> None:
     first = run(tmp_path / "a", [0.0] * 20 + [1.0] * 20)
     second = run(tmp_path / "b", [1.0] * 40, policy={"weights_sha256": "2"}, created={"time": "later"})
-    main([first, second])
+    main(["compare", first, second])
     shown = capsys.readouterr().out
     assert "NOT MEASURED LIKE A" not in shown
     assert "policy.weights_sha256   A: 1   B: 2" in shown
@@ -42,19 +42,19 @@ def test_runs_that_were_measured_alike_are_compared_by_question(
 def test_other_conditions_are_said_before_any_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = run(tmp_path / "a", [0.0, 1.0])
     second = run(tmp_path / "b", [1.0, 1.0], rollout={"limits": {"turns": 8}})
-    main([first, second, "--metric", "f1"])
+    main(["compare", first, second, "--metric", "f1"])
     shown = capsys.readouterr().out
     assert shown.index("rollout.limits.turns") < shown.index("NOT MEASURED LIKE A") < shown.index("EM")
     assert "B - A: F1 on the same questions" in shown
 
 
 def test_questions_that_are_not_in_both_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([run(tmp_path / "a", [1.0, 0.0, 1.0]), run(tmp_path / "b", [1.0])])
+    main(["compare", run(tmp_path / "a", [1.0, 0.0, 1.0]), run(tmp_path / "b", [1.0])])
     assert "In both runs: 1 of the questions; the differences leave out 2 only in A." in capsys.readouterr().out
 
 
 def test_three_runs_are_each_compared_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([run(tmp_path / name, [1.0, 0.0]) for name in "abc"])
+    main(["compare", *(run(tmp_path / name, [1.0, 0.0]) for name in "abc")])
     shown = capsys.readouterr().out
     assert "The cards are equal" in shown
     assert "B - A: exact match" in shown
@@ -63,7 +63,7 @@ def test_three_runs_are_each_compared_with_the_first(tmp_path: Path, capsys: pyt
 
 def test_the_latest_of_several_evaluations_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "a", [1.0])
-    main([run(tmp_path / "a", [0.0]), run(tmp_path / "b", [1.0])])
+    main(["compare", run(tmp_path / "a", [0.0]), run(tmp_path / "b", [1.0])])
     assert "(the latest of 2 evaluations of" in capsys.readouterr().out
 
 
@@ -75,7 +75,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         (good, good): "got the same one twice",
     }.items():
         with pytest.raises(SystemExit) as stopped:
-            main(list(arguments))
-        assert str(stopped.value.code).startswith("compare_runs: Expected")
+            main(["compare", *arguments])
+        assert str(stopped.value.code).startswith("llds: Expected")
         assert message in str(stopped.value.code)
         assert "\n" not in str(stopped.value.code)

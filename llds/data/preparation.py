@@ -1,18 +1,10 @@
-"""Write question files of any format as one normal form: checked, filtered, mixed, without repeated questions.
+"""Question files of any format as one normal form: checked, filtered, mixed, without repeated questions.
 
-    python tools/prepare_data.py --train train.parquet --test test.jsonl --output data/mine
-    python tools/prepare_data.py -c sources.yaml --drop_duplicates true --output data/mine
-
-``train``, ``validation`` and ``test`` take what ``data.train`` of a training takes: a file, ``{path: FILE, limit: 1000,
-answers_in: corpus.jsonl, ...}``, or a list of them (docs/data.md). With weights, the training set is the largest
-mixture that repeats no question, or ``--size`` questions. Writes ``train.jsonl``, ``validation.jsonl`` and
-``test.jsonl`` with ``id``, ``question``, ``golden_answers``, ``data_source`` and ``metadata``, and a ``manifest.json``
-that names sources, counts, repeated questions and checksums. All files appear together at the end, or none does.
+All files appear together at the end, or none does. Left out: the command line (`llds.cli.commands.prepare`).
 """
 
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,16 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from llds.cli.config.parser import ConfigurationParser, errors_of_constructors
-from llds.data import DataSource, SourceQuestions, read_source
 from llds.data.columns import find_optional_column
 from llds.data.duplicates import have_other_answers, overlap, repeats
 from llds.data.mixture import shares
-from llds.data.source_reader import check_unique, questions_hash
-from llds.errors import ConfigurationError, DataError, LLDSError
+from llds.data.source import DataSource
+from llds.data.source_reader import SourceQuestions, check_unique, questions_hash, read_source
+from llds.errors import ConfigurationError, DataError
 from llds.files import BadRows, read_rows, write_atomically
 from llds.types import Prompt
 
@@ -61,62 +49,55 @@ class Preparation:
     metadata_fields: list[str] = field(default_factory=list)
 
 
-def main(args: list[str] | None = None) -> None:
-    """Read, report and write."""
-    parser = ConfigurationParser(
-        prog="python tools/prepare_data.py",
-        usage="python tools/prepare_data.py [-c FILE] --train FILE --test FILE --output FOLDER [--KEY VALUE ...]",
-        description="Write question files as one normal form.",
-        parser_mode="omegaconf+",
-    )
-    parser.add_argument("-c", "--config", action="config", help="Configuration file with the keys below.")
-    parser.add_class_arguments(Preparation)
-    try:
-        settings = parser.parse_args(args)
-        with errors_of_constructors():
-            values = vars(parser.instantiate(settings))
-            preparation = Preparation(**{key: value for key, value in values.items() if key != "config"})
-        prepare(preparation, Console(highlight=False, soft_wrap=True))
-    except LLDSError as error:
-        sys.exit(f"prepare_data: {error}")
-    except KeyboardInterrupt:
-        sys.exit("prepare_data: interrupted; nothing was written")
+@dataclass(frozen=True)
+class Prepared:
+    """What was written.
+
+    Attributes:
+        prompts: The questions of each set.
+        duplicates: For each pair of sets, how many questions are repeated, and with other answers.
+        notes: What was noticed while the sources were read, each in a line.
+    """
+
+    prompts: dict[str, list[Prompt]]
+    duplicates: dict[str, dict[str, int]]
+    notes: list[str]
 
 
-def prepare(preparation: Preparation, console: Console) -> None:
-    """Do it, and show what was done.
+def prepare_questions(preparation: Preparation) -> Prepared:
+    """Read, check, mix and write.
 
     Args:
         preparation: The settings.
-        console: Where it is shown.
+
+    Raises:
+        ConfigurationError: The settings cannot work together.
+        DataError: A file, or a row of it, cannot be used.
     """
-    sources = {name: listed(getattr(preparation, name)) for name in ("train", *EVALUATION)}
-    check(preparation, sources)
+    sources = {name: _listed(getattr(preparation, name)) for name in ("train", *EVALUATION)}
+    _check(preparation, sources)
     questions = {name: [read_source(source) for source in parts] for name, parts in sources.items() if parts}
-    for line in (line for parts in questions.values() for part in parts for line in part.notes()):
-        console.print(line, markup=False)
     prompts = {name: [prompt for part in parts for prompt in part.prompts] for name, parts in questions.items()}
     if "train" in prompts:
-        prompts["train"] = mixture(questions["train"], preparation.size)
+        prompts["train"] = _mixture(questions["train"], preparation.size)
     for name in prompts:
         prompts[name] = list(check_unique(prompts[name]))
-    report = duplicates(prompts)
+    report = _duplicates(prompts)
     if preparation.drop_duplicates:
-        prompts = without_duplicates(prompts)
-    kept = metadata(prompts, sources, preparation.metadata_fields)
+        prompts = _without_duplicates(prompts)
+    kept = _metadata(prompts, sources, preparation.metadata_fields)
     described = {name: [part.describe() for part in parts] for name, parts in questions.items()}
-    write(preparation, prompts, kept, {"sources": described, "duplicates": report})
-    show_duplicates(console, report, preparation.drop_duplicates)
-    show(console, prompts, preparation)
+    _write(preparation, prompts, kept, {"sources": described, "duplicates": report})
+    return Prepared(prompts, report, [line for parts in questions.values() for part in parts for line in part.notes()])
 
 
-def listed(sources: Sources) -> list[DataSource]:
+def _listed(sources: Sources) -> list[DataSource]:
     """The sources of one set as a list."""
     items = sources if isinstance(sources, list) else [sources]
     return [DataSource(item) if isinstance(item, str) else item for item in items if item is not None]
 
 
-def check(preparation: Preparation, sources: Mapping[str, Sequence[DataSource]]) -> None:
+def _check(preparation: Preparation, sources: Mapping[str, Sequence[DataSource]]) -> None:
     """Refuse settings that cannot work before anything is read."""
     folder = Path(preparation.output)
     if not preparation.output:
@@ -143,7 +124,7 @@ def check(preparation: Preparation, sources: Mapping[str, Sequence[DataSource]])
         )
 
 
-def mixture(parts: Sequence[SourceQuestions], size: int | None) -> list[Prompt]:
+def _mixture(parts: Sequence[SourceQuestions], size: int | None) -> list[Prompt]:
     """The training questions: all of them, or of each source as many as its weight asks for."""
     if parts[0].source.weight is None:
         return [prompt for part in parts for prompt in part.prompts]
@@ -163,7 +144,7 @@ def mixture(parts: Sequence[SourceQuestions], size: int | None) -> list[Prompt]:
     return [prompt for part, share in zip(parts, wanted, strict=True) for prompt in part.prompts[:share]]
 
 
-def duplicates(prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, dict[str, int]]:
+def _duplicates(prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, dict[str, int]]:
     """How many questions are repeated within each set, and asked by training and an evaluation set."""
     found = {f"within {name}": repeats(prompts[name]) for name in prompts}
     for name in EVALUATION:
@@ -175,7 +156,7 @@ def duplicates(prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, dict[str, i
     }
 
 
-def without_duplicates(prompts: Mapping[str, list[Prompt]]) -> dict[str, list[Prompt]]:
+def _without_duplicates(prompts: Mapping[str, list[Prompt]]) -> dict[str, list[Prompt]]:
     """The sets without repetitions, and training without what the evaluation sets ask."""
     dropped = {name: {id(prompt) for prompt, _ in repeats(prompts[name])} for name in prompts}
     for name in EVALUATION:
@@ -184,7 +165,7 @@ def without_duplicates(prompts: Mapping[str, list[Prompt]]) -> dict[str, list[Pr
     return {name: [prompt for prompt in prompts[name] if id(prompt) not in dropped[name]] for name in prompts}
 
 
-def metadata(
+def _metadata(
     prompts: Mapping[str, Sequence[Prompt]], sources: Mapping[str, Sequence[DataSource]], fields: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """The columns to keep of each row that is used, by its origin."""
@@ -205,7 +186,7 @@ def metadata(
     return kept
 
 
-def write(
+def _write(
     preparation: Preparation,
     prompts: Mapping[str, Sequence[Prompt]],
     kept: Mapping[str, Mapping[str, Any]],
@@ -216,7 +197,7 @@ def write(
     with ExitStack() as files:
         manifest = files.enter_context(write_atomically(folder / "manifest.json"))  # entered first, it is closed last
         for name, part in prompts.items():
-            text = "".join(normal_form(prompt, kept.get(prompt.origin, {})) for prompt in part)
+            text = "".join(_normal_form(prompt, kept.get(prompt.origin, {})) for prompt in part)
             files.enter_context(write_atomically(folder / f"{name}.jsonl")).write(text)
             written[f"{name}.jsonl"] = {
                 "questions": len(part),
@@ -228,7 +209,7 @@ def write(
         manifest.write(json.dumps({"format": 1, "files": written, **record, "settings": settings}, indent=1) + "\n")
 
 
-def normal_form(prompt: Prompt, kept: Mapping[str, Any]) -> str:
+def _normal_form(prompt: Prompt, kept: Mapping[str, Any]) -> str:
     """A line of a file."""
     file, _, row = prompt.origin.rpartition(":")
     values = {
@@ -239,28 +220,3 @@ def normal_form(prompt: Prompt, kept: Mapping[str, Any]) -> str:
         "metadata": {"file": Path(file).name, "row": int(row), **kept},
     }
     return json.dumps(values, ensure_ascii=False, default=str) + "\n"
-
-
-def show(console: Console, prompts: Mapping[str, Sequence[Prompt]], preparation: Preparation) -> None:
-    """Show what was written, and which questions are repeated."""
-    table = Table("set", "data source", "questions", box=None, header_style="bold")
-    for name, part in prompts.items():
-        for data_source, count in Counter(prompt.data_source for prompt in part).items():
-            table.add_row(name, data_source, f"{count:,}")
-        table.add_row(name, "all", f"{len(part):,}", style="bold")
-    console.print(table)
-    console.print(f"Wrote {', '.join(f'{name}.jsonl' for name in prompts)} and manifest.json to {preparation.output}.")
-
-
-def show_duplicates(console: Console, report: Mapping[str, Mapping[str, int]], dropped: bool) -> None:
-    """Show which questions are repeated, one line for each pair of sets."""
-    for where, found in report.items():
-        if found["questions"]:
-            others = f", {found['with_other_answers']:,} of them with other answers" * (found["with_other_answers"] > 0)
-            console.print(f"repeated {where}: {found['questions']:,} questions{others}" + ", dropped" * dropped)
-        else:
-            console.print(f"repeated {where}: none")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,24 @@
 """The components of the estimate against bytes that were counted on small models."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 
-from tools.memory_estimate import Setting, activations, key_value_cache, load, parameters, states
+from llds.errors import ConfigurationError
+from llds.strategies.memory import Setting, activations, key_value_cache, load, parameters, states
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -90,3 +100,26 @@ def kept_bytes(model: Any, forward: Any) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         forward()
     return sum(seen.values())
+
+
+def test_a_folder_gives_what_its_config_says(tmp_path: Path) -> None:
+    CONFIGS[2].save_pretrained(tmp_path)
+    assert parameters(load(str(tmp_path))) == parameters(CONFIGS[2])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "which has none. Check the path"),
+        (MixtralConfig(**SHAPE), r"a mixtral with experts \(`num_experts`\)"),
+        (GPT2Config(), "a gpt2 without intermediate_size"),
+        (BertConfig(), "a bert without num_key_value_heads"),
+    ],
+)
+def test_what_the_formulas_do_not_count_is_refused(
+    config: PreTrainedConfig | None, message: str, tmp_path: Path
+) -> None:
+    if config is not None:
+        config.save_pretrained(tmp_path)
+    with pytest.raises(ConfigurationError, match=message):
+        load(str(tmp_path))

