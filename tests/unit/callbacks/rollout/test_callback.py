@@ -12,7 +12,7 @@ import torch
 from llds.batches import PolicyBatch, RolloutBatch
 from llds.batches.policy_batch import collate
 from llds.callbacks import RolloutCallback, list_checkpoints
-from llds.callbacks.rollout.callback import weight_sync
+from llds.callbacks.rollout import weight_sync
 from llds.callbacks.rollout.trained_ids import check_trained_ids
 from llds.data import DataSource, PromptTemplate
 from llds.errors import ConfigurationError, LLDSError, SamplerError, TooManyFailuresError

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 
 from llds.batches.prefix_tree import PrefixTree
-from llds.modules.policy.policy import tree_attention
+from llds.modules.policy import tree_attention
 from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states, why_not_shared
 
 SMALL: dict[str, Any] = {
