@@ -1,8 +1,10 @@
 """Tolerances, written once, and what every test starts from."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +49,13 @@ def _talkative() -> None:
     """Lightning speaks as after its import: a command of an earlier test (`llds probe`) may have silenced it."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process per core, at most four, for ``-m "not slow"`` on whole folders; everything else runs in this one.
+
+    Slow tests start processes of their own and watch the clock, and a file or two are done before a worker is up.
+    """
+    named = [Path(str(one).partition("::")[0]) for one in config.args]
+    is_quick = config.getoption("markexpr") == "not slow" and any(path.is_dir() for path in named)
+    return min(len(os.sched_getaffinity(0)), 4) if is_quick else 0

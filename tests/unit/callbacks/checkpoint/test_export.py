@@ -11,7 +11,7 @@ from llds.modules import LoRA
 from tests.runs import answers, make_run, scripted
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+@pytest.mark.parametrize("lora", [None, pytest.param(LoRA(rank=2), marks=pytest.mark.slow)])
 def test_the_trained_policy_loads_in_plain_transformers(tmp_path: Path, lora: LoRA | None) -> None:
     run = make_run(tmp_path, ExportPolicy(), iterations=2, sampler=scripted(answers), module={"lora": lora}).fit()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
