@@ -52,10 +52,11 @@ def _talkative() -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process per core, at most four, for ``-m "not slow"`` on whole folders; everything else runs in this one.
+    """One process per core, at most four, for ``-m "not slow"`` on all unit tests; everything else runs in this one.
 
-    Slow tests start processes of their own and watch the clock, and a file or two are done before a worker is up.
+    Slow tests start processes of their own and watch the clock, and a room or two are done before a worker is up.
     """
-    named = [Path(str(one).partition("::")[0]) for one in config.args]
-    is_quick = config.getoption("markexpr") == "not slow" and any(path.is_dir() for path in named)
+    unit = Path(__file__).parent / "unit"
+    is_whole = any(unit.is_relative_to(Path(str(one)).absolute()) for one in config.args)
+    is_quick = is_whole and config.getoption("markexpr") == "not slow"
     return min(len(os.sched_getaffinity(0)), 4) if is_quick else 0
