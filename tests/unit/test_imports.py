@@ -6,6 +6,7 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -84,6 +85,7 @@ def test_the_base_install_is_what_it_should_be() -> None:
     assert not OPTIONAL & base
 
 
+@pytest.mark.slow
 def test_every_module_imports_with_the_base_install_alone() -> None:
     files = sorted((ROOT / "llds").rglob("*.py"))
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
