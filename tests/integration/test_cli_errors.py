@@ -128,6 +128,7 @@ def test_a_data_file_that_cannot_be_used_is_named_with_the_row(
     assert what_is_left(tmp_path / "run") == set()
 
 
+@pytest.mark.slow
 def test_a_file_of_another_kind_is_refused_by_its_name(llds: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "questions.csv").write_text("question,answer\n")
     assert "questions.csv" in llds("fit", "--data.train", tmp_path / "questions.csv")
