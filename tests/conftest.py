@@ -1,8 +1,10 @@
 """Tolerances, written once, and what every test starts from."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +49,14 @@ def _talkative() -> None:
     """Lightning speaks as after its import: a command of an earlier test (`llds probe`) may have silenced it."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process per core, at most four, for ``-m "not slow"`` on all unit tests; everything else runs in this one.
+
+    Slow tests start processes of their own and watch the clock, and a room or two are done before a worker is up.
+    """
+    unit = Path(__file__).parent / "unit"
+    is_whole = any(unit.is_relative_to(Path(str(one)).absolute()) for one in config.args)
+    is_quick = is_whole and config.getoption("markexpr") == "not slow"
+    return min(len(os.sched_getaffinity(0)), 4) if is_quick else 0

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,11 @@ from llds.cli import main
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "conf" / "quickstart.yaml"
 GOOD_ROW = {"question": "What is the capital of Norway?", "golden_answers": ["Oslo"]}
+
+
+def quick_ones(cases: Iterable[str], number: int = 2) -> list[Any]:
+    """The cases, all but the first few of them slow: each is a command from its parser to the start of its run."""
+    return [pytest.param(one, marks=() if place < number else pytest.mark.slow) for place, one in enumerate(cases)]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +93,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("args", SETTINGS)
+@pytest.mark.parametrize("args", quick_ones(SETTINGS))
 def test_a_setting_that_cannot_work_is_refused(args: str, llds: Callable[..., str], tmp_path: Path) -> None:
     message = llds("fit", *args.split())
     assert message.startswith("llds: Expected ")
@@ -110,7 +115,7 @@ ROWS: dict[str, tuple[list[dict[str, Any]], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", quick_ones(ROWS))
 def test_a_data_file_that_cannot_be_used_is_named_with_the_row(
     name: str, llds: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -123,6 +128,7 @@ def test_a_data_file_that_cannot_be_used_is_named_with_the_row(
     assert what_is_left(tmp_path / "run") == set()
 
 
+@pytest.mark.slow
 def test_a_file_of_another_kind_is_refused_by_its_name(llds: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "questions.csv").write_text("question,answer\n")
     assert "questions.csv" in llds("fit", "--data.train", tmp_path / "questions.csv")
@@ -132,7 +138,7 @@ def test_a_file_of_another_kind_is_refused_by_its_name(llds: Callable[..., str],
     assert what_is_left(tmp_path / "run") == set()
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize("command", quick_ones(["validate", "test", "predict"], 1))
 def test_an_evaluation_without_questions_names_the_command(command: str, llds: Callable[..., str]) -> None:
     name = "validation" if command == "validate" else command
     message = llds(command, f"--data.{name}", "null")
@@ -144,6 +150,7 @@ def test_the_last_checkpoint_of_a_folder_without_one_cannot_be_tested(llds: Call
     assert "checkpoints for `--ckpt_path last`, got none. Train first (llds fit)" in message
 
 
+@pytest.mark.slow
 def test_one_step_per_iteration_with_a_lagged_anchor_trains_and_the_folder_is_safe(
     llds: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -158,6 +165,7 @@ def test_one_step_per_iteration_with_a_lagged_anchor_trains_and_the_folder_is_sa
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_saved_configuration_repeats_the_run_in_another_folder(llds: Callable[..., str], tmp_path: Path) -> None:
     assert llds("fit", "--data.seed", 5) == ""
     saved = tmp_path / "run" / "config.yaml"
@@ -175,6 +183,7 @@ def test_a_saved_configuration_repeats_the_run_in_another_folder(llds: Callable[
     assert saved.read_text() == first
 
 
+@pytest.mark.slow
 def test_a_profile_is_printed_and_written_and_repeated_with_the_saved_configuration(
     llds: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +200,7 @@ def test_a_profile_is_printed_and_written_and_repeated_with_the_saved_configurat
     assert capsys.readouterr().out.count("of the limit") == 1
 
 
+@pytest.mark.slow
 def test_a_probe_of_a_checkpoint_writes_its_own_folder_and_nothing_else(
     llds: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +218,7 @@ def test_a_probe_of_a_checkpoint_writes_its_own_folder_and_nothing_else(
     assert str(folder) in shown.replace("\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "name"), [("validate", "val"), ("test", "test")])
 def test_an_evaluation_shows_one_table_and_not_the_one_of_lightning_too(
     command: str, name: str, llds: Callable[..., str], capsys: pytest.CaptureFixture[str]
@@ -218,6 +229,7 @@ def test_an_evaluation_shows_one_table_and_not_the_one_of_lightning_too(
     assert "DataLoader 0  " not in shown
 
 
+@pytest.mark.slow
 def test_the_shell_sees_one_line_and_a_status_and_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "llds", "fit", "-c", str(QUICKSTART), "--data.train", "nowhere.jsonl"]
     command += ["--trainer.default_root_dir", str(tmp_path / "run")]
@@ -228,6 +240,7 @@ def test_the_shell_sees_one_line_and_a_status_and_no_traceback(tmp_path: Path) -
     assert "litlogger" not in done.stderr
 
 
+@pytest.mark.slow
 def test_one_question_needs_no_data_and_no_folder(
     llds: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +254,7 @@ def test_one_question_needs_no_data_and_no_folder(
     assert "Expected a question after --question" in llds("predict", *nothing, "--question", " ")
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_model_is_refused(llds: Callable[..., str], tmp_path: Path) -> None:
     assert llds("fit", "--model.lora", "{rank: 2}") == ""
     message = llds("test", "--ckpt_path", "last")

@@ -47,6 +47,7 @@ def fit(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> list[dict]
     return [json.loads(line) for file in files for line in gzip.open(file, "rt")]
 
 
+@pytest.mark.slow
 def test_an_agent_with_a_calculator_trains_without_a_retriever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trajectories = fit(monkeypatch, tmp_path / "run")
     assert len(trajectories) == 16

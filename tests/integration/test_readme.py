@@ -56,6 +56,7 @@ def test_every_configuration_that_is_named_exists(name: str) -> None:
     assert (ROOT / name).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", llds_commands())
 def test_every_command_parses(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

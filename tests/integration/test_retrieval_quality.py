@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llds.retrieval import ChromaRetriever, MiniLMEmbedder, Retriever
-from tests.unit.retrieval.test_transformer_embedder import needs_minilm
+from tests.unit.retrieval.embedders.test_transformer import needs_minilm
 from tools.retrieval_quality import DATA, GoldSet, read_gold_set, retriever_makers
 
 CORPUS = DATA / "hipporag_hotpotqa_train_corpus.json"

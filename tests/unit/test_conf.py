@@ -1,5 +1,6 @@
 """Every configuration file parses and instantiates, alone and under every overlay, and says no more than it means."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def resolved(cli: SearchAgentCLI) -> dict[str, Any]:
     return flat(yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False)))
 
 
+@cache
+def alone(*args: Any) -> dict[str, Any]:
+    """What a recipe says by itself, parsed once; not to be changed."""
+    return resolved(build(*args))
+
+
 def flat(value: Any, key: str = "") -> dict[str, Any]:
     """Nested mappings and lists of mappings as dotted keys."""
     if isinstance(value, dict) and value:
@@ -74,10 +81,11 @@ def difference(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     return {key for key in before.keys() | after.keys() if before.get(key, missing) != after.get(key, missing)}
 
 
-@pytest.fixture(scope="module", params=[BASE, QUICKSTART], ids=lambda path: path.stem)
+# On the quickstart, test_conf_files.py builds each of them too.
+@pytest.fixture(params=[BASE, pytest.param(QUICKSTART, marks=pytest.mark.slow)], ids=["base", "quickstart"])
 def recipe(request: pytest.FixtureRequest) -> tuple[Path, dict[str, Any]]:
     """A recipe's file and what it says by itself."""
-    return request.param, resolved(build("-c", request.param, *OVERRIDE))
+    return request.param, alone("-c", request.param, *OVERRIDE)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
@@ -103,8 +111,8 @@ def test_every_overlay_of_a_sampler_swaps_the_sampler_and_says_how_to_run_it(ove
     here = ("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.precision", "32-true")
     cli = build("-c", QUICKSTART, "-c", overlay, *here)
     sampler = "rollout.sampler"
-    before, after = resolved(build("-c", QUICKSTART, *here)), resolved(cli)
-    assert after[f"{sampler}.class_path"].startswith("llds.rollout.VLLM")
+    before, after = alone("-c", QUICKSTART, *here), resolved(cli)
+    assert after[f"{sampler}.class_path"].startswith("llds.samplers.VLLM")
     assert {key for key in difference(before, after) if not key.startswith(sampler)} == set()
     first = overlay.read_text().splitlines()[0]
     assert first.startswith("# llds fit -c conf/")
@@ -226,10 +234,8 @@ ON_THIS_MACHINE = ("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--
 def test_every_overlay_of_the_trainer_instantiates_and_changes_where_and_not_what(overlay: Path) -> None:
     if "ZeRO3" in overlay.read_text():
         pytest.importorskip("deepspeed")
-    before, after = (
-        resolved(build("-c", BASE, *OVERRIDE)),
-        resolved(build("-c", BASE, "-c", overlay, *OVERRIDE, *ON_THIS_MACHINE)),
-    )
+    before = alone("-c", BASE, *OVERRIDE)
+    after = resolved(build("-c", BASE, "-c", overlay, *OVERRIDE, *ON_THIS_MACHINE))
     changed = {key for key in difference(before, after) if not key.startswith("trainer.")}
     assert changed <= {f"{MODEL}.gradient_checkpointing"}
     assert "conf/trainer/" + overlay.name in "".join(overlay.read_text().splitlines()[:3])

@@ -22,6 +22,15 @@ HERE = (
 )
 
 
+ON_BASE = {"ablations", "collapse", "retrieval", "trainer"}
+"""Rooms of conf/ of which test_conf*.py builds every file on conf/base.yaml: here, as their commands say, is slow."""
+
+
+def marked(path: Path) -> Any:
+    """A file as a parameter."""
+    return pytest.param(path, marks=pytest.mark.slow if path.parts[1] in ON_BASE else (), id=str(path))
+
+
 def files_of_command(path: Path) -> list[str]:
     """What the first command in the file's comments that names the file gives to ``-c``."""
     comments = [line for line in (ROOT / path).read_text().splitlines() if line.startswith("#")]
@@ -39,7 +48,7 @@ def values(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text())
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
+@pytest.mark.parametrize("path", map(marked, FILES))
 def test_the_command_in_a_file_is_accepted_with_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # agents of conf/agents are found from there
     files = files_of_command(path)
@@ -78,6 +87,7 @@ def test_the_recipes_of_the_paper_normalize_as_the_published_results(recipe: str
     assert (rollout.limits.turns, rollout.eval_limits.turns) == (3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", SCALE, ids=str)
 def test_the_recipes_of_the_paper_take_every_overlay_of_scale_and_stay_what_they_are(overlay: Path) -> None:
     before, after = build(RECIPES[0]), build(RECIPES[0], str(overlay))

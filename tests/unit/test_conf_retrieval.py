@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from llds.retrieval import FunctionEmbedder, FusionRetriever, MiniLMEmbedder, Retriever
-from tests.unit.retrieval.test_transformer_embedder import needs_minilm
-from tests.unit.test_conf import BASE, OVERRIDE, QUICKSTART, ROOT, build, difference, resolved
+from tests.unit.retrieval.embedders.test_transformer import needs_minilm
+from tests.unit.test_conf import BASE, OVERRIDE, QUICKSTART, ROOT, alone, build, difference, resolved
 
 OVERLAYS = sorted((ROOT / "conf" / "retrieval").glob("*.yaml"))
 RETRIEVER = "retrieval.retriever"
@@ -26,10 +26,10 @@ def marked(path: Path) -> Any:
     return pytest.param(path, marks=needs_minilm if path.stem == "minilm" else (), id=path.stem)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def base() -> dict[str, Any]:
     """What the complete recipe says by itself: the one with the most settings that could be in the way."""
-    return resolved(build("-c", BASE, *OVERRIDE))
+    return alone("-c", BASE, *OVERRIDE)
 
 
 def test_there_is_an_overlay_for_every_kind_of_retrieval() -> None:

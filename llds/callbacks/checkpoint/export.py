@@ -39,7 +39,7 @@ class ExportPolicy(pl.Callback):
         if error:
             raise CheckpointError(
                 f"Expected to write the trained policy to {folder}, got: {error}. Make room; its weights are in the "
-                "last checkpoint, of which tools/export_checkpoint.py makes such a folder."
+                "last checkpoint, of which `llds export` makes such a folder."
             )
         rank_zero_info(f"Trained policy: {folder} (loads in plain transformers)")
 

@@ -39,6 +39,7 @@ def signals(folder: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if not k.startswith("probe/")} for row in rows(folder)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
 def test_a_run_with_probes_is_the_run_without_to_the_bit(tmp_path: Path, lora: LoRA | None) -> None:
     lagged = {"lora": lora, "llds_penalty": LLDSPenalty(anchor="lagged", anchor_lag=1)}
@@ -93,6 +94,7 @@ class At(pl.Callback):
             self.action(trainer, pl_module)
 
 
+@pytest.mark.slow
 def test_settings_mean_what_they_say(tmp_path: Path) -> None:
     """Several probes of one policy that has been trained for an iteration."""
     found: dict[str, Probe] = {}

@@ -95,6 +95,7 @@ def test_a_corpus_that_cannot_be_read_is_an_error_with_its_row(write_jsonl: Writ
         with_answer_in(prompts, tmp_path / "nowhere.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="the shared research data is not on this machine")
 def test_real_questions_are_kept_by_a_real_corpus() -> None:
     corpus = str(REAL / "corpus" / "wiki40k.jsonl.gz")

@@ -49,6 +49,7 @@ def wide() -> dict[str, Any]:
     return evaluate("--half", "all", "--recorded-only", "--match", "seed5(?!0[0-5])", str(WIDE))
 
 
+@pytest.mark.slow
 def test_collapses_are_seen(held_out: dict[str, Any]) -> None:
     figures = held_out["figures"]
     assert (figures["runs"], figures["collapsed"], figures["healthy"]) == (54, 39, 11)
@@ -58,11 +59,13 @@ def test_collapses_are_seen(held_out: dict[str, Any]) -> None:
     assert figures["  median lead of the warning to 20% under"] >= 0.2
 
 
+@pytest.mark.slow
 def test_healthy_runs_are_left_alone(held_out: dict[str, Any]) -> None:
     assert held_out["figures"]["  iterations"] == 1193
     assert held_out["figures"]["  false alarms"] <= 1
 
 
+@pytest.mark.slow
 def test_causes_that_are_known_are_named(held_out: dict[str, Any]) -> None:
     assert held_out["causes of recorded runs"] == {
         "broken_reward": {"broken_reward": 8},
@@ -71,6 +74,7 @@ def test_causes_that_are_known_are_named(held_out: dict[str, Any]) -> None:
     assert held_out["right cause, injected"] >= 0.9
 
 
+@pytest.mark.slow
 def test_on_later_trainings_of_llds_it_is_as_good_as_the_page_says(small: dict[str, Any]) -> None:
     """40 trajectories an iteration, whose mean scatters by a fifth: the aims are missed, and no worse than stated."""
     figures = small["figures"]
@@ -80,6 +84,7 @@ def test_on_later_trainings_of_llds_it_is_as_good_as_the_page_says(small: dict[s
     assert figures["  false alarms"] <= 3
 
 
+@pytest.mark.slow
 def test_slow_collapses_are_foreseen(wide: dict[str, Any]) -> None:
     """160 trajectories an iteration; trainings that were made after the settings."""
     figures = wide["figures"]

@@ -1,4 +1,4 @@
-"""The vocabulary says something of every signal, and the page the same; callbacks/test_signals.py: it is complete."""
+"""The vocabulary says something of every signal, and the page the same; callbacks/signals tests that it is complete."""
 
 from collections import Counter
 from pathlib import Path

@@ -263,6 +263,7 @@ def test_what_the_ladder_did_is_an_event(tmp_path: Path) -> None:
     assert "cut the rate; saved" in write_report([run], tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_long_run_with_all_signals_keeps_the_page_small(tmp_path: Path) -> None:
     names = [signal.name for signal in s.SIGNALS]
     lines = ["iteration," + ",".join(names)]

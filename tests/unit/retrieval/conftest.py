@@ -1,7 +1,7 @@
 """A small real corpus, as the file a user would bring, and the real embedder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,16 +29,28 @@ def embedder() -> WordLlamaEmbedder:
     return WordLlamaEmbedder()
 
 
+def write_facts(path: Path, rows: list[tuple[str, str]] = FACTS) -> Path:
+    lines = [
+        json.dumps({"id": f"doc-{number}", "contents": f'"{title}"\n{text}'})
+        for number, (title, text) in enumerate(rows)
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def open_retriever(tmp_path_factory: pytest.TempPathFactory, embedder: WordLlamaEmbedder) -> Iterator[ChromaRetriever]:
+    """An open one over the facts, for tests that only ask."""
+    folder = tmp_path_factory.mktemp("facts")
+    corpus = write_facts(folder / "corpus.jsonl")
+    with ChromaRetriever(str(folder / "index"), str(corpus), embedder=embedder) as retriever:
+        yield retriever
+
+
 @pytest.fixture
 def write_corpus(tmp_path: Path) -> Callable[..., Path]:
     def write(rows: list[tuple[str, str]] = FACTS, name: str = "corpus.jsonl") -> Path:
-        path = tmp_path / name
-        lines = [
-            json.dumps({"id": f"doc-{number}", "contents": f'"{title}"\n{text}'})
-            for number, (title, text) in enumerate(rows)
-        ]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return path
+        return write_facts(tmp_path / name, rows)
 
     return write
 

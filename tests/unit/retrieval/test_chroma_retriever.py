@@ -143,6 +143,7 @@ def test_settings_out_of_range_are_refused():
 # Reproducibility
 
 
+@pytest.mark.slow
 @SEARCHES
 def test_an_index_answers_alike_after_every_reopening(make_retriever, write_corpus, search):
     write_corpus(
@@ -157,6 +158,7 @@ def test_an_index_answers_alike_after_every_reopening(make_retriever, write_corp
     assert seen[0] == seen[1] == seen[2]
 
 
+@pytest.mark.slow
 def test_two_builds_of_one_corpus_answer_alike(make_retriever, write_corpus, tmp_path):
     write_corpus(
         [(f"Place {n}", f"Place {n} lies {n * 37 % 100} km north of place {n * 61 % 977}.") for n in range(977)]
@@ -272,6 +274,7 @@ def test_an_embedder_that_changed_under_its_fingerprint_is_caught_by_the_probes(
         make_retriever(embedder=ReversedEmbedder(embedder.fingerprint), **search).open()
 
 
+@pytest.mark.slow
 def test_missing_rows_are_refused(make_retriever, tmp_path):
     with make_retriever():
         pass
@@ -375,6 +378,7 @@ def start_build(tmp_path: Path, sleep_s: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_build_killed_in_the_middle_is_never_taken_for_an_index(make_retriever, tmp_path):
     with start_build(tmp_path, sleep_s=60) as process:
         assert any(line == "embedding\n" for line in process.stdout)
@@ -386,6 +390,7 @@ def test_a_build_killed_in_the_middle_is_never_taken_for_an_index(make_retriever
     assert not (tmp_path / ".index.building").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_that_open_at_once_build_one_index_and_both_answer(tmp_path, make_retriever):
     processes = [start_build(tmp_path, sleep_s=0.5) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
@@ -395,6 +400,7 @@ def test_two_processes_that_open_at_once_build_one_index_and_both_answer(tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl", "index", ".index.lock"}
 
 
+@pytest.mark.slow
 def test_threads_that_open_at_once_build_one_index(make_retriever, tmp_path):
     retrievers = [make_retriever() for _ in range(4)]
     threads = [threading.Thread(target=retriever.open) for retriever in retrievers]
@@ -408,6 +414,7 @@ def test_threads_that_open_at_once_build_one_index(make_retriever, tmp_path):
 # Real passages
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_CORPUS.exists(), reason=f"needs {SHARED_CORPUS}")
 def test_on_real_passages_hnsw_finds_99_percent_of_the_exact_top_3_and_reopening_is_quick(make_retriever, tmp_path):
     rows = list(islice(read_corpus(SHARED_CORPUS), 3_000))

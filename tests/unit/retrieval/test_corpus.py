@@ -133,6 +133,7 @@ def test_a_bad_row_is_named_with_its_file_and_row(tmp_path, row, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_memory_grows_by_what_is_stated_and_not_with_the_texts(tmp_path):
     def peak(rows: int) -> int:
         path = write(
@@ -169,6 +170,7 @@ def test_a_gzip_file_that_was_cut_is_refused(tmp_path):
         check_corpus(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_CORPUS.exists(), reason=f"needs {SHARED_CORPUS}")
 def test_a_real_corpus_is_read_whole():
     passages = list(read_corpus(SHARED_CORPUS))

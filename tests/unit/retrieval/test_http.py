@@ -140,6 +140,7 @@ def test_a_lost_answer_of_a_quick_server_costs_a_second_not_all_that_is_allowed(
         gate.set()
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_longer_than_those_before_is_waited_for_at_another_try() -> None:
     def takes_long(request: dict[str, Any]) -> Any:
         time.sleep(1.3)  # more than the second that the first try waits, as a batch of many queries may take
@@ -179,6 +180,7 @@ def test_a_server_that_is_down_is_an_error_and_found_again_when_it_is_back() -> 
     retriever.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_hung_with_every_connection_taken_is_found_again_when_it_is_back() -> None:
     gate = threading.Event()
 

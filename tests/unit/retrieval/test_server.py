@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -18,10 +18,8 @@ QUERIES = ["capital of France", "currency of Japan", "largest lake in Africa"]
 
 
 @pytest.fixture
-def chroma(make_retriever: Callable[..., ChromaRetriever]) -> ChromaRetriever:
-    retriever = make_retriever()
-    retriever.open()
-    return retriever
+def chroma(open_retriever: ChromaRetriever) -> ChromaRetriever:
+    return open_retriever
 
 
 @pytest.fixture

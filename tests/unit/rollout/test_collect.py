@@ -277,7 +277,7 @@ def without_times(trajectories: list[Trajectory]) -> list[Trajectory]:
     return trajectories
 
 
-@pytest.mark.parametrize("max_batch_size", [256, 5])
+@pytest.mark.parametrize("max_batch_size", [256, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_collection_is_reproducible_to_the_bit_whatever_the_tools_take(
     make: Make, tokenizer: PreTrainedTokenizerFast, max_batch_size: int
 ) -> None:

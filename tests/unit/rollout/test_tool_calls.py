@@ -4,12 +4,13 @@ import asyncio
 import random
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from llds.agent_tools import AgentTool
 from llds.errors import ConfigurationError, ToolFailure, ToolInputError
-from llds.rollout import ToolCallPolicy
+from llds.rollout import ToolCallPolicy, tool_calls
 from llds.rollout.tool_calls import call_tool
 from llds.types import ToolResult
 
@@ -110,7 +111,8 @@ def test_the_wait_before_a_retry_grows_and_is_jittered(monkeypatch: pytest.Monke
     async def note(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(asyncio, "sleep", note)
+    # The module's own name for asyncio: other threads of the process go on sleeping.
+    monkeypatch.setattr(tool_calls, "asyncio", SimpleNamespace(sleep=note, timeout=asyncio.timeout))
     state = random.getstate()
     for _ in range(20):
         call(Tool(ConnectionError(), ConnectionError()), ToolCallPolicy(max_retries=2, backoff_s=1.0))

@@ -1,4 +1,4 @@
-"""Without a process group there is one rank, and what several do is in tests/integration/test_ranks.py."""
+"""Without a process group there is one rank, and what several do is in tests/integration/test_two_ranks.py."""
 
 import pytest
 import torch

@@ -84,6 +84,7 @@ def test_an_interrupted_rollout_saves_the_state_before_it(tmp_path: Path, whole:
     assert_equal_runs(fresh(tmp_path / "a").fit(resume=True), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_interrupted_scoring_saves_the_state_before_the_iteration(tmp_path: Path, whole: Run, before: bool) -> None:
     run = fresh(tmp_path / "a")
@@ -94,6 +95,7 @@ def test_interrupted_scoring_saves_the_state_before_the_iteration(tmp_path: Path
     assert_equal_runs(fresh(tmp_path / "a").fit(resume=True), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [5, 6])  # in the middle of the third iteration's two steps, and after them
 def test_an_interrupted_update_saves_nothing_and_the_last_checkpoint_goes_on(
     tmp_path: Path, whole: Run, calls: int
@@ -106,6 +108,7 @@ def test_an_interrupted_update_saves_nothing_and_the_last_checkpoint_goes_on(
     assert_equal_runs(fresh(tmp_path / "a").fit(resume=True), whole)
 
 
+@pytest.mark.slow
 def test_an_iteration_that_has_not_reached_the_loggers_is_done_again(tmp_path: Path, whole: Run) -> None:
     run = fresh(tmp_path / "a", every=2)
     interrupt_after(run.module, "training_step", 3)  # updated and counted, not completed
@@ -123,6 +126,7 @@ def test_an_interrupt_before_the_first_iteration_has_ended_saves_nothing(tmp_pat
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_metrics_of_an_iteration_that_was_saved_but_not_logged_are_logged_by_the_resumed_run(
     tmp_path: Path, whole: Run
 ) -> None:
@@ -135,6 +139,7 @@ def test_metrics_of_an_iteration_that_was_saved_but_not_logged_are_logged_by_the
     assert by_iteration(tmp_path / "a") == by_iteration(whole.folder)
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_when_it_gets_more_iterations_and_only_then(tmp_path: Path, whole: Run) -> None:
     first = fresh(tmp_path / "a", iterations=2).fit()
     again = fresh(tmp_path / "a", iterations=2).fit(resume=True)
@@ -173,6 +178,7 @@ def test_old_checkpoints_go_and_none_is_left_half_written(tmp_path: Path) -> Non
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_validation_in_the_middle_leaves_training_as_it_is(tmp_path: Path) -> None:
     questions = DataSource("llds:quickstart/validation.jsonl", limit=3)
     # The real sampler: it keeps caches and has modes of its own.

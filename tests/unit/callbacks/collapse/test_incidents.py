@@ -58,6 +58,7 @@ def test_the_folder_has_what_is_needed_to_understand_it(tmp_path: Path) -> None:
     assert "Mend it." in words
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_incident_can_be_gone_on_from(tmp_path: Path) -> None:
     troubled(tmp_path / "a").fit()
     [path] = (tmp_path / "a" / "incidents").glob("*/checkpoint.ckpt")
@@ -77,6 +78,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning_and_the_rungs_act(tmp_path
     assert run.module.iteration == 4
 
 
+@pytest.mark.slow
 def test_what_breaks_while_the_folder_is_filled_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> str:
         raise ZeroDivisionError("a bug")
@@ -89,6 +91,7 @@ def test_what_breaks_while_the_folder_is_filled_leaves_none(tmp_path: Path, monk
     assert run.module.iteration == 4
 
 
+@pytest.mark.slow
 def test_no_folder_is_written_where_none_is_wanted(tmp_path: Path) -> None:
     troubled(tmp_path, max_incidents=0).fit()
     assert not (tmp_path / "incidents").exists()

@@ -44,6 +44,7 @@ def test_two_equal_evaluations_have_equal_cards_and_other_conditions_show(tmp_pa
     assert differing(first, other) == expected
 
 
+@pytest.mark.slow
 def test_the_same_questions_in_another_file_are_the_same_data(tmp_path: Path) -> None:
     first = card(tmp_path / "a")
     run = make_run(tmp_path / "b", EvaluationTable(), sampler=scripted(answers))
@@ -54,6 +55,7 @@ def test_the_same_questions_in_another_file_are_the_same_data(tmp_path: Path) ->
     assert "data.0.sha256" not in changed
 
 
+@pytest.mark.slow
 def test_a_checkpoint_and_the_folder_exported_from_it_are_the_same_weights(tmp_path: Path) -> None:
     trained = make_run(tmp_path / "a", EvaluationTable(), sampler=scripted(answers)).fit()
     trained.module.save_pretrained(tmp_path / "policy")

@@ -75,13 +75,9 @@ def test_a_roll_back_restores_weights_and_optimizer_and_the_run_goes_on(tmp_path
     assert [row.get("collapse/back_to") for row in logged.values()] == [None, None, None, "2.0", None]
     assert [float(row["step"]) for row in logged.values()] == [2, 4, 6, 8, 10]
     assert run.module.iteration == 5
-    assert (
-        not torch.equal(state(tmp_path, 5)["state_dict"]["policy.model.lm_head.weight"], run.weights["x"])
-        if ("x" in run.weights)
-        else True
-    )
 
 
+@pytest.mark.slow
 def test_after_a_roll_back_other_trajectories_come(tmp_path: Path) -> None:
     """The real sampler: of the iterations that follow 2 and 4, with equal weights, prompts and samples differ."""
     run = guarded(tmp_path, [RollBack(ALARM)], {4: "alarm"}, sampler=None)
@@ -112,7 +108,7 @@ def ladder() -> list[Rung]:
     return [rung(**settings) for rung, settings in LADDER]
 
 
-@pytest.mark.parametrize("stop", [3, 4, 6])
+@pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_around_its_actions_equals_one_that_was_not(tmp_path: Path, stop: int) -> None:
     levels: dict[int, Level] = {4: "alarm", 6: "alarm"}
     module = {"optimization": Optimization(learning_rate=1e-3, warmup_ratio=0.5, mini_batch_size=1)}
@@ -185,6 +181,7 @@ def test_lambda_is_raised_to_its_cap_or_switched_on(tmp_path: Path, penalty: Any
     assert "train/llds_loss" in by_iteration(tmp_path)["5.0"]
 
 
+@pytest.mark.slow
 def test_where_llds_could_never_act_it_is_switched_on_with_a_lagged_anchor(tmp_path: Path) -> None:
     module = {"llds_penalty": None, "optimization": Optimization(learning_rate=1e-2, mini_batch_size=2)}
     levels: dict[int, Level] = {2: "alarm"}
@@ -221,6 +218,7 @@ def test_a_stop_saves_and_says_so_and_a_resumed_run_goes_on(tmp_path: Path) -> N
     assert again.module.iteration == 5
 
 
+@pytest.mark.slow
 def test_healthy_checkpoints_stay_until_there_are_newer_ones(tmp_path: Path) -> None:
     run = guarded(tmp_path, [], {3: "warning", 4: "warning", 5: "warning"}, iterations=6)
     run.trainer.callbacks[-1].keep_last = 1  # type: ignore[attr-defined]
@@ -236,6 +234,7 @@ def test_without_a_healthy_checkpoint_nothing_happens_and_it_does_not_count(tmp_
     assert not (tmp_path / "incidents").exists() or not list((tmp_path / "incidents").iterdir())
 
 
+@pytest.mark.slow
 def test_a_trajectory_log_beside_it_is_not_disturbed(tmp_path: Path) -> None:
     run = guarded(tmp_path, [RollBack(ALARM)], {4: "alarm"})
     run.trainer.callbacks.insert(0, TrajectoryLog())  # type: ignore[attr-defined]

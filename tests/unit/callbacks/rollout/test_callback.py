@@ -141,6 +141,7 @@ def test_an_iteration_of_failures_alone_is_counted_and_changes_nothing(tmp_path:
     assert (row["rollout/failed"], row["rollout/dropped"]) == ("1.0", "1.0")
 
 
+@pytest.mark.slow
 def test_too_many_failures_stop_the_run_with_a_checkpoint_that_goes_on_to_the_bit(tmp_path: Path) -> None:
     broken = scripted(failing(*((1, trajectory) for trajectory in range(5))))
     with pytest.raises(TooManyFailuresError, match=r"rollout\.max_failed.*5 of 8.*engine down"):
@@ -157,7 +158,7 @@ def test_half_of_the_trajectories_may_fail_by_default(tmp_path: Path) -> None:
     assert make_run(tmp_path, iterations=1, sampler=sampler).fit().module.iteration == 1
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 def test_the_trainer_scores_actions_as_they_were_sampled(tmp_path: Path, temperature: float) -> None:
     rollout = {"sampling": SamplingParams(temperature)}
     run = make_run(tmp_path, iterations=2, rollout=rollout, module={"policy": POLICY}).fit()

@@ -80,6 +80,7 @@ def test_the_next_rollout_goes_on_during_the_updates_by_the_weights_before_them(
     assert float(found["2.0"]["policy/behavior_gap_max"]) > 1e-4  # another policy, and its log-probs are kept as such
 
 
+@pytest.mark.slow
 def test_trajectories_are_those_that_their_version_of_the_weights_samples(tmp_path: Path) -> None:
     seen: dict[bool, list[list[list[int]]]] = {True: [], False: []}
     for is_overlapped in (True, False):
@@ -96,6 +97,7 @@ def test_trajectories_are_those_that_their_version_of_the_weights_samples(tmp_pa
     assert seen[True] == seen[False]  # the weights never move, so that only prompts and seeds could differ
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_equals_one_that_was_never_stopped(tmp_path: Path) -> None:
     whole = overlapped(tmp_path / "whole", every=100).fit()
     overlapped(tmp_path / "part", every=3, limit_train_batches=4).fit()
@@ -108,6 +110,7 @@ def test_a_run_that_resumes_equals_one_that_was_never_stopped(tmp_path: Path) ->
     assert all(torch.equal(value, resumed.weights[name]) for name, value in whole.weights.items())
 
 
+@pytest.mark.slow
 def test_no_prompt_is_lost_or_rolled_out_twice(tmp_path: Path) -> None:
     def run(folder: Path, is_overlapped: bool, **changes: Any) -> tuple[Run, list[list[str]]]:
         sampler, prompts = scripted(answers), []
@@ -149,6 +152,7 @@ def test_an_evaluation_waits_for_the_rollout_and_uses_the_newest_weights(tmp_pat
     assert [found[f"{number}.0"]["rollout/weight_lag"] for number in (2, 3)] == ["1.0", "1.0"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_no_rollout_behind_and_resumes(tmp_path: Path) -> None:
     run = overlapped(tmp_path, every=100)
     step = run.module.training_step

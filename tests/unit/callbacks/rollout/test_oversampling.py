@@ -157,6 +157,7 @@ def killed(folder: Path, **changes: Any) -> None:
     (folder / "checkpoints" / "iteration-000003.ckpt").unlink()
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_equals_one_that_was_never_stopped(
     tmp_path: Path, whole: tuple[Run, list[RolloutBatch]]
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_run_that_resumes_equals_one_that_was_never_stopped(
     check_equal(sampling(tmp_path).fit(resume=True), whole[0])
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_off_between_two_rounds_does_the_iteration_again_from_its_first_prompt(
     tmp_path: Path, whole: tuple[Run, list[RolloutBatch]]
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_run_that_breaks_off_between_two_rounds_does_the_iteration_again_from_
     check_equal(sampling(tmp_path).fit(resume=True), whole[0])
 
 
+@pytest.mark.slow
 def test_with_overlap_only_the_first_round_is_a_version_behind_and_a_run_resumes_to_the_bit(tmp_path: Path) -> None:
     changes = {"rollout": {"overlap": True}, "module": {"importance_correction": ImportanceCorrection()}}
     run = sampling(tmp_path / "whole", **changes)
@@ -183,6 +186,7 @@ def test_with_overlap_only_the_first_round_is_a_version_behind_and_a_run_resumes
     check_equal(sampling(tmp_path / "part", **changes).fit(resume=True), run)
 
 
+@pytest.mark.slow
 def test_the_rounds_of_an_iteration_sample_as_one_larger_batch_would(
     tmp_path: Path, whole: tuple[Run, list[RolloutBatch]]
 ) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from llds.errors import ConfigurationError
 from llds.retrieval import WordLlamaEmbedder
-from llds.retrieval.embedders.base import wordllama as wordllama_embedder
+from llds.retrieval.embedders import wordllama as wordllama_embedder
 
 TEXTS = ["Paris is the capital of France.", "The yen is the currency of Japan.", "", "Mont Blanc"]
 

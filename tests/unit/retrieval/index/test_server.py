@@ -97,6 +97,7 @@ def test_a_server_answers_like_a_folder_to_the_bit_and_describes_itself_alike(
         assert server.fingerprint == folder.fingerprint
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_built_here_can_be_served(make_retriever, tmp_path):
     with make_retriever() as folder:
         expected = answers(folder, ["capital of France"]), folder.fingerprint
@@ -118,6 +119,7 @@ def test_an_index_is_built_once_and_then_opened_without_its_corpus(on_server):
 # A server that fails
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back_is_picked_up(on_server, chroma):
     with on_server() as retriever:
         expected = answers(retriever)
@@ -132,6 +134,7 @@ def test_a_server_that_dies_and_comes_back_is_picked_up(on_server, chroma):
         assert answers(retriever) == expected
 
 
+@pytest.mark.slow
 def test_a_search_of_the_agent_waits_for_a_server_that_comes_back_and_fails_typed_without_one(on_server, chroma):
     tool = SearchTool(top_k=2, cache_size=0)  # an answer that is remembered needs no server
     with on_server() as retriever:
@@ -150,6 +153,7 @@ def test_a_search_of_the_agent_waits_for_a_server_that_comes_back_and_fails_type
     assert found == expected
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_costs_a_search_its_time_limit_and_is_picked_up(on_server, chroma):
     with on_server(timeout_s=0.5) as retriever:
         expected = answers(retriever)
@@ -236,6 +240,7 @@ def test_folder_and_server_together_and_neither_of_them_are_refused():
 # Collections that must not be trusted
 
 
+@pytest.mark.slow
 def test_a_changed_corpus_and_another_graph_are_refused(on_server, write_corpus):
     with on_server():
         pass
@@ -261,6 +266,7 @@ def test_a_collection_of_somebody_else_is_neither_used_nor_deleted(on_server, ch
         assert client.get_collection(retriever.collection, embedding_function=None).count() == 1
 
 
+@pytest.mark.slow
 def test_missing_rows_and_exchanged_vectors_are_refused(on_server, chroma):
     with on_server() as retriever:
         name = retriever.collection
@@ -278,6 +284,7 @@ def test_missing_rows_and_exchanged_vectors_are_refused(on_server, chroma):
         on_server().open()
 
 
+@pytest.mark.slow
 def test_a_graph_that_the_server_lost_is_refused(make_retriever, write_corpus, tmp_path):
     write_corpus(PLACES)
     chroma = RunningChroma(tmp_path / "chroma")
@@ -311,6 +318,7 @@ def test_a_collection_of_somebody_else_is_refused_and_left_alone(on_server, chro
 # Builds
 
 
+@pytest.mark.slow
 def test_a_build_of_another_machine_is_waited_for_until_it_stands_still(on_server, chroma, monkeypatch, caplog):
     monkeypatch.setattr(index_server, "_LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(index_server, "_STALLED_AFTER_S", 2.0)

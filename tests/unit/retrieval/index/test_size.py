@@ -13,6 +13,7 @@ from llds.retrieval.index.size import Memory, check_memory, read_memory, written
 PLACES = [(f"Place {n}", f"Place {n} lies {n * 37 % 100} km north of place {n * 61 % 977}.") for n in range(6_000)]
 
 
+@pytest.mark.slow
 def test_the_disk_that_was_foretold_is_the_disk_that_is_used(make_retriever, write_corpus, tmp_path):
     write_corpus(PLACES)
     retriever = make_retriever()

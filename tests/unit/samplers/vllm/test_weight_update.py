@@ -142,6 +142,7 @@ def test_an_engine_of_this_process_gets_copies_a_few_at_a_time(monkeypatch: pyte
     assert list(batches([])) == []
 
 
+@pytest.mark.slow
 def test_another_process_reads_the_buffer_and_nothing_is_left_of_it() -> None:
     buffer = SharedBuffer()
     (entries,) = buffer.chunks([("w", torch.arange(5.0))])

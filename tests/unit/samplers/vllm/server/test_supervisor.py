@@ -89,6 +89,7 @@ def test_closing_ends_all_of_a_server(server: tuple[list[str], str, Path], tmp_p
     assert not memory.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_trainer_that_dies_takes_its_server_along(
     server: tuple[list[str], str, Path], tmp_path: Path, how: signal.Signals
@@ -107,6 +108,7 @@ def test_a_trainer_that_dies_takes_its_server_along(
     assert eventually(lambda: not memory.exists())
 
 
+@pytest.mark.slow
 def test_when_the_first_process_dies_the_others_go_and_another_server_can_start(
     server: tuple[list[str], str, Path], tmp_path: Path
 ) -> None:

@@ -1,0 +1,79 @@
+"""A run's page: there when it ends, and while it trains where there is time for it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+
+from llds.callbacks import RunReport, TrajectoryLog
+from llds.callbacks.report import TimeBudget
+from llds.errors import ConfigurationError
+from tests.runs import answers, make_run, rows, scripted
+
+
+def test_a_report_is_there_when_a_run_ends(tmp_path: Path) -> None:
+    make_run(tmp_path, RunReport(), TrajectoryLog(), iterations=2, sampler=scripted(answers)).fit()
+    page = (tmp_path / "report.html").read_text()
+    assert "iteration 2" in page
+    assert "nats" in page
+    assert not list(tmp_path.glob(".partial*"))
+
+
+class ReportSeen(Callback):
+    """Keeps after which iterations there was a page."""
+
+    def __init__(self) -> None:
+        self.after: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        """Look."""
+        if (Path(trainer.default_root_dir) / "report.html").exists():
+            self.after.append(pl_module.iteration)
+
+
+@pytest.mark.parametrize(("expected", "after"), [(0.0, [2, 3]), (1e9, [])])
+def test_a_report_is_written_while_a_run_trains_where_there_is_time_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: float, after: list[int]
+) -> None:
+    monkeypatch.setattr("llds.callbacks.report._SECONDS_OF_A_PAGE", expected)
+    seen = ReportSeen()
+    make_run(tmp_path, RunReport(every_n_iterations=2), seen, iterations=3, sampler=scripted(answers)).fit()
+    assert seen.after == after
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_report_that_fails_never_ends_a_run(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="No report"):
+        make_run(tmp_path, RunReport(every_n_iterations=1), iterations=2, sampler=scripted(answers)).fit()
+    assert len(rows(tmp_path)) == 2
+    with pytest.raises(ConfigurationError, match="every_n_iterations"):
+        RunReport(every_n_iterations=0)
+    with pytest.raises(ConfigurationError, match="share"):
+        RunReport(share=0.0)
+
+
+def test_work_is_allowed_once_all_of_it_fits_into_its_share() -> None:
+    budget = TimeBudget(share=0.01, started=1000.0, expected=5.0)
+    assert not budget.allows(1499.0)  # 4.99 s
+    assert budget.allows(1500.0)
+    budget.charge(3.0)  # the next is expected to take 3 s, too: 6 s in all are 1% of 600 s
+    assert not budget.allows(1599.0)
+    assert budget.allows(1600.0)
+    budget.charge(4.0)  # 3 + 4 + 4 s
+    assert not budget.allows(2099.0)
+    assert budget.allows(2100.0)
+
+
+def test_many_short_iterations_never_exceed_the_share_and_long_ones_get_all() -> None:
+    for iteration, pages in ((1.0, 4), (3600.0, 80)):
+        budget, now, written = TimeBudget(0.01, 0.0, 5.0), 0.0, 0
+        for number in range(1, 2001):
+            now += iteration
+            if number % 25 == 0 and budget.allows(now):
+                now += 5.0
+                budget.charge(5.0)
+                written += 1
+            assert budget.spent <= 0.01 * now
+        assert written == pages

@@ -1,0 +1,44 @@
+"""Files beside the code say the same as the code: hooks and CI, versions, forms for issues."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def test_every_check_of_ci_before_the_tests_is_a_hook() -> None:
+    command = (ROOT / ".ci" / "run").read_text().splitlines()[-1]
+    checks = [part.strip() for part in command.split("&&")[1:] if not part.strip().startswith("pytest")]
+    assert len(checks) == 4
+    [local] = [repo for repo in load(".pre-commit-config.yaml")["repos"] if repo["repo"] == "local"]
+    hooks = [hook["entry"].split() for hook in local["hooks"]]
+    for check in checks:  # "ruff check .": the tool and its subcommand, of which a hook may have more options
+        words = [word for word in check.split() if word.isalpha()]
+        assert any(hook[: len(words)] == words for hook in hooks), check
+
+
+def test_the_workflow_runs_what_a_developer_runs() -> None:
+    [job] = load(".github/workflows/ci.yml")["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = load("CITATION.cff")
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert "2512.04220" in citation["preferred-citation"]["url"]
+
+
+def test_forms_ask_for_the_diagnosis_the_versions_and_the_configuration() -> None:
+    for form in ("bug", "collapse"):
+        body = load(f".github/ISSUE_TEMPLATE/{form}.yml")["body"]
+        assert {"diagnosis", "versions", "config"} <= {one["id"] for one in body}
+        [asked] = [one["attributes"]["label"] for one in body if one["id"] == "diagnosis"]
+        assert asked.startswith("llds diagnose --json")
