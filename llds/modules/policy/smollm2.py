@@ -72,7 +72,8 @@ def load_model(source: Path) -> PreTrainedModel:
     loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
     config = loaded.config
     del config.quantization_config, config._model_name_or_path
-    model: Any = LlamaForCausalLM(config).to(dtype=torch.bfloat16)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.generation_config = GenerationConfig(
