@@ -26,7 +26,10 @@ def export_checkpoint(checkpoint: Path, folder: Path, config: Path) -> None:
     """
     for path in (checkpoint, config):
         if not path.exists():
-            raise ConfigurationError(f"Expected a checkpoint in a run's folder, beside config.yaml, got no {path}.")
+            raise ConfigurationError(
+                f"Expected a checkpoint in a run's folder, and its config.yaml, got {path}, which does not exist. "
+                "Check the path, or name the file: --config FILE."
+            )
     settings = _model_settings(config)
     lora = LoRA(**settings["lora"]) if settings.get("lora") else None
     policy = Policy(settings["policy"], settings.get("dtype", "float32"), lora)

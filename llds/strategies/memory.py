@@ -89,7 +89,7 @@ def states(config: PreTrainedConfig, setting: Setting) -> dict[str, float]:
     count, share = parameters(config), setting.gpus if setting.strategy == "zero3" else 1
     # Under DDP weights are fp32, and autocast copies them; DeepSpeed keeps an fp32 copy for the optimizer, of fp32 too.
     width, optimizer = (4, 8.0) if setting.strategy == "ddp" else (setting.weight_bytes, 12.0)
-    own = {"policy": width * count, "gradients": width * count}
+    own: dict[str, float] = {"policy": width * count, "gradients": width * count}
     own["optimizer"] = 0.0 if setting.offload_optimizer else optimizer * count
     reference = width * count
     own["reference"] = reference if setting.has_reference else 0.0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llds.cli.arguments import ArgumentParser
 from llds.cli.plain import say
+from llds.errors import ConfigurationError
 
 _DESCRIPTION = """\
 Make a model folder of a checkpoint, also of one that ZeRO-3 wrote in parts; it loads in plain transformers, in vLLM,
@@ -36,6 +37,8 @@ def export(args: Sequence[str]) -> None:
         help="config.yaml of the run (default: the one two folders above the checkpoint)",
     )
     options = parser.parse_args(list(args))
+    if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
+        raise ConfigurationError(f"Expected FOLDER to be new or empty, got {options.folder}. Name another.")
     from llds.modules.export import export_checkpoint
 
     config = options.config or options.checkpoint.resolve().parents[1] / "config.yaml"

@@ -7,7 +7,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from llds.cli.config.parser import ConfigurationParser
 
 
-class TrainingParser(ConfigurationParser, LightningArgumentParser):  # type: ignore[misc]
+class TrainingParser(ConfigurationParser, LightningArgumentParser):
     """Its help begins with what belongs to llds."""
 
     def format_help(self, *args: Any) -> str:

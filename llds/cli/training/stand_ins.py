@@ -37,7 +37,7 @@ class _StandInModule(ModuleType):
         return made
 
 
-def _made(name: str, module: str) -> type[_StandIn]:
+def _made(name: str, module: str) -> _Names:
     if name.startswith("__"):
         raise AttributeError(name)
     return _Names(name, (_StandIn,), {"__module__": module})

@@ -8,6 +8,7 @@ is complete: a process that is killed leaves nothing that looks like a model.
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
@@ -71,7 +72,8 @@ def load_model(source: Path) -> PreTrainedModel:
     loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
     config = loaded.config
     del config.quantization_config, config._model_name_or_path
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.generation_config = GenerationConfig(
@@ -103,7 +105,8 @@ def greedy_answer(folder: Path, question: str) -> str:
         folder: The model.
         question: The user's turn.
     """
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     messages = [{"role": "user", "content": question}]
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     sampled = model.generate(**inputs, max_new_tokens=20, do_sample=False)
