@@ -147,7 +147,7 @@ class _FullFor(pl.Callback):
     """In the second iteration, the disk of the last rank takes no large file."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         is_full = pl_module.iteration == 2 and rank() == 1
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if is_full else hard, hard))
 
