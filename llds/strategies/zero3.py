@@ -121,7 +121,7 @@ class ZeRO3Strategy(DeepSpeedStrategy):
         path = Path(str(self.broadcast(filepath)))
         engine = self.engine
         optimizer = self.own_optimizer
-        own = [*map(local_part, trained(engine.module)), optimizer.state_dict(), optimizer.param_groups]
+        own = [*map(local_part, trained(engine.module)), *optimizer.state.values(), optimizer.param_groups]
         needed = sum(gather(tensor_bytes(own)))
         if begun := gather(_begin(path, needed) if self.is_global_zero else None)[0]:
             with errors_of_writing(path):
