@@ -121,7 +121,7 @@ class ZeRO3Strategy(DeepSpeedStrategy):
         path = Path(str(self.broadcast(filepath)))
         engine = self.engine
         optimizer = self.own_optimizer
-        own = [*map(local_part, trained(engine.module)), optimizer.state_dict(), optimizer.param_groups]
+        own = [*map(local_part, trained(engine.module)), *optimizer.state.values(), optimizer.param_groups]
         needed = sum(gather(tensor_bytes(own)))
         if begun := gather(_begin(path, needed) if self.is_global_zero else None)[0]:
             with errors_of_writing(path):
@@ -145,6 +145,7 @@ class ZeRO3Strategy(DeepSpeedStrategy):
 
         Raises:
             ConfigurationError: If it is none, or training goes on with another number of ranks.
+            CheckpointError: If it is damaged; with several ranks a `RankError`.
         """
         path = Path(str(checkpoint_path))
         writers = ranks_of_checkpoint(path)
@@ -153,16 +154,17 @@ class ZeRO3Strategy(DeepSpeedStrategy):
                 f"Expected `ckpt_path` to be a checkpoint of ZeRO-3 (a folder), got {path}. Without ZeRO-3 "
                 "(`trainer.strategy`) the run that wrote it can go on."
             )
-        together(lambda: check_whole(path, (rank(), world_size())))
         module = cast(Any, self.lightning_module)
-        if module.trainer.state.fn != TrainerFn.FITTING:
-            return load_weights(path / CHECKPOINT_TAG, module, writers)
-        if writers != self.world_size:
+        is_fitting = module.trainer.state.fn == TrainerFn.FITTING
+        if is_fitting and writers != self.world_size:
             raise ConfigurationError(
                 f"Expected to go on with the {writers} ranks that wrote {path}, got {self.world_size}: optimizer "
                 "states are in parts for so many. Set `trainer.devices` and `trainer.num_nodes`; or start a new run "
                 "from its weights: llds export CHECKPOINT FOLDER, then `--model.policy` FOLDER."
             )
+        together(lambda: check_whole(path, (rank(), world_size())))
+        if not is_fitting:
+            return load_weights(path / CHECKPOINT_TAG, module, writers)
         return super().load_checkpoint(checkpoint_path, weights_only)
 
     @property

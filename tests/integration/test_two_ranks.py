@@ -174,6 +174,18 @@ def test_a_checkpoint_of_other_ranks_or_another_strategy_is_refused_with_the_way
     assert "to be a checkpoint of ZeRO-3 (a folder)" in other_strategy
 
 
+def test_damage_of_one_ranks_part_is_found_and_the_older_checkpoint_is_named(found: dict[str, Any]) -> None:
+    assert "Rank 1 failed, and all stop with it." in found["damaged"]
+    assert "rank_1_mp_rank_00_optim_states.pt, its checksum is" in found["damaged"]
+    assert "damaged/iteration-00000" in found["damaged"].partition("--ckpt_path")[2]
+
+
+def test_where_one_rank_cannot_write_all_go_on_to_the_next_checkpoint(found: dict[str, Any]) -> None:
+    [warning] = [one for one in found["full disk"]["said"] if "File too large" in one]
+    assert "iteration-000001.ckpt. The run goes on and tries again at the next checkpoint; failure 1 of 3" in warning
+    assert found["full disk"]["names"] == ["iteration-000001.ckpt", "iteration-000003.ckpt"]
+
+
 def test_the_transformers_sampler_samples_with_the_weights_of_the_policy(found: dict[str, Any]) -> None:
     assert found["sampled"]["in parts"] == 1
     assert all(value <= 1e-4 for value in found["sampled"]["gap"])

@@ -3,9 +3,11 @@
 Every check is a function that returns what the test compares; rank 0 writes all of it to one file.
 """
 
+import resource
 import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from llds.callbacks import CollapseMonitor, EvaluationTable, TrajectoryLog
 from llds.callbacks.ladder import CutLearningRate, RaiseLambda, RollBack, SaveCheckpoint, SkipUpdate, When
 from llds.errors import ConfigurationError, RankError
+from llds.files import check_whole
 from llds.losses import LLDSPenalty
 from llds.modules import LoRA, Policy
 from llds.modules.policy.partitioned_loading import WeightFiles
@@ -120,6 +123,45 @@ def refused() -> Any:
         except ConfigurationError as error:
             messages.append(str(error))
     return messages
+
+
+def damaged() -> Any:
+    """A flipped bit in what rank 1 wrote."""
+    if rank() == 0:
+        shutil.copytree(FOLDER / "half" / "checkpoints", FOLDER / "damaged")
+        [part] = sorted((FOLDER / "damaged").iterdir())[-1].rglob("*rank_1_*optim_states.pt")
+        content = bytearray(part.read_bytes())
+        content[len(content) // 2] ^= 1
+        part.write_bytes(content)
+    gather(None)
+    path = sorted((FOLDER / "damaged").iterdir())[-1]
+    run = scenario(FOLDER / "refused", AdamWAgent, devices=2, strategy=zero3(), iterations=5)
+    try:
+        run.trainer.fit(run.module, datamodule=run.data, ckpt_path=str(path))
+    except RankError as error:
+        return str(error)
+    return ""
+
+
+class _FullFor(pl.Callback):
+    """In the second iteration, the disk of the last rank takes no large file."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        is_full = pl_module.iteration == 2 and rank() == 1
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if is_full else hard, hard))
+
+
+def full_disk() -> Any:
+    """One rank cannot write its part of a checkpoint; the next one is whole."""
+    run = scenario(FOLDER / "full", AdamWAgent, _FullFor(), devices=2, strategy=zero3(), iterations=3)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run.fit()
+    paths = sorted((FOLDER / "full" / "checkpoints").iterdir())
+    for path in paths:
+        check_whole(path)
+    return {"said": [str(one.message) for one in said], "names": [path.name for path in paths]}
 
 
 def rolled_back(name: str, strategy: Callable[[], Strategy], **changes: Any) -> Callable[[], Any]:
@@ -268,6 +310,8 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "resumed": resumed,
     "evaluated": evaluated,
     "refused": refused,
+    "damaged": damaged,
+    "full disk": full_disk,
     "sampled": sampled,
     "probes": probes,
     "failing alone": failing_alone,

@@ -121,15 +121,20 @@ class GracefulStop(pl.Callback):
         if world_size() == 1 and not self._is_updating():
             self._has_raised = True
             raise Stopped(number)
+        if not self._is_training():
+            return
         rank_zero_info(
             f"{signal.Signals(number).name}: the run stops with a checkpoint at the end of this iteration"
             + ("; Ctrl-C again stops it at once." if number == signal.SIGINT else ".")
         )
 
+    def _is_training(self) -> bool:
+        return self._trainer is not None and self._trainer.training
+
     def _is_updating(self) -> bool:
         """Whether the weights are ahead of the last iteration that is done, so that there is nothing to save yet."""
         trainer = self._trainer
-        if trainer is None or not trainer.training:
+        if trainer is None or not self._is_training():
             return False
         module, done = trainer.lightning_module, trainer.fit_loop.epoch_loop.batch_progress.total.completed
         return isinstance(module, SearchAgentModule) and (module.is_updating or module.iteration > done)

@@ -1,7 +1,10 @@
 """The rung that keeps the run's state as evidence."""
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from llds.callbacks.ladder.rung import Moment, Rung
 from llds.callbacks.ladder.when import When
+from llds.strategies import save_training_state
 
 NAME = "checkpoint.ckpt"
 
@@ -23,5 +26,7 @@ class SaveCheckpoint(Rung):
         """Save, where there is a folder."""
         if moment.scratch is None:
             return None
-        moment.trainer.save_checkpoint(moment.scratch / NAME)
+        if found := save_training_state(moment.trainer, moment.scratch / NAME):
+            rank_zero_warn(f"The state of the moment is not kept: {found}. The run goes on.")
+            return None
         return "kept the state of the moment"

@@ -74,14 +74,14 @@ def unpacked_trajectories(state: Mapping[str, Any]) -> list[Trajectory]:
     def turn(one: Mapping[str, Any]) -> Turn:
         read = {"action_ids": tokens.read(one["action_ids"]), "observation_ids": tokens.read(one["observation_ids"])}
         read["behavior_log_probs"] = log_probs.read(one["behavior_log_probs"])
-        return Turn(**(one | read | {"action": Action(**one["action"])}))
+        return Turn(**{**one, **read, "action": Action(**one["action"])})
 
     def trajectory(one: Mapping[str, Any]) -> Trajectory:
         opening = one["prompt"]["opening"]
         read = {"prompt_ids": tuple(tokens.read(one["prompt"]["prompt_ids"]))}
         prompt = Prompt(**(one["prompt"] | read | {"opening": None if opening is None else range(*opening)}))
         parts = {"prompt": prompt, "sampling": SamplingParams(**one["sampling"])}
-        return Trajectory(**(one | parts | {"turns": [turn(each) for each in one["turns"]]}))
+        return Trajectory(**{**one, **parts, "turns": [turn(each) for each in one["turns"]]})
 
     return [trajectory(one) for one in state["trajectories"]]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llds.cli.training.checkpoint_path import check_checkpoint, errors_of_damage
-from llds.errors import ConfigurationError
+from llds.errors import CheckpointError, ConfigurationError
 
 GOOD = {"state_dict": {"policy.weight": torch.zeros(3000)}, "search_agent": {"iteration": 1}}
 
@@ -113,7 +113,8 @@ def test_weights_that_are_damaged_are_said_when_they_are_read(tmp_path: Path) ->
     start = content.index(b"x/data/0") - 30  # the header of the weights' record
     content[start : start + 4] = b"\xff" * 4
     path.write_bytes(bytes(content))
-    check_checkpoint(path)  # which does not read them
+    with pytest.raises(CheckpointError, match=f"got {path}, which is damaged"):
+        check_checkpoint(path)
     with pytest.raises(ConfigurationError, match=f"got {path}: a file that is damaged"), errors_of_damage(str(path)):
         torch.load(path, weights_only=False)
 
