@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import importlib
 import json
 import re
 import shlex
@@ -43,6 +44,15 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
+def test_every_class_that_the_page_adds_is_where_its_overlay_says(clone: Path) -> None:
+    named = {name for text in files().values() for name in re.findall(r"class_path: (lab\.[\w.]+)", text)}
+    assert len(named) == 7
+    for name in named:
+        module, _, attribute = name.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), attribute), type)
+
+
+@pytest.mark.slow
 def test_the_command_trains_with_all_that_the_page_adds(clone: Path) -> None:
     [command] = [block for block in blocks("bash") if block.startswith("llds fit")]
     words = shlex.split(command.replace("\\\n", " "))
@@ -82,4 +92,4 @@ def test_what_the_page_names_exists(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"\b(llds(?:\.\w+)*\.[A-Z]\w+)", PAGE))))
 def test_every_class_of_the_page_can_be_imported(name: str) -> None:
     module, _, attribute = name.rpartition(".")
-    assert hasattr(__import__(module, fromlist=[attribute]), attribute)
+    assert hasattr(importlib.import_module(module), attribute)

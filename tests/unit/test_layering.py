@@ -1,6 +1,7 @@
 """Imports go one way, and each heavy dependency is known to one file."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def package_of(path: Path) -> str:
     return path.relative_to(ROOT / "llds").parts[0].removesuffix(".py")
 
 
+@cache
 def imported_names(source: str) -> list[str]:
     """Full names of all that is imported anywhere in a source, inside functions and for type checkers too."""
     names = []
