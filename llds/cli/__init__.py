@@ -1,7 +1,7 @@
-"""The command line: ``llds fit | validate | test | predict``, ``serve-retriever``, ``diagnose`` and ``report``.
+"""The command line: ``llds fit | validate | test | predict`` and the commands of `llds.cli.commands`.
 
 This file stays light, so that Ctrl-C is quiet during the seconds in which torch and transformers are imported too; and
-``diagnose`` and ``report`` do without them.
+``diagnose``, ``report`` and ``configs`` do without them.
 """
 
 import sys
@@ -23,6 +23,10 @@ def main(args: list[str] | None = None) -> None:
             from llds.cli.commands.report import report
 
             report(words[1:])
+        elif words[:1] == ["configs"]:
+            from llds.cli.commands.configs import configs
+
+            configs(words[1:])
         else:
             from llds.cli.training.command import run_command
 

@@ -16,7 +16,7 @@ from llds.retrieval.server import AppServer, RequestLimits, retrieval_app
 
 _DESCRIPTION = "Offer a retriever over HTTP, with the protocol of Search-R1 (POST /retrieve), until Ctrl-C."
 _EPILOG = (
-    "Example: llds serve-retriever -c conf/quickstart.yaml --port 0. "
+    "Example: llds serve-retriever -c llds:quickstart --port 0. "
     "Keys of a retriever: llds serve-retriever --retrieval.retriever.help llds.retrieval.ChromaRetriever."
 )
 _OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from llds.cli.config.errors import explain
-from llds.cli.config.file import check_config_file
+from llds.cli.config.file import check_config_file, read_config_file
+from llds.cli.config.shipped import configuration_file
 from llds.errors import ConfigurationError, LLDSError
 
+CONFIG_HELP = "Configuration file, or llds:NAME for one that ships with llds (`llds configs`); may be repeated."
 _NO_KEYS = ("help", "config", "print_config", "version")
 
 
@@ -34,12 +36,26 @@ def errors_of_constructors() -> Iterator[None]:
         raise ConfigurationError(f"{prefix}{cause}") from error
 
 
+class ConfigurationAction(ActionConfigFile):
+    """What ``-c`` takes: a file, or `llds:NAME` for a configuration that ships with llds."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Read the configuration."""
+        super().__call__(parser, cfg, configuration_file(values), option_string)
+
+
 class ConfigurationParser(LightningArgumentParser):
     """Raises a `ConfigurationError` of one sentence where its base class prints a page and exits."""
 
     def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
         # Also the parsers of the classes inside a configuration, which jsonargparse makes itself, refuse half a key.
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Add an argument; one that takes configuration files also takes those of llds, by their names."""
+        if kwargs.get("action") in ("config", ActionConfigFile):
+            kwargs |= {"action": ConfigurationAction, "help": CONFIG_HELP}
+        return super().add_argument(*args, **kwargs)
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         """Add the parameters of a class, none of which is read as the name of a file with more configuration.
@@ -66,10 +82,11 @@ class ConfigurationParser(LightningArgumentParser):
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Read a configuration file; an error in it names it."""
-        if self._subcommands_action is None:
-            check_config_file(str(path), self.option_keys())
+        name = os.fspath(path)
+        is_whole = self._subcommands_action is None  # else its keys are those of several commands
+        text = check_config_file(name, self.option_keys()) if is_whole else read_config_file(name)[0]
         try:
-            return super().parse_path(path, *args, **kwargs)
+            return self.parse_string(text, name, *args, **kwargs)
         except ConfigurationError as error:
             raise ConfigurationError(f"{error} (in {path})") from error
 

@@ -29,6 +29,7 @@ from llds.callbacks import (
     list_checkpoints,
 )
 from llds.cli.commands.serve_retriever import serve_retriever
+from llds.cli.config.beside import IMPORT_FROM_HELP, check_import_from
 from llds.cli.config.parser import ConfigurationParser, errors_of_constructors
 from llds.cli.config.saved import SaveConfig
 from llds.cli.console import quiet, tell_of_indices
@@ -53,7 +54,7 @@ STOPPED_BY_LADDER = 3
 """Exit status of a training that the collapse ladder has stopped."""
 _KEYS_OF_CLASSES = (
     "Keys below a class: llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on. "
-    "conf/base.yaml lists all of them with their values."
+    "`llds configs show base` lists all of them with their values."
 )
 
 
@@ -65,6 +66,7 @@ class SearchAgentCLI(LightningCLI):
         parser.add_argument(
             "--data_root", type=str, default="data", help="folder that ${data_root} stands for in files"
         )
+        parser.add_argument("--import_from", type=list[str], default=[], help=IMPORT_FROM_HELP)
         # Every command takes it, as every command takes the configuration that a training has saved.
         parser.add_argument("--profile", action=ActionYesNo(no_prefix="no_"), default=False, help=PROFILE_HELP)
         parser.add_lightning_class_args(RolloutCallback, "rollout")
@@ -128,6 +130,7 @@ class SearchAgentCLI(LightningCLI):
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
+        check_import_from(config.import_from)
         root = config.trainer.default_root_dir or "."
         if config.get("question") is not None:
             prepare_for_question(config)
@@ -234,7 +237,8 @@ def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI
             "prog": "llds",
             "description": "Train and measure search agents.",
             "epilog": "Also: `llds serve-retriever` offers a retriever over HTTP; `llds diagnose` says whether a run "
-            "(of llds or another framework) collapses, and why; `llds report` makes a page of it. Each has a --help.",
+            "(of llds or another framework) collapses, and why; `llds report` makes a page of it; "
+            "`llds configs` lists what ships for -c. Each has a --help.",
             "version": __version__,
             "parser_mode": "omegaconf+",
             **usage,
