@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llds.cli.config.accepted import children
-from llds.cli.config.beside import import_beside, with_paths_beside
+from llds.cli.config.beside import with_paths_beside
 from llds.cli.config.errors import unknown_key
+from llds.cli.config.own_classes import import_beside
 from llds.errors import ConfigurationError
 
 

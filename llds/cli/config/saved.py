@@ -12,7 +12,8 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from llds import __version__
-from llds.cli.config.beside import IMPORT_FROM, import_folders, with_lasting_paths
+from llds.cli.config.beside import with_lasting_paths
+from llds.cli.config.own_classes import IMPORT_FROM, import_folders
 from llds.files import redacted, redacted_command
 
 _ROOT = "${trainer.default_root_dir}"

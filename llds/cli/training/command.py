@@ -29,7 +29,7 @@ from llds.callbacks import (
     list_checkpoints,
 )
 from llds.cli.commands.serve_retriever import serve_retriever
-from llds.cli.config.beside import IMPORT_FROM_HELP, check_import_from
+from llds.cli.config.own_classes import IMPORT_FROM_HELP, check_import_from
 from llds.cli.config.parser import ConfigurationParser, errors_of_constructors
 from llds.cli.config.saved import SaveConfig
 from llds.cli.console import quiet, tell_of_indices

@@ -1,5 +1,6 @@
 """`llds configs` lists what ships, shows it, and copies it with all that it needs."""
 
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -93,5 +94,5 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 
 
 def test_long_descriptions_fit_the_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda fallback: (90, 24))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda fallback=(80, 24): os.terminal_size((90, 24)))
     assert max(map(len, said(capsys).splitlines()[:-1])) <= 90

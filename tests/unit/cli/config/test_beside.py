@@ -8,14 +8,12 @@ import pytest
 import yaml
 
 from llds.cli.config.beside import (
-    check_import_from,
     files_beside,
-    import_beside,
-    import_folders,
     path_beside,
     with_lasting_paths,
     with_paths_beside,
 )
+from llds.cli.config.own_classes import check_import_from, import_beside, import_folders
 from llds.errors import ConfigurationError
 from llds.paths import lasting_path, resolve_path
 
@@ -25,7 +23,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a data file, a model, a word's file and a folder of logs; the test works in another one."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     here, elsewhere = tmp_path / "it's here", tmp_path / "elsewhere"
-    for path in (here / "model" / "config.json", here / "data" / "train.jsonl", here / "token", here / "csv" / "x.csv"):
+    for path in (
+        here / "model" / "config.json",
+        here / "index" / "manifest.json",
+        here / "data" / "train.jsonl",
+        here / "token",
+        here / "csv" / "x.csv",
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
     elsewhere.mkdir()
@@ -33,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here
 
 
-FOUND = {"data/train.jsonl", "./token", "./data/../token", "model"}
+FOUND = {"data/train.jsonl", "./token", "./data/../token", "model", "index"}
 LEFT = {"token", "csv", "csv/", "data", "other.jsonl", "llds:quickstart/train.jsonl", "${root}/train.jsonl", "", "~"}
 
 

@@ -42,7 +42,7 @@ def test_an_unknown_name_gets_the_nearest_right_ones(word: str, nearest: str) ->
 
 
 def test_a_name_like_none_gets_the_command_that_lists_them() -> None:
-    with pytest.raises(ConfigurationError, match="got no such name. `llds configs` lists them."):
+    with pytest.raises(ConfigurationError, match=r"got no such name\. `llds configs` lists them\."):
         shipped_file("../../etc/passwd")
 
 
