@@ -13,11 +13,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CONF = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.*") if "__pycache__" not in path.parts}
-SMALL = (
-    *("-c", "llds:ablations/no_llds", "--data.iterations", "2", "--data.batch_size", "4"),
-    *("--rollout.group_size", "2", "--model.optimization.mini_batch_size", "2"),
-    *("--retrieval.retriever.corpus", "corpus.jsonl", "--retrieval.retriever.path", "index"),
-)
+SMALL = ("--data.batch_size", "4", "--rollout.group_size", "2", "--model.optimization.mini_batch_size", "2")
+RETRIEVER = ("--retrieval.retriever.corpus", "corpus.jsonl", "--retrieval.retriever.path", "index")
 pytestmark = pytest.mark.slow
 
 
@@ -58,7 +55,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(command: list[str], folder: Path) -> str:
     """What a command prints; a status other than 0 fails the test."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
@@ -93,7 +90,8 @@ def test_help_and_the_list_of_configurations_work_anywhere(python: Path, empty: 
 def test_the_quickstart_trains_and_goes_on_from_another_folder_and_is_measured(
     python: Path, empty: Path, tmp_path: Path
 ) -> None:
-    llds(python, empty, "fit", "-c", "llds:quickstart", *SMALL)
+    files = ("-c", "llds:quickstart", "-c", "llds:ablations/no_llds")
+    llds(python, empty, "fit", *files, *SMALL, *RETRIEVER, "--data.iterations", "2")
     saved = empty / "runs" / "no_llds" / "config.yaml"
     iterations = ("--data.iterations", "3", "--ckpt_path", "last")
     llds(python, tmp_path, "fit", "-c", str(saved), *iterations)
@@ -107,9 +105,8 @@ def test_the_quickstart_trains_and_goes_on_from_another_folder_and_is_measured(
 def test_a_copy_of_the_agent_with_a_tool_trains_from_where_it_lies(python: Path, empty: Path, tmp_path: Path) -> None:
     said = llds(python, empty, "configs", "copy", "agents/calculator", "mine")
     assert "Run it: llds fit -c llds:quickstart -c mine/calculator.yaml" in said
-    small = ("--data.batch_size", "2", "--rollout.group_size", "2", "--model.optimization.mini_batch_size", "2")
     files = ("-c", "llds:quickstart", "-c", str(empty / "mine" / "calculator.yaml"))
-    llds(python, tmp_path, "fit", *files, *small, "--data.iterations", "1")
+    llds(python, tmp_path, "fit", *files, *SMALL, "--data.iterations", "1")
     saved = yaml.safe_load((tmp_path / "runs" / "calculator" / "config.yaml").read_text())
     assert saved["import_from"] == [str(empty / "mine")]
     assert saved["data"]["init_args"]["train"] == str(empty / "mine" / "arithmetic.jsonl")
