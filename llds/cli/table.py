@@ -52,6 +52,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         ),
     ),
     "prepare": (
+        Command("configs", "List, show or copy the configurations that ship.", "llds.cli.commands.configs:configs"),
         Command("prepare", "Write question files as one checked normal form.", "llds.cli.commands.prepare:prepare"),
         Command("index", "Build the Chroma index of a corpus.", "llds.cli.commands.index:index"),
         Command(

@@ -15,7 +15,7 @@ from llds.files.formats import FileFormat, detect_format
 from llds.files.json_rows import read_json, read_jsonl
 from llds.files.parquet_rows import read_parquet
 from llds.files.rows import BadRows, Row, reason
-from llds.paths import resolve_path
+from llds.paths import resolve_path, where_looked
 
 _READERS: dict[FileFormat, Callable[[Path, BadRows], Iterator[Row]]] = {
     "jsonl": read_jsonl,
@@ -63,9 +63,6 @@ def _check_is_file(file: Path) -> None:
     if file.is_dir():
         raise DataError(f"Expected a data file, got the folder {file}. Name a file in it.")
     if not file.exists():
-        raise DataError(
-            f"Expected a data file at {file}, got no such file. Check the path (it is relative to the "
-            f"working directory, {Path.cwd()})."
-        )
+        raise DataError(f"Expected a data file at {file}, got no such file. {where_looked(file)}Check the path.")
     if not file.is_file():
         raise DataError(f"Expected a data file, got {file}, which is a device or a pipe. Write it to a file first.")

@@ -18,6 +18,7 @@ import numpy as np
 from llds.errors import DataError
 from llds.files import Row, file_hash, read_rows
 from llds.files.rows import is_unicode
+from llds.paths import where_looked
 from llds.retrieval.base import Passage
 
 _COLUMNS = {"id", "contents", "title", "text"}
@@ -68,7 +69,9 @@ def check_corpus(path: Path) -> Corpus:
         DataError: The file is missing, empty or damaged, a row is not as it must be, or an id stands for two texts.
     """
     if not path.exists():
-        raise DataError(f"Expected a corpus file, got {path}, which does not exist. Check `retriever.corpus`.")
+        raise DataError(
+            f"Expected a corpus file, got {path}, which does not exist. {where_looked(path)}Check `retriever.corpus`."
+        )
     digest, keys = _PassagesDigest(), array("Q")
     for _, passage in iter_passages(path):
         digest.add(passage)

@@ -40,8 +40,8 @@ def questions(tmp_path: Path) -> Path:
 
 def fit(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> list[dict]:
     """Train the agent of the example without any retriever; its trajectories."""
-    monkeypatch.chdir(ROOT)
-    configuration = ("-c", "conf/quickstart.yaml", "-c", "conf/agents/calculator.yaml")
+    monkeypatch.chdir(folder.parent)
+    configuration = ("-c", "llds:quickstart", "-c", "llds:agents/calculator")
     main(["fit", *configuration, *SMALL, "--rollout.group_size", "2", "--trainer.default_root_dir", str(folder), *args])
     files = sorted((folder / "trajectories").iterdir())
     return [json.loads(line) for file in files for line in gzip.open(file, "rt")]

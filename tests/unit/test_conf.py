@@ -115,8 +115,8 @@ def test_every_overlay_of_a_sampler_swaps_the_sampler_and_says_how_to_run_it(ove
     assert after[f"{sampler}.class_path"].startswith("llds.samplers.VLLM")
     assert {key for key in difference(before, after) if not key.startswith(sampler)} == set()
     first = overlay.read_text().splitlines()[0]
-    assert first.startswith("# llds fit -c conf/")
-    assert f"-c conf/rollout/{overlay.name}" in first
+    assert first.startswith("# llds fit -c llds:")
+    assert f"-c llds:rollout/{overlay.stem}" in first
 
 
 def test_there_is_an_overlay_for_every_ablation_of_the_method() -> None:
@@ -127,7 +127,7 @@ def test_there_is_an_overlay_for_every_ablation_of_the_method() -> None:
 def test_an_overlay_is_short_and_says_how_to_run_it_and_what_it_tests(overlay: Path) -> None:
     lines = overlay.read_text().splitlines()
     assert len(lines) <= 15
-    assert lines[0] == f"# llds fit -c conf/quickstart.yaml -c conf/ablations/{overlay.name}"
+    assert lines[0] == f"# llds fit -c llds:quickstart -c llds:ablations/{overlay.stem}"
     assert lines[1].startswith("# Hypothesis: ")
     assert "callbacks" not in overlay.read_text()
 
@@ -186,9 +186,10 @@ def test_loggers_follow_the_folder_of_the_run(where: str, tmp_path: Path) -> Non
     assert {logger.save_dir for logger in cli.trainer.loggers} == {"runs/elsewhere"}
 
 
-def test_another_class_of_module_keeps_the_arguments() -> None:
+def test_another_class_of_module_keeps_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "conf" / "agents")
     before = build("-c", QUICKSTART).config.model.init_args
-    cli = build("-c", QUICKSTART, "--model.class_path", "conf.agents.calculator.CalculatorAgent")
+    cli = build("-c", QUICKSTART, "--model.class_path", "calculator.CalculatorAgent")
     assert cli.config.model.init_args == before
     assert [tool.name for tool in cli.model.agent_tools] == ["search", "calculate"]  # type: ignore[union-attr]
 
@@ -238,7 +239,7 @@ def test_every_overlay_of_the_trainer_instantiates_and_changes_where_and_not_wha
     after = resolved(build("-c", BASE, "-c", overlay, *OVERRIDE, *ON_THIS_MACHINE))
     changed = {key for key in difference(before, after) if not key.startswith("trainer.")}
     assert changed <= {f"{MODEL}.gradient_checkpointing"}
-    assert "conf/trainer/" + overlay.name in "".join(overlay.read_text().splitlines()[:3])
+    assert f"-c llds:trainer/{overlay.stem}" in overlay.read_text().splitlines()[0]
 
 
 def test_there_is_an_overlay_for_one_machine_several_and_none_with_gpus() -> None:

@@ -1,12 +1,13 @@
 """Every file in conf/ says how to run it, and that command is accepted: all keys, classes and values."""
 
-import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from llds.cli.commands.configs import command
 from llds.cli.training.command import SearchAgentCLI, build_cli
 from llds.modules import SearchAgentModule
 
@@ -31,11 +32,14 @@ def marked(path: Path) -> Any:
     return pytest.param(path, marks=pytest.mark.slow if path.parts[1] in ON_BASE else (), id=str(path))
 
 
-def files_of_command(path: Path) -> list[str]:
-    """What the first command in the file's comments that names the file gives to ``-c``."""
-    comments = [line for line in (ROOT / path).read_text().splitlines() if line.startswith("#")]
-    commands = [re.findall(r"-c (\S+)", line) for line in comments if re.search(r"\bllds (fit|test)\b", line)]
-    return next((files for files in commands if str(path) in files), [])
+def name_of(path: Path) -> str:
+    """What stands after ``-c`` for a file of conf/, in a clone and without one."""
+    return f"llds:{path.relative_to('conf').as_posix().removesuffix('.yaml')}"
+
+
+def command_of(path: Path) -> list[str]:
+    """The words of the command that a file begins with."""
+    return shlex.split(command((ROOT / path).read_text()))
 
 
 def build(*files: str) -> SearchAgentCLI:
@@ -49,17 +53,20 @@ def values(path: str) -> Any:
 
 
 @pytest.mark.parametrize("path", map(marked, FILES))
-def test_the_command_in_a_file_is_accepted_with_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)  # agents of conf/agents are found from there
-    files = files_of_command(path)
-    assert files, f"{path} does not say how to run it"
-    assert isinstance(build(*files).model, SearchAgentModule)
+def test_the_command_in_a_file_is_accepted_in_any_folder(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    llds, subcommand, *words = command_of(path)
+    assert (llds, subcommand) in {("llds", "fit"), ("llds", "test")}
+    assert name_of(path) in words
+    assert isinstance(build_cli([*words, *HERE], run=False).model, SearchAgentModule)
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_no_file_replaces_the_callbacks_but_a_whole_recipe(path: Path) -> None:
     trainer = values(str(path)).get("trainer") or {}
-    assert "callbacks" not in trainer or files_of_command(path)[0] == str(path)
+    assert "callbacks" not in trainer or command_of(path)[3] == name_of(path)
 
 
 def test_the_two_recipes_of_the_paper_differ_in_model_and_answer_masking_only() -> None:

@@ -54,7 +54,7 @@ def test_an_overlay_is_short_and_says_how_to_run_it(overlay: Path) -> None:
     assert len(lines) <= 20
     comments = [line for line in lines if line.startswith("#")]
     assert lines[: len(comments)] == comments
-    assert any("llds fit " in line and f"-c conf/retrieval/{overlay.name}" in line for line in comments)
+    assert any(line.startswith("# llds fit ") and f"-c llds:retrieval/{overlay.stem}" in line for line in comments)
 
 
 def test_retrievers_are_fused_by_name(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def check_overlap(objective: Objective, sampler: Sampler) -> None:
         raise ConfigurationError(
             "Expected `model.importance_correction` to be set where `rollout.overlap` is true, because "
             "trajectories are then sampled by older weights than those that train on them, got null. Set it, as "
-            "conf/rollout/overlap.yaml does."
+            "-c llds:rollout/overlap does."
         )
     if not sampler.can_overlap:
         raise ConfigurationError(

@@ -74,4 +74,7 @@ def nearest_class(class_path: str) -> str:
             continue
         public = vars(module).get("__all__") or [name for name in vars(module) if not name.startswith("_")]
         return nearest(words[end], public, prefix=f"{module.__name__}.")
-    return f"No module `{words[0]}` can be imported: check the spelling, or the folder that llds is started in."
+    return (
+        f"No module `{words[0]}` can be imported: check the spelling; a module of yours belongs beside the file that "
+        "names it, in the working directory, or in a folder of `import_from`."
+    )

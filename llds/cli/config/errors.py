@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from omegaconf.errors import OmegaConfBaseException
 
 from llds.cli.config.accepted import children, nearest, nearest_class, parameters
+from llds.cli.config.shipped import shipped_instead
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':")
@@ -140,8 +141,13 @@ def _required(match: re.Match[str], options: Sequence[str]) -> str:
     keys = [key.partition(".")[2] for key in match[1].split(", ")]
     return (
         f"Expected a configuration with {' and '.join(f'`{key}`' for key in keys)}, got none. "
-        "Name a file, such as -c llds:quickstart."
+        "Name one, such as -c llds:quickstart (`llds configs` lists those that ship with llds)."
     )
+
+
+def _no_such_file(path: str) -> str:
+    advice = shipped_instead(path) or "Check the path after -c, or take one that ships with llds (`llds configs`)."
+    return f"Expected a configuration file at {path}, got no such file. {advice}"
 
 
 _WHOLE_MESSAGES: list[tuple[str, Callable[[re.Match[str], Sequence[str]], str]]] = [
@@ -154,7 +160,7 @@ _WHOLE_MESSAGES: list[tuple[str, Callable[[re.Match[str], Sequence[str]], str]]]
     ),
     (
         r"Parser key \"config\": File does not exist: '?([^']+)'?",
-        lambda match, _: f"Expected a configuration file at {match[1]}, got no such file. Check the path after -c.",
+        lambda match, _: _no_such_file(match[1]),
     ),
 ]
 

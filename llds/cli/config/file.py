@@ -14,12 +14,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llds.cli.config.accepted import children
+from llds.cli.config.beside import with_paths_beside
 from llds.cli.config.errors import unknown_key
+from llds.cli.config.own_classes import import_beside
 from llds.errors import ConfigurationError
 
 
-def check_config_file(path: str, options: Sequence[str]) -> None:
-    """Refuse a file that is not a configuration.
+def check_config_file(path: str, options: Sequence[str]) -> str:
+    """Return the text of a configuration for the parser; refuse a file that is none.
 
     Args:
         path: The file.
@@ -28,19 +30,21 @@ def check_config_file(path: str, options: Sequence[str]) -> None:
     Raises:
         ConfigurationError: With the file's name, and the line where there is one.
     """
-    file = Path(path)
-    _check_keys(read_config_file(path), "", options, file)
+    text, values = read_config_file(path)
+    _check_keys(values, "", options, Path(path))
+    return text
 
 
-def read_config_file(path: str) -> Mapping[str, Any]:
-    """Return what a file says, unresolved.
+def read_config_file(path: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the text of a file and what it says, unresolved; what it names beside itself can be read from anywhere.
 
     Raises:
-        ConfigurationError: If it is not YAML, or says nothing.
+        ConfigurationError: If it is not YAML, says nothing, or names a class that cannot be imported from beside it.
     """
     file = Path(path)
     try:
-        values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        text = with_paths_beside(file.read_text(), file.parent)
+        values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigurationError(
@@ -50,7 +54,8 @@ def read_config_file(path: str) -> Mapping[str, Any]:
         raise ConfigurationError(f"Expected a YAML file, got an error in {file}: {error}. Correct the file.") from error
     if not isinstance(values, dict) or not values:
         raise ConfigurationError(f"Expected keys and values in {file}, got none. Complete the file.")
-    return {str(key): value for key, value in values.items()}
+    import_beside(values, file)
+    return text, {str(key): value for key, value in values.items()}
 
 
 def _check_keys(values: Mapping[str, Any], prefix: str, options: Sequence[str], file: Path) -> None:

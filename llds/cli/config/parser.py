@@ -4,17 +4,19 @@ Needs neither torch nor Lightning; a training's own is in `llds.cli.training.par
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from llds.cli.config.errors import explain
-from llds.cli.config.file import check_config_file
+from llds.cli.config.file import check_config_file, read_config_file
+from llds.cli.config.shipped import configuration_file
 from llds.cli.help_format import ParagraphFormatter
 from llds.errors import ConfigurationError, LLDSError
 
+CONFIG_HELP = "Configuration file, or llds:NAME for one that ships with llds (`llds configs`); may be repeated."
 _NO_KEYS = ("help", "config", "print_config", "version")
 
 
@@ -41,6 +43,39 @@ class _HelpFormatter(ParagraphFormatter, DefaultHelpFormatter):
     """Types and defaults by jsonargparse, paragraphs by us."""
 
 
+def _forget_replaced_lists(config: Namespace, file: str) -> None:
+    """Take out of a configuration the lists that a file brings anew, in place.
+
+    Left in, an item of the new list would keep settings of the old one's item at its place.
+    """
+    try:
+        values = read_config_file(file)[1]
+    except ConfigurationError:  # whose error the parser reports
+        return
+    for key in _lists(values):
+        if key in config:
+            config[key] = None
+
+
+def _lists(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of the lists of records in a file; those that end in "+" add to a list."""
+    for word, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _lists(value, f"{prefix}{word}.")
+        elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+            yield f"{prefix}{word}"
+
+
+class ConfigurationAction(ActionConfigFile):
+    """What ``-c`` takes: a file, or `llds:NAME` for a configuration that ships with llds."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Read the configuration."""
+        file = configuration_file(values)
+        _forget_replaced_lists(cfg, file)
+        super().__call__(parser, cfg, file, option_string)
+
+
 class ConfigurationParser(ArgumentParser):
     """Raises a `ConfigurationError` of one sentence where its base class prints a page and exits."""
 
@@ -49,6 +84,12 @@ class ConfigurationParser(ArgumentParser):
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
         kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Add an argument; one that takes configuration files also takes those of llds, by their names."""
+        if kwargs.get("action") in ("config", ActionConfigFile):
+            kwargs |= {"action": ConfigurationAction, "help": CONFIG_HELP}
+        return super().add_argument(*args, **kwargs)
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         """Add the parameters of a class, none of which is read as the name of a file with more configuration.
@@ -75,10 +116,11 @@ class ConfigurationParser(ArgumentParser):
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Read a configuration file; an error in it names it."""
-        if self._subcommands_action is None:
-            check_config_file(str(path), self.option_keys())
+        name = os.fspath(path)
+        is_whole = self._subcommands_action is None  # else its keys are those of several commands
+        text = check_config_file(name, self.option_keys()) if is_whole else read_config_file(name)[0]
         try:
-            return super().parse_path(path, *args, **kwargs)
+            return self.parse_string(text, name, *args, **kwargs)
         except ConfigurationError as error:
             raise ConfigurationError(f"{error} (in {path})") from error
 

@@ -32,7 +32,7 @@ class _RetrievalParser(ConfigurationParser):
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Read a configuration file; an error in it names it."""
-        config = OmegaConf.create(dict(read_config_file(os.fspath(path))))
+        config = OmegaConf.create(dict(read_config_file(os.fspath(path))[1]))
         try:
             values = OmegaConf.to_container(config.get("retrieval") or OmegaConf.create({}), resolve=True)
             return self.parse_string(yaml.safe_dump({"retrieval": values}), os.fspath(path), *args, **kwargs)

@@ -12,6 +12,8 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from llds import __version__
+from llds.cli.config.beside import with_lasting_paths
+from llds.cli.config.own_classes import IMPORT_FROM, import_folders
 from llds.files import redacted, redacted_command
 
 _ROOT = "${trainer.default_root_dir}"
@@ -19,7 +21,7 @@ _NOT_OF_THE_RUN = ("config", "ckpt_path", "weights_only")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` into the run's folder when training starts; `llds fit -c` repeats the run from it.
+    """Writes ``config.yaml`` into the run's folder when training starts; `llds fit -c` repeats it, in any folder.
 
     It is written once all settings have been checked and the data has been read. A run that is resumed with other
     settings replaces it. Evaluations leave it alone. Secrets (keys, tokens, passwords) are left out.
@@ -44,7 +46,10 @@ class SaveConfig(SaveConfigCallback):
         values: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         for name in _NOT_OF_THE_RUN:
             values.pop(name, None)
+        values[IMPORT_FROM] = import_folders(values)
         values["trainer"]["logger"] = _with_link(values["trainer"]["logger"], values["trainer"]["default_root_dir"])
+        values["trainer"]["default_root_dir"] = os.path.abspath(trainer.default_root_dir)
+        values = with_lasting_paths(values)
         header = f"# llds {__version__}: {shlex.join(['llds', *redacted_command(self.command)])}\n"
         path = Path(trainer.default_root_dir) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ from llds.callbacks import (
     list_checkpoints,
 )
 from llds.cli.config.errors import dead_link
+from llds.cli.config.own_classes import IMPORT_FROM_HELP, check_import_from
 from llds.cli.config.parser import errors_of_constructors
 from llds.cli.config.saved import SaveConfig
 from llds.cli.surroundings import find_own_classes, tell_of_indices
@@ -57,6 +58,7 @@ _ERRORS_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ES
 _EPILOG = """\
 keys below a class:
   llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on
+  llds configs show base                              # all keys with their values
 
 examples:
 {1}"""
@@ -99,6 +101,7 @@ class SearchAgentCLI(LightningCLI):
         parser.add_argument(
             "--data_root", type=str, default="data", help="folder that ${data_root} stands for in files"
         )
+        parser.add_argument("--import_from", type=list[str], default=[], help=IMPORT_FROM_HELP)
         # Every command takes it, as every command takes the configuration that a training has saved.
         parser.add_argument("--profile", action=ActionYesNo(no_prefix="no_"), default=False, help=PROFILE_HELP)
         parser.add_lightning_class_args(RolloutCallback, "rollout")
@@ -161,6 +164,7 @@ class SearchAgentCLI(LightningCLI):
             spread_seed(self.config)
             return
         config = self.config[self.subcommand]
+        check_import_from(config.import_from)
         root = config.trainer.default_root_dir or "."
         if config.get("question") is not None:
             prepare_for_question(config)

@@ -29,7 +29,7 @@ from llds.modules.policy.noise import Silence
 from llds.modules.policy.partitioned_loading import bare_model, load_partitioned, miniature
 from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states, why_not_shared
 from llds.modules.policy.weights import full_weights
-from llds.paths import resolve_path
+from llds.paths import resolve_path, where_looked
 from llds.strategies import is_partitioned, rank
 
 
@@ -222,7 +222,7 @@ def _load(path: str, dtype: str, attention: str) -> PreTrainedModel:
     expected = "Expected `model.policy` to be a folder with a transformers model (config.json and safetensors), got"
     advice = "Give the path of a downloaded model, or `llds:quickstart/policy` for the one in the package."
     if not (folder / "config.json").is_file():
-        raise ConfigurationError(f"{expected} {folder}. {advice}")
+        raise ConfigurationError(f"{expected} {folder}. {where_looked(folder)}{advice}")
     if found := damage_of_folder(folder):
         raise ConfigurationError(
             f"{expected} {folder}, which is damaged: {found}. Copy or export it again; if you have changed it on "

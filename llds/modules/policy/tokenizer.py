@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llds.errors import ConfigurationError
 from llds.files import FROM_FOLDER, errors_of_folder
-from llds.paths import resolve_path
+from llds.paths import resolve_path, where_looked
 from llds.strategies import whole_shape
 
 
@@ -24,7 +24,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     advice = "Give the path of a downloaded model, or `llds:quickstart/policy`, which ships with llds."
     expected = "Expected `model.policy` to be a folder with a transformers model and its tokenizer, got"
     if not folder.is_dir():
-        raise ConfigurationError(f"{expected} {folder}, which does not exist. {advice}")
+        raise ConfigurationError(f"{expected} {folder}, which does not exist. {where_looked(folder)}{advice}")
     with errors_of_folder(expected, folder, advice):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **FROM_FOLDER)
     if tokenizer.eos_token_id is None:

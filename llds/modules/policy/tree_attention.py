@@ -7,6 +7,7 @@ their keys. On GPUs, in bf16 and fp16, one call of flash attention takes them al
 a call of SDPA, with a mask of its own where it has a path.
 """
 
+from inspect import signature
 from itertools import accumulate
 from typing import Any, cast
 
@@ -23,6 +24,9 @@ from llds.errors import ConfigurationError
 
 TREE_ATTENTION = "llds_tree"
 """Name of the attention implementation."""
+
+_TAKES_GROUPS = "enable_gqa" in signature(varlen_attn).parameters
+"""Whether torch's operator takes fewer key-value heads than heads: not in torch 2.11."""
 
 _MAX_FLASH_WIDTH = 256
 """Widest attention head that flash attention takes."""
@@ -101,6 +105,9 @@ def _fits_flash_attention(queries: Tensor, values: Tensor) -> bool:
 def _flash_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: PrefixTree, scale: float | None) -> Tensor:
     """All segments in one call; ``[U, heads, d]``. A window of (-1, 0) is causal, the last query at the last key."""
     dtype = _half(queries.device.type, queries.dtype)
+    has_groups = keys.shape[1] != queries.shape[1]
+    if has_groups and not _TAKES_GROUPS:
+        keys, values = (x.repeat_interleave(queries.shape[1] // x.shape[1], dim=1) for x in (keys, values))
     output = varlen_attn(
         queries.to(dtype),
         keys.to(dtype),
@@ -111,7 +118,7 @@ def _flash_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: Prefix
         max(tree.key_lengths),
         scale=scale,
         window_size=(-1, 0),
-        enable_gqa=keys.shape[1] != queries.shape[1],
+        **({"enable_gqa": has_groups} if _TAKES_GROUPS else {}),
     )
     return cast(Tensor, output)  # without `return_aux` there is nothing beside it
 

@@ -47,7 +47,7 @@ class VLLMSampler(Sampler):
             raise ConfigurationError(
                 f"Expected `rollout.sampler` to be llds.samplers.VLLMServerSampler where {policy.world_size} processes "
                 "train, got VLLMSampler, whose engine would share their process group. Use "
-                "conf/rollout/vllm_server.yaml."
+                "-c llds:rollout/vllm_server."
             )
         check_installed()
         self._policy = policy

@@ -106,14 +106,26 @@ def documented_varlen_attention(
     return torch.cat(outputs)
 
 
+def varlen_attention_of_torch_2_11(*args: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """The same, which takes as many key-value heads as heads and no `enable_gqa`."""
+    assert "enable_gqa" not in kwargs
+    assert args[0].shape[1] == args[1].shape[1] == args[2].shape[1]
+    return documented_varlen_attention(*args, **kwargs, enable_gqa=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("takes_groups", [True, False])
 @pytest.mark.parametrize("name", ["qwen2", "gpt2"])
-def test_the_layout_for_flash_attention_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_layout_for_flash_attention_gives_the_same(
+    name: str, takes_groups: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel itself needs a GPU; what is laid out for it does not."""
     model = make_model(CONFIGS[name])
     tree = PrefixTree.build(*group())
     expected = tree_hidden_states(model.get_decoder(), tree)
     monkeypatch.setattr(tree_attention, "_fits_flash_attention", lambda queries, values: True)
-    monkeypatch.setattr(tree_attention, "varlen_attn", documented_varlen_attention)
+    monkeypatch.setattr(tree_attention, "_TAKES_GROUPS", takes_groups)
+    kernel = documented_varlen_attention if takes_groups else varlen_attention_of_torch_2_11
+    monkeypatch.setattr(tree_attention, "varlen_attn", kernel)
     assert torch.allclose(tree_hidden_states(model.get_decoder(), tree), expected, rtol=0, atol=1e-6)
 
 
