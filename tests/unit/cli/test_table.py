@@ -56,7 +56,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         ("fti", "got `fti`. Did you mean `llds fit`?"),
         ("serve_retriever", "Did you mean `llds serve-retriever`?"),
         ("indx", "Did you mean `llds index`?"),
-        ("qqqq", "Choose from compare, convert"),
+        ("qqqq", "Choose from compare, configs, convert"),
         ("--config", "Expected a command first, got the option `--config`"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_target_below_a_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [("show",), ("copy",), ("list", "quickstart"), ("show", "quickstart", "x"), ("bla",)])
 def test_wrong_words_get_the_right_form(words: tuple[str, ...]) -> None:
-    assert refusal(*words).startswith("llds: Expected `llds configs [show NAME | copy NAME [TARGET]]`, got: ")
+    assert refusal(*words).startswith("llds: Expected `llds configs [list | show NAME | copy NAME [TARGET]]`, got: ")
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
