@@ -11,7 +11,7 @@ def test_what_is_not_as_it_was_written_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(name.encode() * 100)
     write_manifest(tmp_path)
     assert damage_of_folder(tmp_path) == ""
-    (tmp_path / "model.safetensors").write_bytes(b"nodel.safetensors" * 100)
+    (tmp_path / "model.safetensors").write_bytes(b"Model.safetensors" * 100)
     assert damage_of_folder(tmp_path) == "model.safetensors is not as it was written, by its checksum"
     (tmp_path / "config.json").unlink()
     assert damage_of_folder(tmp_path) == "config.json is missing"

@@ -51,7 +51,7 @@ def test_a_checkpoint_in_mid_run_is_one_that_a_resume_takes(tmp_path: Path, over
     if overlay == "overlap":
         [rollout] = [value for name, value in state.items() if name.startswith("RolloutCallback")]
         assert rollout["iteration"] == 1
-        assert rollout["tool_statistics"][0][0]["queries"] > 0
+        assert "queries" in rollout["tool_statistics"][0][0]
     list_checkpoints(tmp_path / "run")[-1].unlink()
     run = made(tmp_path / "run", corpus, overlay, 3)
     run.trainer.fit(run.module, datamodule=run.data, ckpt_path=str(middle), weights_only=True)
