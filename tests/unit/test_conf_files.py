@@ -23,7 +23,7 @@ HERE = (
 
 
 ON_BASE = ("ablations", "collapse", "retrieval", "trainer", "baselines/direct", "baselines/rag", "baselines/search_r1")
-"""What another test of test_conf*.py builds on conf/base.yaml, as it does vLLM's: here, as their commands say, is slow."""
+"""What test_conf*.py builds on conf/base.yaml elsewhere, as it does vLLM's: here, as their commands say, is slow."""
 
 
 def marked(path: Path) -> Any:
