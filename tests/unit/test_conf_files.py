@@ -23,13 +23,15 @@ HERE = (
 )
 
 
-ON_BASE = {"ablations", "collapse", "retrieval", "trainer"}
-"""Rooms of conf/ of which test_conf*.py builds every file on conf/base.yaml: here, as their commands say, is slow."""
+ON_BASE = ("ablations", "collapse", "retrieval", "trainer", "baselines/direct", "baselines/rag", "baselines/search_r1")
+"""What test_conf*.py builds on conf/base.yaml elsewhere, as it does vLLM's: here, as their commands say, is slow."""
 
 
 def marked(path: Path) -> Any:
     """A file as a parameter."""
-    return pytest.param(path, marks=pytest.mark.slow if path.parts[1] in ON_BASE else (), id=str(path))
+    name = path.relative_to("conf").as_posix()
+    is_slow = name.startswith((*ON_BASE, "rollout/vllm"))
+    return pytest.param(path, marks=pytest.mark.slow if is_slow else (), id=str(path))
 
 
 def name_of(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Everything that touches vLLM's Python: the worker's side of a weight update, an engine in this process, GPU transfer.
 
-The only file that imports vllm, and only inside functions. Servers are spoken to over HTTP (`vllm_server_sampler`) and
+The only file that imports vllm, and only inside functions. Servers are spoken to over HTTP (`server/`) and
 load `WeightReceiver` into their workers by its name.
 """
 

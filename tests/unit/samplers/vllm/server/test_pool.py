@@ -376,7 +376,7 @@ def test_something_else_at_the_address_is_refused(stubs: Stubs) -> None:
     async def web_page(path: str, body: dict[str, Any]) -> web.Response:
         return web.Response(text="<p>\n  hello\n</p>", status=404)
 
-    with pytest.raises(ConfigurationError, match=r"\(404\): <p> hello </p>.*llds\.rollout\.vllm_serve"):
+    with pytest.raises(ConfigurationError, match=r"\(404\): <p> hello </p>.*llds\.samplers\.vllm\.server\.serve"):
         prepare(stubs.start(web_page))
 
 
