@@ -6,10 +6,12 @@ A value for configuration files; `llds.files` reads the bytes, `llds.data.prompt
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from llds.errors import ConfigurationError
 from llds.files import FileFormat, OnBadRow
+from llds.paths import resolve_path
 
 ANSWER_SEPARATOR = "<|answer_split|>"
 
@@ -89,6 +91,11 @@ class DataSource:
                 "question_pattern", "a regular expression with a group", self.question_pattern,
                 "Write for example 'Question: (.*)'.",
             )  # fmt: skip
+
+    @cached_property
+    def file_stem(self) -> str:
+        """The file's name up to its first point: the data set's name where nothing else names it."""
+        return resolve_path(self.path).name.split(".")[0]
 
     def _refuse(self, key: str, expected: str, value: Any, advice: str) -> ConfigurationError:
         return ConfigurationError(
