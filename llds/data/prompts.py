@@ -50,7 +50,15 @@ def prompt_from_row(row: Row, source: DataSource) -> Prompt:
         data_source=source.name or _data_source(row, source),
         messages=_chat(row, source),
         origin=row.origin,
+        row=_columns(row, source),
     )
+
+
+def _columns(row: Row, source: DataSource) -> Mapping[str, Any]:
+    """The columns that tools and rewards can read."""
+    if source.row_fields is None:
+        return row.values
+    return {name: find_column(row, name, "row_fields", ())[0] for name in source.row_fields}
 
 
 def _question(row: Row, source: DataSource) -> str:
@@ -79,7 +87,7 @@ def _golden_answers(row: Row, source: DataSource) -> tuple[str, ...]:
     answers = [answer for value, column in found for answer in _answers(value, row, column, source)]
     if not answers:
         raise refuse(row, found[0][1], "a gold answer that is not empty", found[0][0])
-    return tuple(dict.fromkeys(answers))
+    return tuple(dict.fromkeys(answers) if len(answers) > 1 else answers)
 
 
 def _answers(value: Any, row: Row, column: str, source: DataSource) -> list[str]:

@@ -43,6 +43,7 @@ class DataSource:
         data_source_field: Column of the data set's name.
         messages_field: Column of chat messages that replace the prompt template where that is a chat template; None
             uses the template for every row.
+        row_fields: Columns that ``prompt.row`` holds for tools and rewards; None is all of them.
         answer_separator: What divides the gold answers inside a string.
         format: The file's format, instead of the one that its content shows.
 
@@ -65,6 +66,7 @@ class DataSource:
     id_field: str | None = None
     data_source_field: str | None = None
     messages_field: str | None = None
+    row_fields: list[str] | None = None
     answer_separator: str = ANSWER_SEPARATOR
     format: FileFormat | None = None
 

@@ -216,7 +216,7 @@ def test_a_wrong_column_is_named_with_those_that_exist(
         ({"golden_answers": "['Oslo' 'Christiania']"}, "golden_answers"),  # numpy's
         ({"golden_answers": "array(['Oslo'], dtype=object)"}, "golden_answers"),
         ({"golden_answers": "{'target': ['Oslo']}"}, "golden_answers"),
-        ({"golden_answers": '[{"text": "Oslo"}'}, "golden_answers"),
+        ({"golden_answers": '[{"text": "Oslo"}}]'}, "golden_answers"),
         ({"golden_answers": [{"goal": "Oslo"}]}, "golden_answers"),
         ({"golden_answers": {"text": [], "answer_start": []}}, "golden_answers"),  # SQuAD 2: no answer
         ({"golden_answers": {}}, "golden_answers"),

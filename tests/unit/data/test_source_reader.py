@@ -57,7 +57,7 @@ def test_data_sets_of_a_merged_file_are_chosen_and_renamed(write_jsonl: Write) -
 
 
 def test_skipped_rows_are_counted_with_the_first_reason(write_jsonl: Write) -> None:
-    path = write_jsonl(row(1), "oh", row(2, golden_answers=["The"]), row(1), row(3, question=None), row(4))
+    path = write_jsonl(row(1), "oh", row(2, golden_answers=[""]), row(1), row(3, question=None), row(4))
     questions = read_source(DataSource(path, on_bad_row="skip"))
     assert [prompt.prompt_id for prompt in questions.prompts] == ["1", "4"]
     assert questions.bad_rows.count == questions.describe()["skipped_rows"] == 4
