@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from llds.errors import DataError
+from llds.files.bounds import check_is_file
 from llds.paths import resolve_path
 
 
@@ -17,6 +18,7 @@ def file_hash(path: str | Path) -> str:
         DataError: If it cannot be read.
     """
     try:
+        check_is_file(resolve_path(path))
         with resolve_path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

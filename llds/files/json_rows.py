@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from llds.errors import DataError
+from llds.files.bounds import read_bytes, read_lines
 from llds.files.formats import open_bytes
 from llds.files.rows import BadRows, Row, reason, shorten
 
@@ -24,8 +25,8 @@ def read_jsonl(file: Path, bad_rows: BadRows) -> Iterator[Row]:
         file: The file.
         bad_rows: Takes the lines that are none.
     """
-    with open_bytes(file) as lines:
-        for number, line in enumerate(lines, start=1):
+    with open_bytes(file) as stream:
+        for number, line in enumerate(read_lines(stream, file), start=1):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark is no part of the data
             if not line.strip():
@@ -105,8 +106,7 @@ def _quickly(line: bytes) -> dict[str, Any] | None:
 
 
 def _read_text(file: Path) -> str:
-    with open_bytes(file) as stream:
-        data = stream.read()
+    data = read_bytes(file)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

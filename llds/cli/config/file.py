@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llds.cli.config.accepted import children
 from llds.cli.config.errors import unknown_key
 from llds.errors import ConfigurationError
+from llds.files.bounds import check_yaml, read_bytes
 
 
 def check_config_file(path: str, options: Sequence[str]) -> None:
@@ -40,6 +41,7 @@ def read_config_file(path: str) -> Mapping[str, Any]:
     """
     file = Path(path)
     try:
+        check_yaml(read_bytes(file).decode())
         values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
