@@ -5,6 +5,7 @@ system keeps of it. The file has no name any more once it is mapped, so that not
 """
 
 import json
+import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +34,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _BATCH_ROWS = 4096
+_FORGET_EVERY = 16  # batches
 _MAX_ROW_BYTES = 1 << 20
 
 
@@ -41,11 +43,15 @@ class PromptTable(Sequence[Prompt]):
 
     Args:
         table: Their columns, in the order in which they were written.
+        maps: The files behind it.
         order: Numbers of the rows that belong to the sequence, in its order; None is all.
     """
 
-    def __init__(self, table: pa.Table, order: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self, table: pa.Table, maps: Sequence[mmap.mmap], order: npt.NDArray[np.int64] | None = None
+    ) -> None:
         self._table = table
+        self._maps = maps
         self._order = np.arange(len(table)) if order is None else order
 
     @classmethod
@@ -58,18 +64,20 @@ class PromptTable(Sequence[Prompt]):
         Raises:
             DataError: If there is no room.
         """
-        handle, path = tempfile.mkstemp(prefix="llds-prompts-", suffix=".arrow")
-        os.close(handle)
+        path = ""
         try:
-            with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+            handle, path = tempfile.mkstemp(prefix="llds-prompts-", suffix=".arrow")
+            os.close(handle)
+            with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
                 stream = iter(prompts)
                 while batch := list(islice(stream, _BATCH_ROWS)):
                     writer.write_batch(_encode(batch))
-            return cls(pa.ipc.open_file(pa.memory_map(path)).read_all())
+            with open(path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return cls(pa.ipc.open_file(pa.py_buffer(mapped)).read_all(), [mapped])
         except OSError as error:
             raise DataError(
-                f"Expected to write the questions to {path}, got {error}. Make room there, or set TMPDIR to a folder "
-                "with more."
+                f"Expected to write the questions to {path or 'a temporary file'}, got {error}. Make room there, or set TMPDIR to another folder."
             ) from error
         finally:
             with suppress(OSError):
@@ -84,7 +92,8 @@ class PromptTable(Sequence[Prompt]):
         """
         starts = np.cumsum([0, *(len(table._table) for table in tables)])
         orders = [table._order + start for table, start in zip(tables, starts, strict=False)]
-        return cls(pa.concat_tables([table._table for table in tables]), np.concatenate(orders))
+        maps = [one for table in tables for one in table._maps]
+        return cls(pa.concat_tables([table._table for table in tables]), maps, np.concatenate(orders))
 
     def __len__(self) -> int:
         """Number of prompts."""
@@ -97,7 +106,7 @@ class PromptTable(Sequence[Prompt]):
     def __getitem__(self, index: int | slice) -> "Prompt | PromptTable":
         """A prompt, or the table of some of them."""
         if isinstance(index, slice):
-            return PromptTable(self._table, self._order[index])
+            return PromptTable(self._table, self._maps, self._order[index])
         return _decode(self._table.slice(int(self._order[index]), 1))[0]
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -111,7 +120,7 @@ class PromptTable(Sequence[Prompt]):
         Args:
             indices: Their places in the sequence, in the order in which they are wanted.
         """
-        return PromptTable(self._table, self._order[np.fromiter(indices, np.int64)])
+        return PromptTable(self._table, self._maps, self._order[np.fromiter(indices, np.int64)])
 
     def column(self, name: str) -> Iterator[Any]:
         """Yield one column of every prompt, without making prompts.
@@ -146,6 +155,14 @@ class PromptTable(Sequence[Prompt]):
             rows = self._order[start : start + _BATCH_ROWS]
             is_run = rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all())
             yield table.slice(int(rows[0]), len(rows)) if is_run else table.take(rows)
+            if start % (_FORGET_EVERY * _BATCH_ROWS) == 0:
+                self._forget()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Tell the system that pages which were read once need not stay in the memory of this process."""
+        for one in self._maps:
+            one.madvise(mmap.MADV_DONTNEED)
 
 
 def prompt_line(prompt: Prompt) -> bytes:
