@@ -47,9 +47,7 @@ class PromptTable(Sequence[Prompt]):
         order: Numbers of the rows that belong to the sequence, in its order; None is all.
     """
 
-    def __init__(
-        self, table: pa.Table, maps: Sequence[mmap.mmap], order: npt.NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, table: pa.Table, maps: Sequence[mmap.mmap], order: npt.NDArray[np.int64] | None = None) -> None:
         self._table = table
         self._maps = maps
         self._order = np.arange(len(table)) if order is None else order
@@ -77,7 +75,8 @@ class PromptTable(Sequence[Prompt]):
             return cls(pa.ipc.open_file(pa.py_buffer(mapped)).read_all(), [mapped])
         except OSError as error:
             raise DataError(
-                f"Expected to write the questions to {path or 'a temporary file'}, got {error}. Make room there, or set TMPDIR to another folder."
+                f"Expected to write the questions to {path or 'a temporary file'}, got {error}. Make room, or set "
+                "TMPDIR to another folder."
             ) from error
         finally:
             with suppress(OSError):

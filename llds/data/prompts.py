@@ -70,7 +70,7 @@ def _question(row: Row, source: DataSource) -> str:
     if source.question_pattern is not None:
         found = re.search(source.question_pattern, text, re.DOTALL)
         return read_text(found and found[1], row, column, f"a question that matches {source.question_pattern!r}")
-    if source.messages_field is None and any(tag in text for tag in _INSTRUCTIONS):
+    if source.messages_field is None and "<" in text and any(tag in text for tag in _INSTRUCTIONS):
         raise DataError(
             f"Expected a question in column `{column}`, got instructions around it (they speak of <answer> or "
             f"<search>) at {row.origin}. Set `question_pattern`, for example to 'Question: (.*)', or `messages_field` "

@@ -23,7 +23,6 @@ from llds.errors import DataError
 from llds.files import BadRows, file_hash, read_rows
 from llds.types import Prompt
 
-
 _ROW_BITS = 40
 
 

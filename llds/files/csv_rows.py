@@ -72,7 +72,9 @@ def _text(lines: BinaryIO, file: Path) -> Iterator[str]:
 
 def _check_header(header: list[str], file: Path) -> None:
     if len(header) > MAX_COLUMNS:
-        raise DataError(f"Expected at most {MAX_COLUMNS:,} columns, got {len(header):,} at {file}:1. Check the separator.")
+        raise DataError(
+            f"Expected at most {MAX_COLUMNS:,} columns, got {len(header):,} at {file}:1. Check the separator."
+        )
     if len(set(header)) < len(header) or not all(name.strip() for name in header):
         raise DataError(
             f"Expected a header line with the names of the columns, each once, got {shorten(header)} at {file}:1. "

@@ -26,8 +26,8 @@ def read_parquet(file: Path, bad_rows: BadRows) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(file) as parquet:
             if parquet.metadata.num_columns > MAX_COLUMNS:
                 raise DataError(
-                    f"Expected at most {MAX_COLUMNS:,} columns, got {parquet.metadata.num_columns:,} in {file}. Leave out "
-                    "those that are not needed."
+                    f"Expected at most {MAX_COLUMNS:,} columns, got {parquet.metadata.num_columns:,} in {file}. "
+                    "Leave out those that are not needed."
                 )
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
                 for offset in range(batch.num_rows):

@@ -80,8 +80,11 @@ class BadRows:
             raise self.named[0]
         rest = [f"... and {self.count - len(self.named):,} more."] * (self.count > len(self.named))
         raise DataError(
-            "\n  ".join([f"Expected rows that can be used in {path}, got {self.count:,} that cannot:"]
-                        + [str(error) for error in self.named] + rest)
+            "\n  ".join(
+                [f"Expected rows that can be used in {path}, got {self.count:,} that cannot:"]
+                + [str(error) for error in self.named]
+                + rest
+            )
         )
 
 

@@ -33,9 +33,7 @@ class Connections:
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
 
-    def exchange(
-        self, method: str, url: str, wait_s: float, max_bytes: int, content: bytes = b""
-    ) -> tuple[int, bytes]:
+    def exchange(self, method: str, url: str, wait_s: float, max_bytes: int, content: bytes = b"") -> tuple[int, bytes]:
         """Send a request; return the status and the whole body of the reply.
 
         Args:
