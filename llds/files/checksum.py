@@ -18,7 +18,8 @@ def file_hash(path: str | Path) -> str:
         DataError: If it cannot be read.
     """
     try:
-        check_is_file(resolve_path(path))
+        if resolve_path(path).exists():
+            check_is_file(resolve_path(path))  # a pipe has no end
         with resolve_path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

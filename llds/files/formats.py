@@ -42,9 +42,17 @@ def open_bytes(file: Path) -> BinaryIO:
     Args:
         file: The file.
     """
+    return cast(BinaryIO, gzip.open(file)) if is_packed(file) else file.open("rb")
+
+
+def is_packed(file: Path) -> bool:
+    """Whether a file begins as gzip does.
+
+    Args:
+        file: The file.
+    """
     with file.open("rb") as raw:
-        is_packed = raw.read(2) == _GZIP
-    return cast(BinaryIO, gzip.open(file)) if is_packed else file.open("rb")
+        return raw.read(2) == _GZIP
 
 
 def detect_format(file: Path) -> FileFormat:

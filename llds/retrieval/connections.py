@@ -29,7 +29,10 @@ class Connections:
         self._pool = httpcore.ConnectionPool(
             max_connections=most, max_keepalive_connections=most, network_backend=_Backend()
         )
-        self._headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        self._headers: dict[bytes | str, bytes | str] = {
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+        }
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
 

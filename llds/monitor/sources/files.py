@@ -10,6 +10,7 @@ from typing import Any
 
 from llds.errors import DataError
 from llds.files.bounds import MAX_COLUMNS, read_bytes
+from llds.files.formats import is_packed
 from llds.monitor.sources.vocabulary import Record
 
 _MAX_BYTES = 256 << 20  # of metrics, unpacked
@@ -25,6 +26,8 @@ def read_records(path: Path) -> list[Record]:
     """
     try:
         text = read_bytes(path, _MAX_BYTES).decode("utf-8", errors="replace")
+        if path.name.endswith(".gz") and not is_packed(path):
+            raise OSError("its name says gzip, and it is not packed")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"Expected a metrics file that can be read, got {path}: {error}.") from error
     name = path.name.removesuffix(".gz")

@@ -143,7 +143,9 @@ def test_requests_are_answered_side_by_side() -> None:
     assert replies == [{"result": [[]]}] * 2
 
 
-@pytest.mark.parametrize("half", [b"", b"POST /retrieve HT", b"POST /retrieve HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"])
+@pytest.mark.parametrize(
+    "half", [b"", b"POST /retrieve HT", b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]
+)
 def test_half_a_request_does_not_keep_its_connection(half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_REQUEST_S", 0.2)
     with serving(retrieval_app(Failing(ValueError()))) as url, httpx.Client() as client:
