@@ -44,16 +44,40 @@ def normalize_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", without_punctuation).split())
 
 
+def comparable_answer(text: str) -> str:
+    """Return what an answer is compared by: normalized or, where that leaves nothing of it, as it is in lower case.
+
+    Public data sets have gold answers of punctuation and articles alone (``---``, the band "The The"). No text is
+    normalized to one of these, so that the two kinds never equal each other.
+
+    Args:
+        text: An answer, given or accepted.
+    """
+    return normalize_answer(text) or _plain(text)
+
+
+def contains_answer(text: str, gold: str) -> bool:
+    """Return whether a gold answer stands in a text as whole words, both compared as `comparable_answer` has it.
+
+    Args:
+        text: Any text.
+        gold: An accepted answer.
+    """
+    normalized = normalize_answer(gold)
+    wanted = normalized or _plain(gold)
+    return bool(wanted) and f" {wanted} " in f" {normalize_answer(text) if normalized else _plain(text)} "
+
+
 def exact_match(answer: str | None, golds: str | Sequence[str]) -> float:
-    """Return 1.0 if the normalized answer equals one of the normalized gold answers, else 0.0.
+    """Return 1.0 if the answer equals one of the gold answers, compared as `comparable_answer` has it, else 0.0.
 
     Args:
         answer: What the policy answered; None is worth 0.
-        golds: The accepted answers. One that normalization leaves empty matches nothing.
+        golds: The accepted answers.
     """
     if answer is None:
         return 0.0
-    return float(normalize_answer(answer) in _normalize_golds(golds))
+    return float(comparable_answer(answer) in _comparable(golds))
 
 
 def substring_match(answer: str | None, golds: str | Sequence[str]) -> float:
@@ -61,12 +85,13 @@ def substring_match(answer: str | None, golds: str | Sequence[str]) -> float:
 
     Args:
         answer: What the policy answered; None is worth 0.
-        golds: The accepted answers. One that normalization leaves empty matches nothing.
+        golds: The accepted answers. One that normalization leaves empty must stand there as it is, as whole words.
     """
     if answer is None:
         return 0.0
-    normalized = normalize_answer(answer)
-    return float(any(gold in normalized for gold in _normalize_golds(golds)))
+    whole = normalize_answer(answer)
+    pairs = ((gold, normalize_answer(gold)) for gold in _listed(golds))
+    return float(any(part in whole if part else contains_answer(answer, gold) for gold, part in pairs))
 
 
 def token_f1(answer: str | None, golds: str | Sequence[str]) -> float:
@@ -77,24 +102,32 @@ def token_f1(answer: str | None, golds: str | Sequence[str]) -> float:
 
     Args:
         answer: What the policy answered; None is worth 0.
-        golds: The accepted answers. One that normalization leaves empty matches nothing.
+        golds: The accepted answers. One that normalization leaves empty is compared by its own words.
     """
     if answer is None:
         return 0.0
-    words = normalize_answer(answer).split()
-    return max((_f1(words, gold.split()) for gold in _normalize_golds(golds)), default=0.0)
+    words, plain_words = normalize_answer(answer).split(), _plain(answer).split()
+    pairs = ((words if normalize_answer(gold) else plain_words, gold) for gold in _listed(golds))
+    return max((_f1(mine, comparable_answer(gold).split()) for mine, gold in pairs), default=0.0)
 
 
-def _normalize_golds(golds: str | Sequence[str]) -> list[str]:
-    normalized = (normalize_answer(gold) for gold in ([golds] if isinstance(golds, str) else golds))
-    return [gold for gold in normalized if gold]
+def _listed(golds: str | Sequence[str]) -> Sequence[str]:
+    return [golds] if isinstance(golds, str) else golds
+
+
+def _comparable(golds: str | Sequence[str]) -> set[str]:
+    return {comparable_answer(gold) for gold in _listed(golds)} - {""}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _f1(words: list[str], gold_words: list[str]) -> float:
     if words != gold_words and (words in _VERDICTS or gold_words in _VERDICTS):
         return 0.0
     common = (Counter(words) & Counter(gold_words)).total()
-    return 2 * common / (len(words) + len(gold_words))
+    return 2 * common / max(1, len(words) + len(gold_words))
 
 
 class Reward(ABC):

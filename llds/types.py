@@ -36,6 +36,8 @@ class Prompt:
         opening: Positions in `prompt_ids` of what the opening tool says about the question: empty until an episode
             begins; None in a prompt without.
         document_ids: Passages that the opening tool brought, best first.
+        row: The row of the data file, every column by its name, in plain values (text, numbers, booleans, None, lists
+            and mappings of these): what tools and rewards of your own read.
     """
 
     prompt_id: str
@@ -47,6 +49,7 @@ class Prompt:
     prompt_ids: tuple[int, ...] = ()
     opening: range | None = None
     document_ids: tuple[str, ...] = ()
+    row: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def opened_with(self, token_ids: Sequence[int], document_ids: tuple[str, ...]) -> "Prompt":
         """The prompt with these tokens at its opening, which is still empty.

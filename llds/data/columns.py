@@ -3,7 +3,7 @@
 Every refusal names the file, the row and the column. Knows nothing of what a column is for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llds.errors import DataError
@@ -65,13 +65,14 @@ def read_text(value: Any, row: Row, column: str, expected: str) -> str:
     Raises:
         DataError: If it is something else, empty, unreasonably long, or holds what is no character.
     """
-    if not isinstance(value, str) or not value.strip():
+    text = value.strip() if isinstance(value, str) else ""
+    if not text:
         raise refuse(row, column, expected, value)
     if len(value) > _MAX_CHARS:
         raise refuse(row, column, f"{expected} of at most {_MAX_CHARS:,} characters", value)
     if "\x00" in value or not is_unicode(value):  # half of a surrogate pair is what no tokenizer takes
         raise refuse(row, column, f"{expected} in valid Unicode without null characters", value)
-    return value.strip()
+    return text
 
 
 def refuse(row: Row, column: str, expected: str, value: Any) -> DataError:
@@ -89,10 +90,12 @@ def refuse(row: Row, column: str, expected: str, value: Any) -> DataError:
 
 
 def _look_up(values: Any, name: str) -> Any:
-    if isinstance(values, Mapping) and name in values:
+    if not isinstance(values, dict):  # as all that readers of files give
+        return _MISSING
+    if name in values:
         return values[name]
-    first, _, rest = name.partition(".")
-    if rest and isinstance(values, Mapping) and first in values:
+    first, dot, rest = name.partition(".")
+    if dot and rest and first in values:
         return _look_up(values[first], rest)
     return _MISSING
 

@@ -14,30 +14,32 @@ from ahocorasick_rs import AhoCorasick
 from llds.errors import DataError
 from llds.paths import resolve_path
 from llds.retrieval.corpus import iter_passages, passage_content
-from llds.rewards import normalize_answer
-from llds.types import Prompt
+from llds.rewards import comparable_answer, contains_answer, normalize_answer
 
 
-def with_answer_in(prompts: Iterable[Prompt], corpus: str | Path) -> list[Prompt]:
-    """Return the prompts of whose gold answers one occurs in a title or a text of a corpus, in their order.
+def with_answer_in(golds: Iterable[Iterable[str]], corpus: str | Path) -> list[int]:
+    """Return which questions have a gold answer that occurs in a title or a text of a corpus.
 
     Answers and passages are normalized as rewards normalize them, and whole words count: "us" does not occur in
-    "house". In scripts without spaces between words (Chinese, Japanese), any place counts.
+    "house". In scripts without spaces between words (Chinese, Japanese), any place counts. An answer of which
+    normalization leaves nothing is looked for as it is.
 
     Args:
-        prompts: The questions.
+        golds: The gold answers of each question.
         corpus: A corpus file.
+
+    Returns:
+        Their numbers, from 0, in order.
 
     Raises:
         DataError: If the corpus cannot be read, or holds no answer at all.
     """
-    prompts = list(prompts)
-    answers = {normalize_answer(answer) for prompt in prompts for answer in prompt.golden_answers} - {""}
-    found = answers_in_corpus(answers, corpus)
-    kept = [prompt for prompt in prompts if any(normalize_answer(gold) in found for gold in prompt.golden_answers)]
-    if prompts and not kept:
+    wanted = [{comparable_answer(gold) for gold in of_question} - {""} for of_question in golds]
+    found = answers_in_corpus({answer for answers in wanted for answer in answers}, corpus)
+    kept = [number for number, answers in enumerate(wanted) if answers & found]
+    if wanted and not kept:
         raise DataError(
-            f"Expected an answer of at least one of {len(prompts):,} questions in {corpus}, got none. "
+            f"Expected an answer of at least one of {len(wanted):,} questions in {corpus}, got none. "
             "Check `answers_in`: the corpus does not belong to these questions."
         )
     return kept
@@ -47,21 +49,25 @@ def answers_in_corpus(answers: Iterable[str], corpus: str | Path) -> set[str]:
     """Return those of the answers that occur in a passage of a corpus.
 
     Args:
-        answers: Normalized answers, none of them empty.
+        answers: Answers as `comparable_answer` gives them, none of them empty.
         corpus: A corpus file; it is read to where the last answer was found.
 
     Raises:
         DataError: If the corpus cannot be read.
     """
-    answers = sorted(set(answers))
-    matcher = AhoCorasick([_with_edges(answer) for answer in answers], store_patterns=False)
-    found: set[int] = set()
+    answers = set(answers)
+    plain = {answer for answer in answers if not normalize_answer(answer)}  # a handful
+    words = sorted(answers - plain)
+    matcher = AhoCorasick([_with_edges(answer) for answer in words], store_patterns=False)
+    found: set[str] = set()
     for _, passage in iter_passages(resolve_path(corpus)):
-        text = _with_edges(normalize_answer(passage_content(passage)), always=True)
-        found.update(number for number, _, _ in matcher.find_matches_as_indexes(text, overlapping=True))
+        content = passage_content(passage)
+        text = _with_edges(normalize_answer(content), always=True)
+        found.update(words[number] for number, _, _ in matcher.find_matches_as_indexes(text, overlapping=True))
+        found.update(answer for answer in plain - found if contains_answer(content, answer))
         if len(found) == len(answers):
             break
-    return {answers[number] for number in found}
+    return found
 
 
 def _with_edges(text: str, always: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from llds.rewards import normalize_answer
+from llds.rewards import comparable_answer
 from llds.types import Prompt
 
 
@@ -12,7 +12,7 @@ def question_key(question: str) -> str:
     Args:
         question: The question.
     """
-    return normalize_answer(question) or question.strip().lower()
+    return comparable_answer(question)
 
 
 def repeats(prompts: Iterable[Prompt]) -> list[tuple[Prompt, Prompt]]:
@@ -46,5 +46,5 @@ def have_other_answers(pair: tuple[Prompt, Prompt]) -> bool:
     Args:
         pair: The prompts.
     """
-    first, second = ({normalize_answer(answer) for answer in prompt.golden_answers} for prompt in pair)
+    first, second = ({comparable_answer(answer) for answer in prompt.golden_answers} for prompt in pair)
     return not first & second

@@ -5,7 +5,7 @@ ahead from a loader that has a length, so the position is exactly the number of 
 run that resumes goes on with the next prompt. An iteration may draw further prompts beside its batch: they come next in
 the stream, and are part of the position.
 
-A plain iterable and not a `torch.utils.data.DataLoader`: prompts are small and in memory, so there is nothing to load.
+A plain iterable and not a `torch.utils.data.DataLoader`: prompts are small, so there is nothing to fetch ahead.
 """
 
 import zlib
@@ -14,6 +14,7 @@ from typing import Any
 
 from llds.batches.rollout_batch import RolloutBatch
 from llds.data.mixture import Mixture
+from llds.data.prompt_table import PromptTable, prompt_line
 from llds.errors import ConfigurationError
 from llds.types import Prompt
 
@@ -58,7 +59,7 @@ class PromptLoader:
             _check_positive("iterations", iterations)
         if not prompts:
             raise ConfigurationError("Expected at least one prompt to load, got none. Check the data source.")
-        self.prompts = list(prompts)
+        self.prompts = prompts
         self.batch_size = batch_size
         self.iterations = iterations
         self.shuffle = shuffle
@@ -186,5 +187,7 @@ def _check_positive(name: str, value: int) -> None:
 
 
 def _checksum(prompts: Sequence[Prompt]) -> int:
-    lines = (f"{prompt.data_source}/{prompt.prompt_id}: {prompt.question}\n" for prompt in prompts)
-    return zlib.crc32("".join(lines).encode("utf-8", "surrogatepass"))
+    checksum = 0
+    for text in prompts.lines() if isinstance(prompts, PromptTable) else map(prompt_line, prompts):
+        checksum = zlib.crc32(text, checksum)
+    return checksum

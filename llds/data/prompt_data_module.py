@@ -1,6 +1,6 @@
 """The data module: files in, batches of prompts out, one loader per stage.
 
-First station of the flow. It reads when a stage begins, so that a bad file stops the run before anything is trained.
+First station of the flow. It reads when a stage begins, so that bad files stop the run before anything is trained.
 Prompts are encoded batch by batch as they are handed out, with the tokenizer of the module, which owns it: the token
 ids of a large training set would take minutes and gigabytes in every process.
 """
@@ -9,19 +9,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
 from llds.data.loader import PromptLoader
+from llds.data.prompt_table import PromptTable
 from llds.data.source import DataSource
-from llds.data.source_reader import SourceQuestions, check_unique, read_source
+from llds.data.source_reader import SourceQuestions, join_unique, read_source
 from llds.data.template import PromptTemplate
 from llds.errors import ConfigurationError, DataError
 from llds.types import Prompt
 
 DEFAULT_TEMPLATE = PromptTemplate()
+_ENCODED_AT_ONCE = 1000
 _STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("predict",)}
 
 
@@ -85,7 +88,7 @@ class PromptDataModule(LightningDataModule):
         self.shuffle = shuffle
         self.seed = seed or 0
         self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.prompts: dict[str, list[Prompt]] = {}
+        self.prompts: dict[str, Sequence[Prompt]] = {}
         self.questions: dict[str, list[SourceQuestions]] = {}
         self._asked: Prompt | None = None
         self._train_loader: PromptLoader | None = None
@@ -109,6 +112,7 @@ class PromptDataModule(LightningDataModule):
             DataError: If a file, a row or a prompt cannot be used.
             ConfigurationError: If the stage has no data.
         """
+        refused: list[DataError] = []
         for name in _STAGES[stage]:
             if name == "predict" and self._asked is not None:
                 self.prompts[name] = [self._asked]
@@ -121,7 +125,8 @@ class PromptDataModule(LightningDataModule):
                     f"Expected `data.{name}` to name the questions for `llds {TrainerFn(stage).value}`, got nothing. "
                     f"Add a path: --data.{name} FILE."
                 )
-            self._read(name, sources)
+            refused += self._read(name, sources)
+        _raise_together(refused)
 
     def train_dataloader(self) -> PromptLoader:
         """Return the loader of training prompts, at the position of the checkpoint that a run resumes from."""
@@ -189,14 +194,24 @@ class PromptDataModule(LightningDataModule):
         listed = sources if isinstance(sources, list) else [sources]
         return [DataSource(item) if isinstance(item, str) else item for item in listed if item is not None]
 
-    def _read(self, name: str, sources: Sequence[DataSource]) -> None:
+    def _read(self, name: str, sources: Sequence[DataSource]) -> list[DataError]:
+        """Read what belongs to a stage's parameter; return what is wrong with its files."""
+        parts: list[SourceQuestions] = []
+        refused: list[DataError] = []
         for source in sources:
             if source.answers_in is not None:  # minutes, where the corpus has millions of passages
                 rank_zero_info(f"`data.{name}`: looking for the answers of {source.path} in {source.answers_in}")
-        self.questions[name] = [self._fitting(read_source(source)) for source in sources]
-        self.prompts[name] = list(check_unique(prompt for part in self.questions[name] for prompt in part.prompts))
-        for line in (line for part in self.questions[name] for line in part.notes()):
+            try:
+                parts.append(self._fitting(read_source(source)))
+            except DataError as error:
+                refused.append(error)
+        if refused:
+            return refused
+        self.questions[name] = parts
+        self.prompts[name] = join_unique([part.prompts for part in parts])
+        for line in (line for part in parts for line in part.notes()):
             rank_zero_info(f"`data.{name}`: {line}")
+        return []
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
@@ -210,22 +225,34 @@ class PromptDataModule(LightningDataModule):
 
     def _fitting(self, questions: SourceQuestions) -> SourceQuestions:
         """The questions whose prompts are not too long; only those that could be are tokenized to find out."""
-        tokenizer = self._find_tokenizer()
-        could_be = [p for p in questions.prompts if self.template.max_tokens(p, tokenizer) > self.max_prompt_tokens]
-        too_long = set()
-        for prompt in self.template.encode_batch(could_be, tokenizer):
-            try:
-                self._check_length(prompt)
-            except DataError as error:
-                questions.bad_rows.take(error)
-                too_long.add(prompt.origin)
-        fitting = [prompt for prompt in questions.prompts if prompt.origin not in too_long]
-        if not fitting:
+        prompts, bad_rows = questions.prompts, questions.bad_rows
+        could_be, too_long = self._could_be_too_long(prompts), set()
+        for start in range(0, len(could_be), _ENCODED_AT_ONCE):
+            numbers = could_be[start : start + _ENCODED_AT_ONCE]
+            encoded = self.template.encode_batch(list(prompts.select(numbers)), self._find_tokenizer())
+            for number, prompt in zip(numbers, encoded, strict=True):
+                try:
+                    self._check_length(prompt)
+                except DataError as error:
+                    bad_rows.take(error)
+                    too_long.add(number)
+        bad_rows.check(questions.source.path)
+        if len(too_long) == len(prompts):
             raise DataError(
                 f"Expected at least one prompt of at most {self.max_prompt_tokens} tokens in {questions.source.path}, "
                 "got none. Raise `data.max_prompt_tokens` (and the model's limits)."
             )
-        return replace(questions, prompts=fitting)
+        if too_long:
+            prompts = prompts.select(number for number in range(len(prompts)) if number not in too_long)
+        return replace(questions, prompts=prompts)
+
+    def _could_be_too_long(self, prompts: PromptTable) -> list[int]:
+        """Numbers of the prompts whose length must be counted: by their bytes, the others cannot be too long."""
+        tokenizer = self._find_tokenizer()
+        bound = self.template.max_tokens_by_bytes(prompts.question_bytes(), tokenizer)
+        suspects = np.flatnonzero((bound > self.max_prompt_tokens) | (prompts.have_messages() & self.template.chat))
+        numbers = {0, *suspects.tolist()}  # the first always: it tells whether the template works at all
+        return [n for n in sorted(numbers) if self.template.max_tokens(prompts[n], tokenizer) > self.max_prompt_tokens]
 
     def _encode(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         encoded = self.template.encode_batch(prompts, self._find_tokenizer())
@@ -242,6 +269,15 @@ class PromptDataModule(LightningDataModule):
 
     def _evaluation_loader(self, name: str) -> PromptLoader:
         return PromptLoader(self.prompts[name], self.eval_batch_size, encode=self._encode)
+
+
+def _raise_together(errors: Sequence[DataError]) -> None:
+    """Raise what is wrong with each of several files as one error."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        lines = "\n".join(str(error) for error in errors)
+        raise DataError(f"Expected data files that can be used, got {len(errors)} that cannot:\n{lines}")
 
 
 def _check_weights(name: str, sources: Sequence[DataSource]) -> None:

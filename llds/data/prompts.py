@@ -5,6 +5,7 @@ sets call things; what a column may hold is in `llds.data.columns`.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,23 +14,23 @@ from llds.data.columns import find_column, find_optional_column, read_text, refu
 from llds.data.source import DataSource
 from llds.errors import DataError
 from llds.files import Row
-from llds.paths import resolve_path
-from llds.rewards import normalize_answer
 from llds.types import Prompt
 
 # In the order in which they are looked for. Dots reach into nested columns.
-QUESTION_COLUMNS = ("question", "extra_info.question", "query", "prompt")
-ANSWER_COLUMNS = ("golden_answers", "reward_model.ground_truth", "answers", "answer", "possible_answers")
+QUESTION_COLUMNS = ("question", "extra_info.question", "query", "prompt", "problem", "Question")
+ANSWER_COLUMNS = ("golden_answers", "reward_model.ground_truth", "answers", "answer", "possible_answers", "Answer")
 ALIAS_COLUMN = "answer_aliases"  # MuSiQue: more answers, next to `answer`
 ID_COLUMNS = ("id", "_id", "idx", "qid", "question_id", "extra_info.index")
 DATA_SOURCE_COLUMNS = ("data_source",)
 
 _KEYS_OF_ANSWERS = ("target", "value", "text", "aliases")  # Search-R1; TriviaQA's value and aliases; SQuAD
+_BOOLEANS = {True: ["yes", "true"], False: ["no", "false"]}  # StrategyQA, BoolQ; a policy may say either
 _INSTRUCTIONS = ("<answer>", "</answer>", "<search>")  # a question says none of these; a whole prompt does
-_CONTAINER = re.compile(
-    r"\s*(\[\s*[\"'].*\]|\{.*\}|\[\s*\])\s*", re.DOTALL
-)  # a list of strings, a mapping, an empty list
-_ANSWERS = "a string or a list of strings as gold answers"
+_CONTAINER = re.compile(  # a list or a mapping that begins with a text or with another of them; an empty list
+    r"""\s*(\[\s*["'\[{].*\]|\{\s*["'].*\}|\[\s*\])\s*""", re.DOTALL
+)
+_REPR_OF_ARRAY = re.compile(r"\s*array\(\s*\[.*\)\s*", re.DOTALL)
+_ANSWERS = "a string, a number or a list of them as gold answers"
 
 
 def prompt_from_row(row: Row, source: DataSource) -> Prompt:
@@ -49,7 +50,15 @@ def prompt_from_row(row: Row, source: DataSource) -> Prompt:
         data_source=source.name or _data_source(row, source),
         messages=_chat(row, source),
         origin=row.origin,
+        row=_columns(row, source),
     )
+
+
+def _columns(row: Row, source: DataSource) -> Mapping[str, Any]:
+    """The columns that tools and rewards can read."""
+    if source.row_fields is None:
+        return row.values
+    return {name: find_column(row, name, "row_fields", ())[0] for name in source.row_fields}
 
 
 def _question(row: Row, source: DataSource) -> str:
@@ -61,7 +70,7 @@ def _question(row: Row, source: DataSource) -> str:
     if source.question_pattern is not None:
         found = re.search(source.question_pattern, text, re.DOTALL)
         return read_text(found and found[1], row, column, f"a question that matches {source.question_pattern!r}")
-    if source.messages_field is None and any(tag in text for tag in _INSTRUCTIONS):
+    if source.messages_field is None and "<" in text and any(tag in text for tag in _INSTRUCTIONS):
         raise DataError(
             f"Expected a question in column `{column}`, got instructions around it (they speak of <answer> or "
             f"<search>) at {row.origin}. Set `question_pattern`, for example to 'Question: (.*)', or `messages_field` "
@@ -76,44 +85,45 @@ def _golden_answers(row: Row, source: DataSource) -> tuple[str, ...]:
     if found[0][1] == "answer" and source.answer_field is None and row.values.get(ALIAS_COLUMN):
         found.append((row.values[ALIAS_COLUMN], ALIAS_COLUMN))
     answers = [answer for value, column in found for answer in _answers(value, row, column, source)]
-    if not any(normalize_answer(answer) for answer in answers):
-        expected = "a gold answer that is more than punctuation and articles"
-        raise refuse(row, found[0][1], expected, found[0][0])
-    return tuple(dict.fromkeys(answers))
+    if not answers:
+        raise refuse(row, found[0][1], "a gold answer that is not empty", found[0][0])
+    return tuple(dict.fromkeys(answers) if len(answers) > 1 else answers)
 
 
 def _answers(value: Any, row: Row, column: str, source: DataSource) -> list[str]:
-    if isinstance(value, Mapping):
-        parts = [value[key] for key in _KEYS_OF_ANSWERS if key in value]
-        if not parts:
-            raise refuse(row, column, _ANSWERS, value)
-        return [answer for part in parts for answer in _answers(part, row, column, source)]
+    """The answers in a value of a column: a scalar, a record of answers, a list of these, or a text that holds them."""
     if isinstance(value, str):
-        value = _strings_in(value, row, column, source)
-    if _is_whole_number(value):
-        value = [value]
-    if not isinstance(value, list) or not all(isinstance(answer, str) or _is_whole_number(answer) for answer in value):
-        raise refuse(row, column, _ANSWERS, value)
-    texts = [str(answer) for answer in value]
-    return [read_text(text, row, column, _ANSWERS) for text in texts if text.strip()]
+        value = _in_text(value, row, column, source)
+    items = value if isinstance(value, list) else [value]
+    return [answer for item in items for answer in _answers_of_item(item, row, column, source)]
 
 
-def _strings_in(text: str, row: Row, column: str, source: DataSource) -> list[str]:
-    """The answers inside of a string: of a list that is written as JSON (PopQA, csv), or between separators."""
-    if not _CONTAINER.fullmatch(text):
+def _answers_of_item(item: Any, row: Row, column: str, source: DataSource) -> list[str]:
+    if isinstance(item, str):
+        return [read_text(item, row, column, _ANSWERS)] if item.strip() else []
+    if isinstance(item, bool):
+        return _BOOLEANS[item]
+    if isinstance(item, int):
+        return [str(item)]
+    if isinstance(item, float) and math.isfinite(item):  # pandas makes 1929.0 of 1929 beside an empty cell
+        return [str(int(item)), str(item)] if item.is_integer() else [str(item)]
+    parts = [item[key] for key in _KEYS_OF_ANSWERS if key in item] if isinstance(item, Mapping) else []
+    if not parts:
+        raise refuse(row, column, _ANSWERS, item)
+    return [answer for part in parts for answer in _answers(part, row, column, source)]
+
+
+def _in_text(text: str, row: Row, column: str, source: DataSource) -> Any:
+    """What a text holds: a list or a record that is written as JSON (PopQA, csv), or answers between separators."""
+    is_array = _REPR_OF_ARRAY.fullmatch(text) is not None
+    if not is_array and not _CONTAINER.fullmatch(text):
         return text.split(source.answer_separator)
     try:
-        values = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         # Python's or numpy's way to write a list, which would otherwise be one long answer that nobody can give
-        raise refuse(row, column, f"{_ANSWERS} (a list inside of a string is written as JSON)", text)
-    return values
-
-
-def _is_whole_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+        expected = f"{_ANSWERS} (a list inside of a string is written as JSON)"
+        raise refuse(row, column, expected, text) from None
 
 
 def _prompt_id(row: Row, source: DataSource) -> str:
@@ -123,10 +133,14 @@ def _prompt_id(row: Row, source: DataSource) -> str:
     return str(value) if _is_whole_number(value) else read_text(value, row, column, "a string or a whole number as id")
 
 
+def _is_whole_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _data_source(row: Row, source: DataSource) -> str:
     value, column = find_optional_column(row, source.data_source_field, "data_source_field", DATA_SOURCE_COLUMNS)
     if not column:
-        return resolve_path(source.path).name.split(".")[0]
+        return source.file_stem
     return read_text(value, row, column, "the name of a data set")
 
 

@@ -6,10 +6,12 @@ A value for configuration files; `llds.files` reads the bytes, `llds.data.prompt
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from llds.errors import ConfigurationError
 from llds.files import FileFormat, OnBadRow
+from llds.paths import resolve_path
 
 ANSWER_SEPARATOR = "<|answer_split|>"
 
@@ -41,6 +43,7 @@ class DataSource:
         data_source_field: Column of the data set's name.
         messages_field: Column of chat messages that replace the prompt template where that is a chat template; None
             uses the template for every row.
+        row_fields: Columns that ``prompt.row`` holds for tools and rewards; None is all of them.
         answer_separator: What divides the gold answers inside a string.
         format: The file's format, instead of the one that its content shows.
 
@@ -63,6 +66,7 @@ class DataSource:
     id_field: str | None = None
     data_source_field: str | None = None
     messages_field: str | None = None
+    row_fields: list[str] | None = None
     answer_separator: str = ANSWER_SEPARATOR
     format: FileFormat | None = None
 
@@ -89,6 +93,11 @@ class DataSource:
                 "question_pattern", "a regular expression with a group", self.question_pattern,
                 "Write for example 'Question: (.*)'.",
             )  # fmt: skip
+
+    @cached_property
+    def file_stem(self) -> str:
+        """The file's name up to its first point: the data set's name where nothing else names it."""
+        return resolve_path(self.path).name.split(".")[0]
 
     def _refuse(self, key: str, expected: str, value: Any, advice: str) -> ConfigurationError:
         return ConfigurationError(

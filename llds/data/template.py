@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
@@ -30,6 +32,7 @@ _SLOT = "{question}"
 _OPENING_SLOT = "{observation}"
 _MARK = "\ue000"  # of the private use area: in no template
 _OPENING_MARK = f"{_MARK}opening\ue001"
+_MOST_ESCAPED = 6  # bytes that a chat template can make of one: \\u0041
 _MAX_LEADING_TOKENS = 4  # tokenizers put one or two special tokens before a text
 
 
@@ -106,6 +109,23 @@ class PromptTemplate:
         """
         text = self._render(prompt, self._data(prompt), tokenizer)
         return len(text.encode()) + _MAX_LEADING_TOKENS
+
+    def max_tokens_by_bytes(
+        self, question_bytes: npt.NDArray[np.int64], tokenizer: PreTrainedTokenizerBase
+    ) -> npt.NDArray[np.int64]:
+        """Return numbers of tokens that prompts without messages do not exceed, without making them.
+
+        Args:
+            question_bytes: Length of each question in UTF-8 bytes ``[n]``.
+            tokenizer: The policy's tokenizer.
+
+        Raises:
+            ConfigurationError: As `encode` does.
+        """
+        text = self._render(Prompt("", _MARK, ()), [_MARK], tokenizer)
+        times = text.count(_MARK) - self.has_opening  # the mark of the opening begins alike
+        around = len(text.encode()) - times * len(_MARK.encode()) + _MAX_LEADING_TOKENS
+        return around + question_bytes * max(1, times) * (_MOST_ESCAPED if self.chat else 1)
 
     def _pieces(
         self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase, special: SpecialTokens

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llds.rewards import exact_match, normalize_answer, substring_match, token_f1
+from llds.rewards import contains_answer, exact_match, normalize_answer, substring_match, token_f1
 from llds.types import Trajectory, TrajectoryStatus
 
 
@@ -106,6 +106,5 @@ def found_gold(trajectory: Trajectory, decode: Callable[[list[int]], Any]) -> bo
     parts = [str(decode(ids)) for ids in trajectory.retrieved]
     if not parts:
         return None
-    texts = [f" {normalize_answer(part)} " for part in parts]
-    golds = [normalize_answer(gold) for gold in trajectory.prompt.golden_answers]
-    return any(f" {gold} " in text for gold in golds if gold for text in texts)
+    golds = [gold for gold in trajectory.prompt.golden_answers if normalize_answer(gold)]  # "the" is in every passage
+    return any(contains_answer(part, gold) for gold in golds for part in parts)

@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 
 from llds.errors import DataError
+from llds.files.bounds import check_is_file
 from llds.paths import resolve_path
 
 _CHUNK = 1 << 22
@@ -20,6 +21,8 @@ def file_hash(path: str | Path) -> str:
         DataError: If it cannot be read.
     """
     try:
+        if resolve_path(path).exists():
+            check_is_file(resolve_path(path))  # a pipe has no end
         with resolve_path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

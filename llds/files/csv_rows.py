@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llds.errors import DataError
+from llds.files.bounds import MAX_COLUMNS, read_lines
 from llds.files.formats import open_bytes
 from llds.files.rows import BadRows, Row, reason, shorten
 
@@ -17,8 +18,8 @@ def read_csv(file: Path, bad_rows: BadRows) -> Iterator[Row]:
         file: The file.
         bad_rows: Takes the rows that have more or fewer cells than the header.
     """
-    with open_bytes(file) as lines:
-        header = lines.readline()
+    with open_bytes(file) as stream:
+        header = next(read_lines(stream, file), b"")
     return _read(file, bad_rows, ";" if b";" in header and b"," not in header else ",")
 
 
@@ -60,7 +61,7 @@ def _read(file: Path, bad_rows: BadRows, delimiter: str) -> Iterator[Row]:
 
 
 def _text(lines: BinaryIO, file: Path) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(lines, file), start=1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -70,6 +71,10 @@ def _text(lines: BinaryIO, file: Path) -> Iterator[str]:
 
 
 def _check_header(header: list[str], file: Path) -> None:
+    if len(header) > MAX_COLUMNS:
+        raise DataError(
+            f"Expected at most {MAX_COLUMNS:,} columns, got {len(header):,} at {file}:1. Check the separator."
+        )
     if len(set(header)) < len(header) or not all(name.strip() for name in header):
         raise DataError(
             f"Expected a header line with the names of the columns, each once, got {shorten(header)} at {file}:1. "

@@ -42,9 +42,17 @@ def open_bytes(file: Path) -> BinaryIO:
     Args:
         file: The file.
     """
+    return cast(BinaryIO, gzip.open(file)) if is_packed(file) else file.open("rb")
+
+
+def is_packed(file: Path) -> bool:
+    """Whether a file begins as gzip does.
+
+    Args:
+        file: The file.
+    """
     with file.open("rb") as raw:
-        is_packed = raw.read(2) == _GZIP
-    return cast(BinaryIO, gzip.open(file)) if is_packed else file.open("rb")
+        return raw.read(2) == _GZIP
 
 
 def detect_format(file: Path) -> FileFormat:
@@ -89,8 +97,14 @@ def _is_one_object(file: Path, head: bytes, suffix: str) -> bool:
         return True
     if suffix != ".json":
         return False
-    with open_bytes(file) as lines:
-        return sum(1 for line, _ in zip((line for line in lines if line.strip()), range(2), strict=False)) < 2
+    with open_bytes(file) as stream:
+        has_text = is_over = False  # the first line, which may be longer than memory
+        while part := stream.readline(_HEAD_BYTES):
+            if is_over and part.strip():
+                return False
+            has_text = has_text or bool(part.strip())
+            is_over = is_over or (has_text and part.endswith(b"\n"))
+    return True
 
 
 def _refuse_foreign(head: bytes, file: Path) -> None:

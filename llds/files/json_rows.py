@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from llds.errors import DataError
+from llds.files.bounds import read_bytes, read_lines
 from llds.files.formats import open_bytes
 from llds.files.rows import BadRows, Row, reason, shorten
 
+_NAME = re.compile(rb'"\s*:')  # the end of a member's name, or a text that looks like it: never fewer than names
+_LARGE = 2.0**63
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -20,8 +25,8 @@ def read_jsonl(file: Path, bad_rows: BadRows) -> Iterator[Row]:
         file: The file.
         bad_rows: Takes the lines that are none.
     """
-    with open_bytes(file) as lines:
-        for number, line in enumerate(lines, start=1):
+    with open_bytes(file) as stream:
+        for number, line in enumerate(read_lines(stream, file), start=1):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark is no part of the data
             if not line.strip():
@@ -61,7 +66,9 @@ def read_json(file: Path, bad_rows: BadRows) -> Iterator[Row]:
 def _parse_line(line: bytes, origin: str) -> dict[str, Any]:
     detail = ""
     try:
-        values = _DECODER.decode(line.decode())
+        values = _quickly(line)
+        if values is None:
+            values = _DECODER.decode(line.decode())
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         values, detail = None, f" ({reason(error)})"
     if not isinstance(values, dict):
@@ -71,9 +78,35 @@ def _parse_line(line: bytes, origin: str) -> dict[str, Any]:
     return values
 
 
+def _quickly(line: bytes) -> dict[str, Any] | None:
+    """What orjson reads in a tenth of the time; None where it could read less strictly than we do.
+
+    It takes the last of several members of one name, and makes a float of a whole number over 64 bits.
+    """
+    try:
+        values = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(values, dict):
+        return None
+    names = 0
+    rest: list[Any] = [values]
+    while rest:
+        one = rest.pop()
+        if type(one) is dict:
+            names += len(one)
+            one = one.values()
+        for part in one:
+            kind = type(part)
+            if kind is dict or kind is list:
+                rest.append(part)
+            elif kind is float and abs(part) >= _LARGE:
+                return None
+    return values if len(_NAME.findall(line)) == names else None
+
+
 def _read_text(file: Path) -> str:
-    with open_bytes(file) as stream:
-        data = stream.read()
+    data = read_bytes(file)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

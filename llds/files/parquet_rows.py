@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 
 from llds.errors import DataError
+from llds.files.bounds import MAX_COLUMNS
 from llds.files.rows import BadRows, Row, reason
 
 _BATCH_ROWS = 1024
@@ -23,6 +24,11 @@ def read_parquet(file: Path, bad_rows: BadRows) -> Iterator[Row]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as parquet:
+            if parquet.metadata.num_columns > MAX_COLUMNS:
+                raise DataError(
+                    f"Expected at most {MAX_COLUMNS:,} columns, got {parquet.metadata.num_columns:,} in {file}. "
+                    "Leave out those that are not needed."
+                )
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
                 for offset in range(batch.num_rows):
                     number += 1

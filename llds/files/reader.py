@@ -10,12 +10,13 @@ from itertools import islice
 from pathlib import Path
 
 from llds.errors import DataError
+from llds.files.bounds import check_is_file
 from llds.files.csv_rows import read_csv, read_tsv
 from llds.files.formats import FileFormat, detect_format
 from llds.files.json_rows import read_json, read_jsonl
 from llds.files.parquet_rows import read_parquet
 from llds.files.rows import BadRows, Row, reason
-from llds.paths import resolve_path, where_looked
+from llds.paths import resolve_path
 
 _READERS: dict[FileFormat, Callable[[Path, BadRows], Iterator[Row]]] = {
     "jsonl": read_jsonl,
@@ -47,7 +48,7 @@ def read_rows(
     file = resolve_path(path)
     number = 0
     try:
-        _check_is_file(file)
+        check_is_file(file)
         rows = _READERS[file_format or detect_format(file)](file, bad_rows or BadRows())
         for row in islice(rows, limit):
             number = row.number
@@ -57,12 +58,3 @@ def read_rows(
             f"Expected readable bytes at {file}:{number + 1}, got {reason(error)}. Copy the file again, or correct its "
             "permissions."
         ) from error
-
-
-def _check_is_file(file: Path) -> None:
-    if file.is_dir():
-        raise DataError(f"Expected a data file, got the folder {file}. Name a file in it.")
-    if not file.exists():
-        raise DataError(f"Expected a data file at {file}, got no such file. {where_looked(file)}Check the path.")
-    if not file.is_file():
-        raise DataError(f"Expected a data file, got {file}, which is a device or a pipe. Write it to a file first.")

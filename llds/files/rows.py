@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from llds.errors import DataError
 
 OnBadRow = Literal["error", "skip"]
-"""What becomes of a malformed row: it stops the run, or is left out and counted."""
+"""What becomes of malformed rows: they stop the run, or are left out and counted."""
+
+_NAMED = 10  # of them, in a message
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,23 @@ class BadRows:
     """Takes the malformed rows of a file.
 
     Args:
-        action: ``error`` raises the first of them; ``skip`` counts them.
+        action: ``raise`` raises the first of them; ``error`` collects them, so that `check` raises all together;
+            ``skip`` counts them.
 
     Attributes:
-        count: Number of rows that were skipped.
-        first: What is wrong with the first of them.
+        count: Number of rows that were taken.
+        named: What is wrong with the first of them.
     """
 
-    def __init__(self, action: OnBadRow = "error") -> None:
+    def __init__(self, action: OnBadRow | Literal["raise"] = "raise") -> None:
         self.action = action
         self.count = 0
-        self.first: DataError | None = None
+        self.named: list[DataError] = []
+
+    @property
+    def first(self) -> DataError | None:
+        """What is wrong with the first row that was taken."""
+        return self.named[0] if self.named else None
 
     def take(self, error: DataError) -> None:
         """Raise the error, or count it.
@@ -48,12 +57,35 @@ class BadRows:
             error: What is wrong with a row.
 
         Raises:
-            DataError: The error, unless rows are skipped.
+            DataError: The error, where the first is raised.
         """
-        if self.action == "error":
+        if self.action == "raise":
             raise error
         self.count += 1
-        self.first = self.first or error
+        if len(self.named) < _NAMED:
+            self.named.append(error)
+
+    def check(self, path: str | Path) -> None:
+        """Raise one error that names what was collected, unless rows are skipped.
+
+        Args:
+            path: The file.
+
+        Raises:
+            DataError: If there were malformed rows.
+        """
+        if self.action == "skip" or not self.named:
+            return
+        if self.count == 1:
+            raise self.named[0]
+        rest = [f"... and {self.count - len(self.named):,} more."] * (self.count > len(self.named))
+        raise DataError(
+            "\n  ".join(
+                [f"Expected rows that can be used in {path}, got {self.count:,} that cannot:"]
+                + [str(error) for error in self.named]
+                + rest
+            )
+        )
 
 
 def shorten(value: Any, length: int = 80) -> str:
@@ -88,6 +120,8 @@ def is_unicode(text: str) -> bool:
     Args:
         text: The text.
     """
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
 """A run as the report sees it: metrics, what the detector says of them, settings, trajectories, incidents, probes."""
 
-import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from llds.errors import DataError
+from llds.files.bounds import check_yaml, read_bytes
 from llds.monitor import Diagnosis, diagnose
 from llds.monitor.sources import MetricTable, read_metrics
 from llds.report.incidents import Incident, read_incidents
@@ -85,9 +86,8 @@ def read_trajectories(path: Path) -> list[dict[str, Any]]:
         DataError: If it is damaged.
     """
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-    except (OSError, EOFError, ValueError) as error:
+        return [json.loads(line) for line in read_bytes(path).splitlines()]
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(f"Expected trajectories in {path}, got: {error}. Remove the file.") from error
 
 
@@ -104,6 +104,8 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_bytes(path).decode()
+        check_yaml(text)
+        return yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"Expected a configuration in {path}, got: {error}. Remove the file.") from error

@@ -1,28 +1,30 @@
 r"""A corpus in the file format of Search-R1: read through once to check it, then as often as it is needed.
 
 Rows are ``{"id": "0", "contents": "\"title\"\ntext"}`` or have the columns ``id``, ``title`` (may be missing) and
-``text``; files are those of `llds.files` (jsonl, also in gzip, parquet, ...). A JSON object from titles to lists of
-sentences, as HippoRAG has it, is a corpus too: the titles are the ids. Comes before everything else of retrieval: what
-is wrong with a corpus is said here, with its file and row, before anything is built from it.
+``text``; rows without an id get their number, those without a text are left out. Files are those of `llds.files`
+(jsonl, also in gzip, parquet, ...). A JSON object from titles to lists of sentences, as HippoRAG has it, is a corpus
+too: the titles are the ids. Comes before everything else of retrieval: what is wrong with a corpus is said here, with
+its file and row, before anything is built from it.
 """
 
 import hashlib
+import logging
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from llds.errors import DataError
-from llds.files import Row, file_hash, read_rows
-from llds.files.rows import is_unicode
+from llds.files import BadRows, Row, file_hash, read_rows
+from llds.files.rows import is_unicode, shorten
 from llds.paths import where_looked
 from llds.retrieval.base import Passage
 
 _COLUMNS = {"id", "contents", "title", "text"}
 _KEY_BYTES = 8
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,12 @@ class Corpus:
     Attributes:
         path: The file.
         rows: Number of passages.
-        merged: Ordinals (from 0) of the rows that repeat an earlier one, id and text; they are left out.
+        merged: Ordinals (from 0, among the rows with a text) of those that repeat an earlier one, id and text; they are
+            left out.
         text_bytes: UTF-8 bytes of all ids, titles and texts.
         file_hash: SHA-256 of the file: changes with every byte, and is quick to compare.
         passages_hash: SHA-256 of ids, titles and texts in order: the same for every file with the same passages.
+        oddities: What is odd about the rows and was seen to.
     """
 
     path: Path
@@ -44,6 +48,7 @@ class Corpus:
     text_bytes: int
     file_hash: str
     passages_hash: str
+    oddities: "Oddities"
 
     def __iter__(self) -> Iterator[Passage]:
         """Yield the passages in file order, one at a time.
@@ -60,8 +65,32 @@ class Corpus:
             raise DataError(f"Expected {self.path} to stay as it is while it is read, got a change. Start again.")
 
 
+@dataclass
+class Oddities:
+    """What is odd about the rows of a corpus, and is no error.
+
+    Attributes:
+        empty: Rows without a text, such as pages that could not be fetched; they are left out.
+        numbered: Rows without an id; they get the number of the row.
+    """
+
+    empty: int = 0
+    numbered: int = 0
+
+    def log(self, path: Path) -> None:
+        """Say it once.
+
+        Args:
+            path: The corpus file.
+        """
+        if self.numbered:
+            _log.info("%s: %s rows without `id` got the number of their row.", path, f"{self.numbered:,}")
+        if self.empty:
+            _log.info("%s: %s rows without a text are left out.", path, f"{self.empty:,}")
+
+
 def check_corpus(path: Path) -> Corpus:
-    """Read a corpus file through.
+    """Read a corpus file through; all of its bad rows are named together.
 
     Needs 16 bytes of memory for each row (8 of them at the end only), and about 300 for each row that repeats an id.
 
@@ -73,9 +102,12 @@ def check_corpus(path: Path) -> Corpus:
             f"Expected a corpus file, got {path}, which does not exist. {where_looked(path)}Check `retriever.corpus`."
         )
     digest, keys = _PassagesDigest(), array("Q")
-    for _, passage in iter_passages(path):
+    bad_rows, oddities = BadRows("error"), Oddities()
+    for _, passage in iter_passages(path, bad_rows, oddities):
         digest.add(passage)
         keys.append(_key(passage.document_id))
+    bad_rows.check(path)
+    oddities.log(path)
     if not keys:
         raise DataError(f"{path}: Expected at least one passage, got an empty corpus. Check how it was made.")
     merged = _repetitions(path, keys)
@@ -84,7 +116,8 @@ def check_corpus(path: Path) -> Corpus:
         for ordinal, (_, passage) in enumerate(iter_passages(path)):
             if ordinal not in merged:
                 digest.add(passage)
-    return Corpus(path, len(keys) - len(merged), merged, digest.text_bytes, file_hash(path), digest.hexdigest())
+    rows = len(keys) - len(merged)
+    return Corpus(path, rows, merged, digest.text_bytes, file_hash(path), digest.hexdigest(), oddities)
 
 
 def read_corpus(path: Path) -> Iterator[Passage]:
@@ -113,7 +146,7 @@ def split_contents(contents: str) -> tuple[str, str]:
 
 
 def passage_from_row(row: Row) -> Passage:
-    """Make a passage of a row.
+    """Make a passage of a row; one of which the text is empty is to be left out.
 
     Args:
         row: The row.
@@ -121,12 +154,18 @@ def passage_from_row(row: Row) -> Passage:
     Raises:
         DataError: If a field is missing or holds something else than it must.
     """
-    document_id = _text(row, "id", (str, int))
-    if "contents" in row.values:
-        title, text = split_contents(_text(row, "contents"))
+    values = row.values
+    if "contents" not in values and "text" not in values:
+        raise DataError(
+            f"{row.origin}: Expected the fields `id` and `contents`, or `id`, `title` and `text`, got "
+            f"{sorted(values)}. Rename or add it."
+        )
+    document_id = _text(row, "id", (str, int)) if "id" in values else str(row.number)
+    if "contents" in values:
+        title, text = split_contents(_text(row, "contents", may_be_empty=True))
     else:
-        title = _text(row, "title") if row.values.get("title") else ""
-        text = _text(row, "text").strip()
+        title = _text(row, "title", may_be_empty=True)
+        text = _text(row, "text", may_be_empty=True).strip()
     return Passage(document_id=document_id, title=title.strip(), text=text)
 
 
@@ -181,18 +220,31 @@ def _repetitions(path: Path, keys: "array[int]") -> frozenset[int]:
     return frozenset(repeated)
 
 
-def iter_passages(path: Path) -> Iterator[tuple[Row, Passage]]:
+def iter_passages(
+    path: Path, bad_rows: BadRows | None = None, oddities: Oddities | None = None
+) -> Iterator[tuple[Row, Passage]]:
     """Yield the passages of a corpus file with their rows, each as it is read: ids that come again are not noticed.
 
     Args:
         path: The file.
+        bad_rows: Takes the rows that are not as they must be; None raises the first.
+        oddities: Counts those that are odd.
 
     Raises:
-        DataError: The file is damaged or a row is not as it must be.
+        DataError: The file is damaged, or a row is not as it must be and nothing takes it.
     """
-    for row in read_rows(path):
+    bad_rows, oddities = bad_rows or BadRows(), oddities or Oddities()
+    for row in read_rows(path, bad_rows=bad_rows):
         for item in _pages(row) if _is_pages(row) else [row]:
-            yield item, passage_from_row(item)
+            try:
+                passage = passage_from_row(item)
+            except DataError as error:
+                bad_rows.take(error)
+                continue
+            oddities.numbered += "id" not in item.values
+            oddities.empty += not passage.text
+            if passage.text:
+                yield item, passage
 
 
 def _is_pages(row: Row) -> bool:
@@ -210,18 +262,14 @@ def _pages(row: Row) -> Iterator[Row]:
         yield Row(f"{row.origin} ({title!r})", number, values)
 
 
-def _text(row: Row, name: str, types: tuple[type, ...] = (str,)) -> str:
-    values: Mapping[str, Any] = row.values
-    if name not in values:
-        raise DataError(
-            f"{row.origin}: Expected the fields `id` and `contents`, or `id`, `title` and `text`, got "
-            f"{sorted(values)}. Rename or add it."
-        )
-    value = values[name]
-    if not isinstance(value, types) or isinstance(value, bool) or not str(value).strip():
+def _text(row: Row, name: str, types: tuple[type, ...] = (str,), may_be_empty: bool = False) -> str:
+    value = row.values.get(name)
+    if may_be_empty and (value is None or value == ""):
+        return ""
+    if not isinstance(value, types) or isinstance(value, bool) or not (may_be_empty or str(value).strip()):
         kind = " or a number" if int in types else ""
         raise DataError(
-            f"{row.origin}: Expected `{name}` to be a text that is not empty{kind}, got {value!r}. Repair it."
+            f"{row.origin}: Expected `{name}` to be a text that is not empty{kind}, got {shorten(value)}. Repair it."
         )
     if not is_unicode(str(value)):
         raise DataError(f"{row.origin}: Expected `{name}` to be Unicode text, got half a character (a lone surrogate).")

@@ -1,27 +1,28 @@
-"""A retriever behind an HTTP server that speaks the protocol of Search-R1. The only file that imports httpx.
+"""A retriever behind an HTTP server that speaks the protocol of Search-R1.
 
 The server may be ours (``llds serve-retriever``) or any existing installation. A server that is down, slow, or answers
 garbage costs a few tries, then is a `RetrievalError`; nothing of it is ever passed on as a passage. Each try takes a
 connection that works, so a server that comes back is found again without further ado. Left out: the protocol itself
-(`llds.retrieval.search_r1`).
+(`llds.retrieval.search_r1`) and the connections (`llds.retrieval.connections`).
 """
 
 import hashlib
 import json
+import logging
 import random
+import threading
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from llds.errors import ConfigurationError, RetrievalError
 from llds.retrieval.adaptive_timeout import AdaptiveTimeout
 from llds.retrieval.base import Passage, Retriever
+from llds.retrieval.connections import Connections
 from llds.retrieval.search_r1 import parse_reply
-
-if TYPE_CHECKING:
-    import httpx
 
 _MAX_CONNECTIONS = 64
 _MAX_REPLY_BYTES = 256 << 20
@@ -36,6 +37,7 @@ _ADVICE = {
     413: "Lower `max_queries`.",
 }
 _SENT_ELSEWHERE = f"It sends requests elsewhere, where they are not taken: set {_KEY} to the place itself."
+_log = logging.getLogger(__name__)
 _jitter = random.Random()  # noqa: S311 (its own, so that a failure leaves the run's random numbers alone)
 
 
@@ -49,7 +51,7 @@ class _TooSlowError(RetrievalError):
 
 @dataclass(frozen=True)
 class _Server:
-    client: "httpx.Client"
+    connections: Connections
     timeout: AdaptiveTimeout
     identity: Any  # what decides the results, as far as the server tells
 
@@ -69,6 +71,9 @@ class HTTPRetriever(Retriever):
             [0.5, 1.5].
         max_queries: Most queries of one request; more are sent in several, one after another.
         token_file: File that holds the server's token; None sends none.
+
+    Attributes:
+        left_out: Number of documents without a text that the server sent so far; they are left out.
 
     Raises:
         ConfigurationError: A value is out of its range, or no address.
@@ -95,6 +100,8 @@ class HTTPRetriever(Retriever):
         self.max_queries = max_queries
         self.token_file = token_file
         self._server: _Server | None = None
+        self.left_out = 0
+        self._counting = threading.Lock()
 
     def open(self) -> None:
         """Connect and ask a few queries, to see that the server answers as it must. Nothing happens when it is open.
@@ -105,7 +112,8 @@ class HTTPRetriever(Retriever):
         """
         if self._server is not None:
             return
-        client, timeout = self._connect(), AdaptiveTimeout(self.timeout_s)
+        token = read_token(self.token_file) if self.token_file else None
+        client, timeout = Connections(_MAX_CONNECTIONS, token), AdaptiveTimeout(self.timeout_s)
         try:
             answers = self._ask(client, timeout, _PROBES, _PROBE_TOP_K)
             identity = self._described_by(client) or {"answers": _hash(answers)}
@@ -120,7 +128,9 @@ class HTTPRetriever(Retriever):
     def close(self) -> None:
         """Close the connections. A closed retriever can be opened again."""
         if self._server is not None:
-            self._server.client.close()
+            if self.left_out:
+                _log.info("%s sent %s documents without a text in all.", self.url, f"{self.left_out:,}")
+            self._server.connections.close()
             self._server = None
 
     def retrieve(self, queries: list[str], top_k: int) -> list[list[Passage]]:
@@ -128,7 +138,7 @@ class HTTPRetriever(Retriever):
         server = self._opened()
         results: list[list[Passage]] = []
         for start in range(0, len(queries), self.max_queries):
-            results += self._ask(server.client, server.timeout, queries[start : start + self.max_queries], top_k)
+            results += self._ask(server.connections, server.timeout, queries[start : start + self.max_queries], top_k)
         return results
 
     def describe(self) -> dict[str, Any]:
@@ -140,16 +150,8 @@ class HTTPRetriever(Retriever):
             raise RetrievalError(f"Expected an open retriever, got a closed one ({self.url}). Call open() first.")
         return self._server
 
-    def _connect(self) -> "httpx.Client":
-        # Imported here: a run with another retriever does not pay for it at start-up.
-        import httpx
-
-        headers = {"Authorization": f"Bearer {read_token(self.token_file)}"} if self.token_file else {}
-        limits = httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
-        return httpx.Client(headers=headers, limits=limits, trust_env=False)
-
     def _ask(
-        self, client: "httpx.Client", timeout: AdaptiveTimeout, queries: list[str], top_k: int
+        self, client: Connections, timeout: AdaptiveTimeout, queries: list[str], top_k: int
     ) -> list[list[Passage]]:
         """Ask until there is a good answer or no try left."""
         payload = {"queries": queries, "topk": top_k, "return_scores": True}
@@ -158,7 +160,8 @@ class HTTPRetriever(Retriever):
             wait_s = timeout.seconds(timed_out) if self.max_retries else self.timeout_s
             started = time.monotonic()
             try:
-                answer = parse_reply(self._exchange(client, "POST", self.url, wait_s, payload), len(queries), top_k)
+                reply = self._exchange(client, "POST", self.url, wait_s, payload)
+                answer = parse_reply(reply, len(queries), top_k, self._leave_out)
             except _RefusedError:
                 raise
             except _TooSlowError as error:
@@ -174,7 +177,7 @@ class HTTPRetriever(Retriever):
                 time.sleep(self.backoff_s * 2**attempt * _jitter.uniform(0.5, 1.5))
         raise RetrievalError(f"{self.url} failed {self.max_retries + 1} times, last: {last}") from last
 
-    def _described_by(self, client: "httpx.Client") -> Any:
+    def _described_by(self, client: Connections) -> Any:
         """What ``/health`` of our own server tells; None where there is no such thing."""
         try:
             health = self._exchange(client, "GET", f"{self.url.rpartition('/')[0]}/health", self.timeout_s)
@@ -182,39 +185,29 @@ class HTTPRetriever(Retriever):
             return None
         return health.get("retriever") if isinstance(health, dict) else None
 
-    def _exchange(self, client: "httpx.Client", method: str, url: str, wait_s: float, payload: Any = None) -> Any:
+    def _exchange(self, client: Connections, method: str, url: str, wait_s: float, payload: Any = None) -> Any:
         """One request; returns what JSON gives."""
-        import httpx
-
-        deadline = time.monotonic() + wait_s
+        content = b"" if payload is None else json.dumps(payload).encode()
         try:
-            with client.stream(method, url, json=payload, timeout=wait_s) as response:
-                body = _read(response, deadline)
-        except (httpx.TimeoutException, TimeoutError) as error:
+            status, body = client.exchange(method, url, wait_s, _MAX_REPLY_BYTES, content)
+        except TimeoutError as error:
             raise _TooSlowError(
                 f"No whole answer within {wait_s:.3g} s (`timeout_s` is {self.timeout_s:g})."
             ) from error
-        except httpx.HTTPError as error:
-            raise RetrievalError(f"{type(error).__name__}: {error}.") from error
-        if response.status_code != httpx.codes.OK:
-            raise _status_error(response.status_code, body)
+        if status != HTTPStatus.OK:
+            raise _status_error(status, body)
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise RetrievalError(f"Expected JSON, got {body[:80]!r}.") from error
 
-
-def _read(response: "httpx.Response", deadline: float) -> bytes:
-    """The whole body, unless it drips or never ends: httpx bounds the wait for each part of it only."""
-    parts, size = [], 0
-    for part in response.iter_bytes():
-        parts.append(part)
-        size += len(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        if size > _MAX_REPLY_BYTES:
-            raise RetrievalError(f"Expected a reply of at most {_MAX_REPLY_BYTES:,} bytes, got more.")
-    return b"".join(parts)
+    def _leave_out(self) -> None:
+        """Count a document without a text; the first is told."""
+        with self._counting:
+            self.left_out += 1
+            is_first = self.left_out == 1
+        if is_first:
+            _log.warning("%s sent a document without a text; such documents are left out.", self.url)
 
 
 def read_token(path: str) -> str:
@@ -235,7 +228,7 @@ def read_token(path: str) -> str:
 def _checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_address = url.isascii() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of a port that is no number
         is_address = False
     if not is_address:

@@ -12,6 +12,7 @@ ignore ``topk``), and written exactly as Search-R1's own server writes. Left out
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,15 +92,19 @@ def encode_reply(results: list[list[Passage]], return_scores: bool) -> dict[str,
     return {"result": [[encode(passage) for passage in passages] for passages in results]}
 
 
-def parse_reply(reply: Any, queries: int, top_k: int) -> list[list[Passage]]:
+def parse_reply(
+    reply: Any, queries: int, top_k: int, leave_out: Callable[[], None] = lambda: None
+) -> list[list[Passage]]:
     """Read a server's reply.
 
-    A document without an id gets one from its contents. A server that returns more than it was asked for is cut.
+    A document without an id gets one from its contents; one without a text (a page that could not be fetched) is left
+    out. A server that returns more than it was asked for is cut.
 
     Args:
         reply: What JSON gave.
         queries: Number of queries that were asked.
         top_k: Number of passages per query that was asked for.
+        leave_out: Is called for every document that is left out.
 
     Raises:
         RetrievalError: It is not as it must be.
@@ -112,7 +117,7 @@ def parse_reply(reply: Any, queries: int, top_k: int) -> list[list[Passage]]:
     for documents in result:
         if not isinstance(documents, list):
             raise RetrievalError(f"Expected a list of documents for each query, got {_shown(documents)}.")
-    return [[_passage(item) for item in documents[:top_k]] for documents in result]
+    return [_passages(documents[:top_k], leave_out) for documents in result]
 
 
 def _document(passage: Passage) -> dict[str, Any]:
@@ -123,12 +128,23 @@ def _scored_document(passage: Passage) -> dict[str, Any]:
     return {"document": _document(passage), "score": passage.score}
 
 
+def _passages(documents: list[Any], leave_out: Callable[[], None]) -> list[Passage]:
+    passages = []
+    for passage in map(_passage, documents):
+        if passage.text:
+            passages.append(passage)
+        else:
+            leave_out()
+    return passages
+
+
 def _passage(item: Any) -> Passage:
     document = item.get("document", item) if isinstance(item, dict) else item
     if isinstance(document, str):  # as Search-R1's reranking server has it
         document = {"contents": document}
-    contents = document.get("contents") if isinstance(document, dict) else None
-    if not isinstance(contents, str) or not contents.strip() or not is_unicode(contents):
+    contents = document.get("contents", False) if isinstance(document, dict) else False
+    contents = "" if contents is None else contents
+    if not isinstance(contents, str) or not is_unicode(contents):
         raise RetrievalError(f"Expected a document with Unicode text as `contents`, got {_shown(document)}.")
     title, text = split_contents(contents)
     return Passage(_document_id(document, contents), title, text, _score(item))

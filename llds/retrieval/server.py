@@ -5,6 +5,7 @@
 which a proxy in front of it gives, and the command line (`llds.cli.commands.serve_retriever`).
 """
 
+import asyncio
 import hmac
 import json
 import logging
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from starlette.responses import JSONResponse
 
 _KEEP_ALIVE_S = 75
+_REQUEST_S = 30  # for a whole request to come in
 _log = logging.getLogger(__name__)
 
 
@@ -151,7 +153,12 @@ class AppServer:
 
         # No logging of uvicorn's own: its errors and warnings go where those of everything else go.
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=5
+            app,
+            http=_impatient_protocol(),
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=5,
         )
         self._server = uvicorn.Server(config)
         self._server.should_exit = self._stopped
@@ -184,6 +191,46 @@ def serving(app: Any, port: int = 0) -> Iterator[str]:
     finally:
         server.stop()
         thread.join()
+
+
+def _impatient_protocol() -> type[asyncio.Protocol]:
+    """HTTP as uvicorn speaks it, but that a request which is not there whole in time ends its connection.
+
+    uvicorn waits for ever for a client that connects and says nothing, or half of a request: each holds a file
+    descriptor, and a few thousand of them keep everybody else out.
+    """
+    import h11
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class ImpatientProtocol(H11Protocol):
+        """One connection."""
+
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._wait()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._wait()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def _wait(self) -> None:
+            if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):  # the request is there
+                self._stop_waiting()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(_REQUEST_S, self.transport.abort)
+
+        def _stop_waiting(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return ImpatientProtocol
 
 
 def _json(status: int, content: Any) -> "JSONResponse":

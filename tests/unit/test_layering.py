@@ -12,7 +12,8 @@ SOURCES = sorted((ROOT / "llds").rglob("*.py"))
 # know each other.
 LAYERS: list[set[str]] = [
     {"types", "errors", "paths", "dtypes"},
-    {"losses", "rewards", "metrics", "monitor", "files"},
+    {"files"},
+    {"losses", "rewards", "metrics", "monitor"},
     {"retrieval", "evaluation", "report", "strategies"},
     {"agent_tools", "samplers"},
     {"rollout", "batches"},
@@ -24,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer} | {"__version__": -1}
-KNOWN_TO_ONE_FILE = ("vllm", "chromadb", "deepspeed", "wordllama", "peft", "httpx", "starlette", "uvicorn", "bm25s")
+KNOWN_TO_ONE_FILE = ("vllm", "chromadb", "deepspeed", "wordllama", "peft", "httpcore", "starlette", "uvicorn", "bm25s")
 
 
 def package_of(path: Path) -> str:

@@ -11,6 +11,8 @@ from llds.rewards import (
     ExactMatchReward,
     F1Reward,
     Reward,
+    comparable_answer,
+    contains_answer,
     exact_match,
     extract_answer,
     normalize_answer,
@@ -128,7 +130,15 @@ def test_nothing_is_earned_by_no_answer_or_against_an_empty_gold_answer(measure)
         ("Zu\u0308rich", "Z\u00fcrich", 0, 0, 0.0),  # nobody composes characters before comparing
         ("O\u2019Neill", "O'Neill", 0, 0, 0.0),  # only ASCII punctuation is removed
         ("Stra\u00dfe", "strasse", 0, 0, 0.0),  # lower case, not case folding
-        ("the", "The", 0, 0, 0.0),  # nothing is left of either: no answer is worth that
+        ("the", "The", 1, 1, 1.0),  # nothing is left of either: compared as they are
+        ("the  THE", "The The", 1, 1, 1.0),  # a band; of NQ-open's and HotpotQA's files
+        ("The The", "---", 0, 0, 0.0),
+        ("---", "---", 1, 1, 1.0),
+        ("", "---", 0, 0, 0.0),
+        ("the", "The The", 0, 0, 2 / 3),
+        ("The band The The", "The The", 0, 1, 2 * 2 / (4 + 2)),
+        ("The Them", "The The", 0, 0, 2 * 1 / (2 + 2)),  # whole words
+        ("the Oslo", "the", 0, 1, 2 * 1 / (2 + 1)),
         ("Vitamin A", "vitamin", 1, 1, 1.0),
         ("a b c d", "b d x", 0, 0, 2 * 2 / (3 + 3)),  # "a" is an article
     ],
@@ -137,6 +147,23 @@ def test_edge_cases_by_hand(answer: str, gold: str, exact: int, substring: int, 
     assert exact_match(answer, [gold]) == exact
     assert substring_match(answer, [gold]) == substring
     assert token_f1(answer, [gold]) == pytest.approx(f1)
+
+
+def test_what_normalization_leaves_empty_never_equals_what_it_does_not() -> None:
+    rng = random.Random(0)
+    parts = ["The", "a", "an", "-", "...", "'", " ", "n", "th", "e", "Oslo"]
+    texts = ["".join(rng.choices(parts, k=rng.randint(1, 5))) for _ in range(3000)]
+    empty = {comparable_answer(text) for text in texts if not normalize_answer(text)} - {""}
+    assert len(empty) > 50
+    assert not empty & {normalize_answer(text) for text in texts}
+
+
+def test_an_answer_is_found_in_a_text_as_whole_words() -> None:
+    assert contains_answer("It was the city of Oslo.", "OSLO")
+    assert not contains_answer("Osloer", "Oslo")
+    assert contains_answer("Matt Johnson founded The The in 1979", "The The")
+    assert not contains_answer("The band", "The The")
+    assert not contains_answer("", "")
 
 
 def test_scores_are_those_of_an_independent_squad_scorer() -> None:

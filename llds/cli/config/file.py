@@ -18,6 +18,7 @@ from llds.cli.config.beside import with_paths_beside
 from llds.cli.config.errors import unknown_key
 from llds.cli.config.own_classes import import_beside
 from llds.errors import ConfigurationError
+from llds.files.bounds import check_yaml, read_bytes
 
 
 def check_config_file(path: str, options: Sequence[str]) -> str:
@@ -43,7 +44,9 @@ def read_config_file(path: str) -> tuple[str, Mapping[str, Any]]:
     """
     file = Path(path)
     try:
-        text = with_paths_beside(file.read_text(), file.parent)
+        text = read_bytes(file).decode()
+        check_yaml(text)
+        text = with_paths_beside(text, file.parent)
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""

@@ -1,16 +1,19 @@
 """Metrics files as records: CSV, JSON, jsonl and console logs; ``.gz`` too."""
 
 import csv
-import gzip
 import io
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 from llds.errors import DataError
+from llds.files.bounds import MAX_COLUMNS, read_bytes
+from llds.files.formats import is_packed
 from llds.monitor.sources.vocabulary import Record
 
+_MAX_BYTES = 256 << 20  # of metrics, unpacked
 _CONSOLE_STEP = re.compile(r"(?:^|\s)step:(\d+) - ")
 _CONSOLE_VALUE = re.compile(r"([\w@./%+-]+):(?:np\.\w+\()?(-?(?:\d[\d.]*(?:[eE][+-]?\d+)?|inf|nan))")
 
@@ -22,13 +25,14 @@ def read_records(path: Path) -> list[Record]:
         DataError: If it cannot be read, or holds none.
     """
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8", errors="replace")
-    except (OSError, EOFError) as error:
+        text = read_bytes(path, _MAX_BYTES).decode("utf-8", errors="replace")
+        if path.name.endswith(".gz") and not is_packed(path):
+            raise OSError("its name says gzip, and it is not packed")
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"Expected a metrics file that can be read, got {path}: {error}.") from error
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):
-        records: list[Record] = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline="")))
+        records = _from_csv(text, path)
     elif name.endswith(".json"):
         records = _from_json(text, path)
     elif name.endswith((".jsonl", ".ndjson")):
@@ -41,6 +45,13 @@ def read_records(path: Path) -> list[Record]:
             "iteration, and verl's console log (lines with `step:N - key:value - ...`)."
         )
     return records
+
+
+def _from_csv(text: str, path: Path) -> list[Record]:
+    rows = csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline=""))
+    if len(rows.fieldnames or ()) > MAX_COLUMNS:
+        raise DataError(f"Expected at most {MAX_COLUMNS:,} columns in {path}, got {len(rows.fieldnames or ()):,}.")
+    return list(rows)
 
 
 def _from_json(text: str, path: Path) -> list[Record]:

@@ -8,8 +8,9 @@ import fcntl
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from llds.errors import RetrievalError
 from llds.retrieval.index.chroma import ChromaDatabase, connect_folder
 from llds.retrieval.index.manifest import IndexManifest
 from llds.retrieval.index.place import IndexPlace
-from llds.retrieval.index.size import IndexSize, check_disk, check_memory, free_disk
+from llds.retrieval.index.size import IndexSize, check_disk, check_memory, free_disk, written_bytes
 
 MANIFEST_NAME = "manifest.json"
+_SQLITE = "*.sqlite3*"  # with its journal
 _FULL_DISK_BYTES = 16 << 20
 """Less than a batch may need; SQLite and the graph fail with messages of their own, of which few say so."""
 _log = logging.getLogger(__name__)
@@ -39,16 +41,41 @@ class IndexFolder(IndexPlace):
         self._workplace = self.path.parent / f".{self.path.name}.building"
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the folder; see `IndexPlace.lock`.
+        """Hold the folder; see `IndexPlace.lock`. Where nobody here can write, a finished index needs no lock.
 
         Raises:
-            RetrievalError: The parent folder cannot be made or written.
+            RetrievalError: The parent folder cannot be made or written, and there is no index to read.
         """
+        if (self.path / MANIFEST_NAME).is_file() and not _can_write(self.path.parent):
+            return nullcontext()
         return file_lock(self.path.parent / f".{self.path.name}.lock", self.name)
 
     def connect(self) -> AbstractContextManager[ChromaDatabase]:
-        """Open the database in the folder."""
-        return connect_folder(self.path, self.name, self.way_out)
+        """Open the database in the folder; in one that cannot be written, a copy of what Chroma must write to."""
+        if _can_write(self.path):
+            return connect_folder(self.path, self.name, self.way_out)
+        return self._connect_to_copy()
+
+    @contextmanager
+    def _connect_to_copy(self) -> Iterator[ChromaDatabase]:
+        """Chroma opens no database for reading only: its SQLite file is copied, the files of the graph are linked."""
+        with tempfile.TemporaryDirectory(prefix="llds-index-") as name:
+            copy = Path(name)
+            texts = sum(_file_bytes(self.path, _SQLITE).values())
+            _log.info("%s cannot be written: %s of it are copied to %s.", self.name, written_bytes(texts), copy)
+            try:
+                for one in self.path.iterdir():
+                    if one.match(_SQLITE):
+                        shutil.copyfile(one, copy / one.name)
+                    else:
+                        (copy / one.name).symlink_to(one)
+            except OSError as error:
+                raise RetrievalError(
+                    f"Expected to copy {written_bytes(texts)} of {self.name} to {copy}, as it cannot be written, got "
+                    f"{error}. Make room there, or set TMPDIR to a folder with more."
+                ) from error
+            with connect_folder(copy, self.name, self.way_out) as database:
+                yield database
 
     def read_manifest(self) -> IndexManifest | None:
         """Return the manifest, None where there is no folder or an empty one.
@@ -173,6 +200,10 @@ def file_lock(path: Path, name: str) -> Iterator[None]:
             _log.info("Another process opens or builds %s: waiting for it.", name)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _can_write(folder: Path) -> bool:
+    return os.access(folder, os.W_OK)
 
 
 def _write(path: Path, text: str) -> None:

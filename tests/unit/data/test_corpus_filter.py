@@ -12,7 +12,6 @@ from llds.data.corpus_filter import answers_in_corpus, with_answer_in
 from llds.errors import DataError
 from llds.files import file_hash
 from llds.rewards import normalize_answer
-from llds.types import Prompt
 
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
 Write = Callable[..., str]
@@ -52,11 +51,16 @@ def test_an_answer_occurs_where_its_words_stand_one_after_the_other(corpus: str,
 
 
 def test_a_question_is_kept_for_one_of_its_answers(corpus: str) -> None:
-    prompts = [Prompt("1", "?", ("Bergen", "Oslo")), Prompt("2", "?", ("Bergen",)), Prompt("3", "?", ("The", "1040"))]
-    assert [prompt.prompt_id for prompt in with_answer_in(prompts, corpus)] == ["1", "3"]
+    golds = [("Bergen", "Oslo"), ("Bergen",), ("!?", "1040"), ("The The",)]
+    assert with_answer_in(golds, corpus) == [0, 2]
     assert with_answer_in([], corpus) == []
     with pytest.raises(DataError, match=r"an answer of at least one of 1 questions in .*corpus.jsonl.gz, got none"):
-        with_answer_in(prompts[1:2], corpus)
+        with_answer_in(golds[1:2], corpus)
+
+
+def test_an_answer_of_articles_alone_is_looked_for_as_it_is(write_jsonl: Write) -> None:
+    corpus = write_jsonl({"id": 0, "contents": '"The The"\nThe The are a band.'}, name="corpus.jsonl")
+    assert with_answer_in([("The The",), ("---",)], corpus) == [0]
 
 
 def test_the_filter_agrees_with_a_search_by_hand(write_jsonl: Write) -> None:
@@ -88,11 +92,11 @@ def test_the_filter_comes_before_the_limit_and_is_on_record(write_jsonl: Write, 
 
 
 def test_a_corpus_that_cannot_be_read_is_an_error_with_its_row(write_jsonl: Write, tmp_path: Path) -> None:
-    prompts = [Prompt("1", "?", ("Oslo",))]
+    golds = [("Oslo",)]
     with pytest.raises(DataError, match=r"corpus.jsonl:1: Expected the fields `id` and `contents`"):
-        with_answer_in(prompts, write_jsonl({"text": 3}, name="corpus.jsonl"))
+        with_answer_in(golds, write_jsonl({"words": 3}, name="corpus.jsonl"))
     with pytest.raises(DataError, match="no such file"):
-        with_answer_in(prompts, tmp_path / "nowhere.jsonl")
+        with_answer_in(golds, tmp_path / "nowhere.jsonl")
 
 
 @pytest.mark.slow

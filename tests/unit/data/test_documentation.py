@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from llds.data import DataSource, PromptDataModule
 from llds.data.prompts import ALIAS_COLUMN, ANSWER_COLUMNS, DATA_SOURCE_COLUMNS, ID_COLUMNS, QUESTION_COLUMNS
+from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
 
 TEXT = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
@@ -44,3 +46,15 @@ def test_the_table_names_the_columns_in_their_order(what: str, columns: tuple[st
     (cell,) = re.findall(rf"^\| {what} \| ([^|]*) \|", TEXT, re.MULTILINE)
     assert tuple(re.findall("`([^`]*)`", cell)) == columns
     assert f"`{ALIAS_COLUMN}`" in TEXT
+
+
+def test_the_reward_that_reads_a_column_works() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)  # noqa: S102 (our own documentation)
+    turn = Turn([3], [-0.1], "stop", Action("answer", "", "oslo"))
+    rewards = [
+        names["WeightedByLevel"]()(Trajectory(prompt, "0/0", 0, SamplingParams(), turns=[turn]))
+        for prompt in (Prompt("1", "?", ("Oslo",), row={"level": level}) for level in ("hard", "easy"))
+    ]
+    assert rewards == [2.0, 1.0]

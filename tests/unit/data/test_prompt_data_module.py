@@ -105,6 +105,31 @@ def test_a_prompt_over_its_limit_is_named_with_file_row_and_key(
         set_up(PromptDataModule(train=path, template=template, max_prompt_tokens=longest - 1), tokenizer)
 
 
+def test_all_bad_files_of_a_stage_are_named_at_once(
+    path: str, write_jsonl: Callable[..., str], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    bad = write_jsonl(row(1), "oh", name="bad.jsonl")
+    data = PromptDataModule(train=[path, "nowhere.jsonl"], validation=["gone.jsonl", bad])
+    with pytest.raises(DataError, match=r"^Expected data files that can be used, got 3 that cannot:\n") as caught:
+        set_up(data, tokenizer)
+    lines = str(caught.value).splitlines()[1:]
+    assert [name in line for name, line in zip(("nowhere.jsonl", "gone.jsonl", f"{bad}:2"), lines, strict=True)] == [
+        True
+    ] * 3
+
+
+def test_all_prompts_over_the_limit_are_named_at_once_or_skipped(
+    write_jsonl: Callable[..., str], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = write_jsonl(row(1, question="word " * 50), row(2), row(3, question="word " * 60))
+    settings: dict[str, Any] = {"template": PromptTemplate("{question}"), "max_prompt_tokens": 60}
+    with pytest.raises(DataError, match=r"got 2 that cannot:(?s:.*)jsonl:1\.(?s:.*)jsonl:3\."):
+        set_up(PromptDataModule(train=path, **settings), tokenizer)
+    data = set_up(PromptDataModule(train=DataSource(path, on_bad_row="skip"), **settings), tokenizer)
+    assert [prompt.prompt_id for prompt in data.prompts["train"]] == ["2"]
+    assert data.describe()["train"][0]["skipped_rows"] == 2
+
+
 def test_an_id_that_comes_twice_is_refused_with_both_rows(
     write_jsonl: Callable[..., str], tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -1,5 +1,6 @@
 """Data sources: which questions are used, what is left out, and what the record of it says."""
 
+import datetime
 import hashlib
 import json
 from collections import Counter
@@ -15,6 +16,7 @@ from llds.data import DataSource, read_prompts, read_source
 from llds.errors import DataError
 
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
+CASES = REAL.parent / "cases"
 needs_real = pytest.mark.skipif(not REAL.exists(), reason="the shared research data is not on this machine")
 Write = Callable[..., str]
 
@@ -57,7 +59,7 @@ def test_data_sets_of_a_merged_file_are_chosen_and_renamed(write_jsonl: Write) -
 
 
 def test_skipped_rows_are_counted_with_the_first_reason(write_jsonl: Write) -> None:
-    path = write_jsonl(row(1), "oh", row(2, golden_answers=["The"]), row(1), row(3, question=None), row(4))
+    path = write_jsonl(row(1), "oh", row(2, golden_answers=[""]), row(1), row(3, question=None), row(4))
     questions = read_source(DataSource(path, on_bad_row="skip"))
     assert [prompt.prompt_id for prompt in questions.prompts] == ["1", "4"]
     assert questions.bad_rows.count == questions.describe()["skipped_rows"] == 4
@@ -70,6 +72,38 @@ def test_a_file_of_malformed_rows_alone_is_an_error_though_rows_are_skipped(writ
     path = write_jsonl(*[row(number, question="") for number in range(5)])
     with pytest.raises(DataError, match=r"at least one usable row in .*, got 5 malformed rows\. The first: .*jsonl:1"):
         read_prompts(DataSource(path, on_bad_row="skip"))
+
+
+def test_all_bad_rows_of_a_file_are_named_at_once_the_first_ten_with_their_place(write_jsonl: Write) -> None:
+    bad = [row(100 + number, question="") for number in range(11)]
+    path = write_jsonl(row(1), "oh", row(1), *bad, row(2))
+    with pytest.raises(DataError, match=rf"^Expected rows that can be used in {path}, got 13 that cannot:\n") as caught:
+        read_prompts(DataSource(path))
+    lines = str(caught.value).splitlines()
+    assert "one JSON object per line" in lines[1]
+    assert "ids to be unique" in lines[2]
+    assert [f"{path}:{number}." in line for number, line in enumerate(lines[1:11], start=2)] == [False] + [True] * 9
+    assert lines[11].strip() == "... and 3 more."
+
+
+def test_a_prompt_carries_its_row_in_plain_values(tmp_path: Path) -> None:
+    day = datetime.date(2026, 1, 2)
+    values = row(1, level="hard", hops=[{"title": "Oslo", "score": 0.5, "seen": None}], day=day, picture=b"\xff!")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([values]), tmp_path / "q.parquet")
+    (prompt,) = read_prompts(DataSource(str(tmp_path / "q.parquet")))
+    assert prompt.row == row(1, level="hard", hops=values["hops"], day="2026-01-02", picture="\\xff!")
+    assert json.loads(json.dumps(prompt.row)) == prompt.row  # so that any checkpoint can hold it
+
+
+def test_a_row_holds_the_columns_that_are_named(write_jsonl: Write) -> None:
+    path = write_jsonl(row(1, level="hard", extra_info={"hops": 2**70}, text="x" * 2_000_000))
+    with pytest.raises(DataError, match=r"at most 1,048,576 bytes .*got 2,000,\d+ at .*:1\. .*`row_fields`"):
+        read_prompts(DataSource(path))
+    (prompt,) = read_prompts(DataSource(path, row_fields=["level", "extra_info.hops"]))
+    assert prompt.row == {"level": "hard", "extra_info.hops": 2**70}
+    assert read_prompts(DataSource(path, row_fields=[]))[0].row == {}
+    with pytest.raises(DataError, match=r"column `lvl`.*Set `row_fields`"):
+        read_prompts(DataSource(path, row_fields=["lvl"]))
 
 
 def test_an_id_that_comes_twice_is_malformed(write_jsonl: Write) -> None:
@@ -127,6 +161,19 @@ def test_every_public_file_loads_by_its_path_alone(file: str, count: int, first:
     prompts = read_prompts(DataSource(str(REAL / file)))
     assert len(prompts) == count
     assert (prompts[0].prompt_id, prompts[0].golden_answers[0]) == first
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the shared cases are not on this machine")
+def test_gold_answers_of_every_shape_have_their_right_value(tmp_path: Path) -> None:
+    lines = (CASES / "12-gold-answer-shapes" / "rows.jsonl").read_text().splitlines()
+    golds: list[Any] = []
+    for number, line in enumerate(lines):
+        (tmp_path / f"{number}.jsonl").write_text(line)
+        try:
+            golds.append(read_prompts(DataSource(str(tmp_path / f"{number}.jsonl")))[0].golden_answers)
+        except DataError as error:
+            golds.append("written as JSON" in str(error))
+    assert golds == [("3.5",), ("yes", "true"), ("x1",), ("x1",), True, ("{Awayland}",)]
 
 
 @needs_real

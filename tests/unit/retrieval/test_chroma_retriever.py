@@ -18,6 +18,7 @@ import pytest
 from llds.errors import ConfigurationError, DataError, RetrievalError
 from llds.retrieval import ChromaRetriever, Embedder, WordLlamaEmbedder
 from llds.retrieval.corpus import passage_content, read_corpus
+from llds.retrieval.index import folder
 from llds.retrieval.index.exact import ExactSearch
 
 REPOSITORY = Path(__file__).parents[3]
@@ -194,6 +195,35 @@ def test_an_index_is_built_once_and_opened_afterwards(make_retriever, tmp_path):
     with retriever:
         assert answers(retriever) == before
     assert (tmp_path / "index/manifest.json").stat().st_mtime_ns == built
+
+
+@SEARCHES
+def test_an_index_in_a_folder_that_cannot_be_written_is_opened_for_reading(
+    make_retriever, tmp_path, monkeypatch, search
+):
+    with make_retriever(**search) as retriever:
+        before = answers(retriever)
+    (tmp_path / ".index.lock").unlink()
+    files = {one: one.read_bytes() for one in (tmp_path / "index").rglob("*") if one.is_file()}
+    monkeypatch.setattr(folder.os, "access", lambda path, mode: not str(path).startswith(str(tmp_path)))
+    with make_retriever(**search) as retriever:
+        assert answers(retriever) == before
+    assert {one: one.read_bytes() for one in tmp_path.rglob("*") if one.is_file() and one in files} == files
+    assert {one for one in tmp_path.rglob("*") if one.is_file()} == {*files, tmp_path / "corpus.jsonl"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write every folder")
+def test_permissions_that_forbid_writing_do_not_forbid_reading(make_retriever, tmp_path):
+    with make_retriever() as retriever:
+        before = answers(retriever)
+    (tmp_path / "index").chmod(0o555)
+    tmp_path.chmod(0o555)
+    try:
+        with make_retriever() as retriever:
+            assert answers(retriever) == before
+    finally:
+        tmp_path.chmod(0o755)
+        (tmp_path / "index").chmod(0o755)
 
 
 def test_two_retrievers_share_an_index_and_closing_one_leaves_the_other_open(make_retriever):

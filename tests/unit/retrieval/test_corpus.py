@@ -62,8 +62,7 @@ def test_an_object_from_titles_to_sentences_is_a_corpus(tmp_path):
     expected = [Passage("Paris", "Paris", "Capital of France."), Passage("Yen", "Yen", "A currency.")]
     assert list(read_corpus(path)) == expected
     path.write_text(json.dumps({"Paris": ["Capital."], "Yen": []}))
-    with pytest.raises(DataError, match=r"c\.json:1 \('Yen'\): Expected `text` to be a text that is not empty"):
-        check_corpus(path)
+    assert (check_corpus(path).rows, check_corpus(path).oddities.empty) == (1, 1)
 
 
 def test_columns_that_hold_lists_are_no_titles(tmp_path):
@@ -111,16 +110,14 @@ def test_a_corpus_that_changes_while_it_is_read_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"contents": "x"}, "or `id`, `title` and `text`, got ['contents']"),
         ({"id": "1"}, "Expected the fields `id` and `contents`, or `id`, `title` and `text`, got ['id']"),
-        ({"id": "1", "contents": ""}, "Expected `contents` to be a text that is not empty, got ''"),
         ({"id": "1", "contents": ["x"]}, "Expected `contents` to be a text that is not empty, got ['x']"),
         ({"id": " ", "contents": "x"}, "Expected `id` to be a text that is not empty or a number, got ' '"),
         ({"id": None, "contents": "x"}, "Expected `id` to be a text that is not empty or a number, got None"),
         ({"id": True, "contents": "x"}, "Expected `id` to be a text that is not empty or a number, got True"),
         ({"id": "1", "contents": "a\ud800"}, "lone surrogate"),
         ({"id": "1", "title": ["a"], "text": "x"}, "Expected `title` to be a text"),
-        ({"id": "1", "title": "a", "text": None}, "Expected `text` to be a text that is not empty, got None"),
+        ({"id": "1", "title": "a", "text": 3}, "Expected `text` to be a text that is not empty, got 3"),
         ("[1]", "Expected one JSON object per line, got '[1]'"),
         ('{"id": ', "Expected one JSON object per line, got"),
     ],
@@ -131,6 +128,34 @@ def test_a_bad_row_is_named_with_its_file_and_row(tmp_path, row, message):
         list(read_corpus(path))
     assert f"{path}:2" in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_rows_without_an_id_get_their_number_which_is_said_once(tmp_path, caplog):
+    rows = [{"title": "Paris", "text": "Capital."}, "", {"title": "Oslo", "text": "Capital, too."}]
+    with caplog.at_level("INFO", "llds.retrieval"):
+        corpus = check_corpus(write(tmp_path / "c.jsonl", *rows))
+    assert list(corpus) == [Passage("1", "Paris", "Capital."), Passage("3", "Oslo", "Capital, too.")]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'c.jsonl'}: 2 rows without `id` got the number of their row."
+    ]
+
+
+def test_documents_without_a_text_are_left_out_and_counted(tmp_path, caplog):
+    empty = [{"id": "1", "contents": ""}, {"id": "2", "contents": '"Paris"\n '}, {"id": "3", "text": None}]
+    with caplog.at_level("INFO", "llds.retrieval"):
+        corpus = check_corpus(write(tmp_path / "c.jsonl", *empty, GOOD, GOOD, {"id": "4", "title": "a", "text": " "}))
+    assert [passage.document_id for passage in corpus] == ["0"]
+    assert (corpus.rows, len(corpus.merged), corpus.oddities.empty) == (1, 1, 4)
+    assert "4 rows without a text are left out" in caplog.text
+
+
+def test_all_bad_rows_are_named_at_once(tmp_path):
+    path = write(tmp_path / "c.jsonl", GOOD, "[1]", {"id": 2}, *[{"id": n, "contents": 3} for n in range(20)])
+    with pytest.raises(DataError, match=r"got 22 that cannot:\n") as caught:
+        check_corpus(path)
+    lines = str(caught.value).splitlines()
+    assert [f":{number}" in line for number, line in enumerate(lines[1:11], start=2)] == [True] * 10
+    assert lines[-1].strip() == "... and 12 more."
 
 
 @pytest.mark.slow

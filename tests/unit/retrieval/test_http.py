@@ -1,9 +1,12 @@
 """The HTTP retriever against servers that are good, slow, broken, gone and back again."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from llds.errors import ConfigurationError, RetrievalError
 from llds.retrieval import HTTPRetriever, Passage, http
+from llds.retrieval.connections import Connections
 from llds.retrieval.http import _MAX_CONNECTIONS
 from tests.servers import PARIS, answered_by, answering, paris, serving
 
@@ -326,6 +330,47 @@ def test_an_answer_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         pytest.raises(RetrievalError, match="at most 1,000,000 bytes, got more"),
     ):
         retriever_of(url, max_retries=0).open()
+
+
+@contextmanager
+def dripping(reply: bytes) -> Iterator[str]:
+    """A server that sends its reply byte by byte for ever, and never waits long before the next."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        over = threading.Event()
+
+        def serve() -> None:
+            with suppress(OSError):  # the client hangs up, the test closes the listener
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    for byte in chain(reply, cycle(b"x")):
+                        connection.sendall(bytes([byte]))
+                        if over.wait(0.02):
+                            return
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        over.set()
+
+
+@pytest.mark.parametrize("reply", [b"HTTP/1.1 200 OK\r\nX-Drip: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["head", "body"])
+def test_a_reply_that_drips_is_given_up_when_its_time_is_over(reply: bytes) -> None:
+    with dripping(reply) as url:
+        connections, started = Connections(1), time.monotonic()
+        with pytest.raises(TimeoutError):
+            connections.exchange("GET", url, 0.3, 1_000_000)
+        assert time.monotonic() - started < 30  # a dripping server would keep it for ever
+        connections.close()
+
+
+def test_documents_without_a_text_are_left_out_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    documents = [{"document": PARIS, "score": 0.5}, {"document": {"id": "2", "contents": ""}, "score": 0.4}]
+    reply = answering(lambda asked: {"result": [documents] * len(asked["queries"])})
+    with answered_by(reply) as url, retriever_of(url) as retriever:
+        before = retriever.left_out
+        assert retriever.retrieve(["a", "b"], 3) == [[FOUND], [FOUND]]
+        assert retriever.left_out - before == 2
+    assert [record.levelname for record in caplog.records if "without a text" in record.message] == ["WARNING"]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,15 @@ def test_a_server_that_ignores_the_number_of_passages_is_cut_in_its_order() -> N
     assert [passage.document_id for passage in passages] == ["0", "1"]
 
 
+@pytest.mark.parametrize("contents", ["", "  ", None, '"T"\n'])
+def test_a_document_without_a_text_is_left_out_and_the_others_are_used(contents: Any) -> None:
+    left_out: list[int] = []
+    empty = {"document": {"id": "2", "contents": contents}, "score": 0.5}
+    reply = {"result": [[{"document": {"id": "1", "contents": '"T"\nsome text'}, "score": 0.9}, empty], [empty]]}
+    assert parse_reply(reply, 2, 3, lambda: left_out.append(1)) == [[Passage("1", "T", "some text", 0.9)], []]
+    assert len(left_out) == 2
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -106,7 +115,7 @@ def test_a_server_that_ignores_the_number_of_passages_is_cut_in_its_order() -> N
         {"result": [[[]]]},
         {"result": [[{}]]},
         {"result": [[{"document": None, "score": 1}]]},
-        {"result": [[{"id": "1", "contents": " "}]]},
+        {"result": [[{"id": "1", "contents": 3}]]},
         {"result": [[{"id": "1", "contents": "\ud800"}]]},
         {"result": [[PARIS | {"id": []}]]},
         {"result": [[PARIS | {"id": True}]]},

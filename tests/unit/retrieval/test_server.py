@@ -1,18 +1,20 @@
 """The server, asked as Search-R1's code asks and in wrong ways, over a real socket."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 
 from llds.errors import ConfigurationError, RetrievalError
-from llds.retrieval import ChromaRetriever, HTTPRetriever, Passage, Retriever
+from llds.retrieval import ChromaRetriever, HTTPRetriever, Passage, Retriever, server
 from llds.retrieval.search_r1 import RequestLimits
 from llds.retrieval.server import AppServer, retrieval_app
-from tests.servers import answered_by
+from tests.servers import answered_by, serving
 
 QUERIES = ["capital of France", "currency of Japan", "largest lake in Africa"]
 
@@ -139,11 +141,25 @@ def test_requests_are_answered_side_by_side() -> None:
     assert replies == [{"result": [[]]}] * 2
 
 
+@pytest.mark.parametrize(
+    "half", [b"", b"POST /retrieve HT", b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]
+)
+def test_half_a_request_does_not_keep_its_connection(half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_REQUEST_S", 0.2)
+    with serving(retrieval_app(Failing(ValueError()))) as url, httpx.Client() as client:
+        assert client.get(f"{url}/health").status_code == 200
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as connection:
+            connection.sendall(half)
+            with suppress(ConnectionResetError):  # the end of it, this way or that
+                assert connection.recv(100) == b""
+        assert client.get(f"{url}/health").status_code == 200  # whole requests may take their time
+
+
 def test_an_address_that_is_taken_is_said_before_anything_else() -> None:
-    server = AppServer("127.0.0.1", 0)
-    port = int(server.url.rpartition(":")[2])
+    first = AppServer("127.0.0.1", 0)
+    port = int(first.url.rpartition(":")[2])
     with pytest.raises(ConfigurationError, match=f"port {port}.*Set another `port`"):
         AppServer("127.0.0.1", port)
-    server.close()
+    first.close()
     with pytest.raises(ConfigurationError, match="port 99999"):
         AppServer("127.0.0.1", 99999)
