@@ -38,7 +38,7 @@ def check_is_file(file: Path) -> None:
         raise DataError(f"Expected a data file, got the folder {file}. Name a file in it.")
     try:
         mode = file.stat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # the latter for a null character in the name
         raise DataError(
             f"Expected a data file at {file}, got no such file. {where_looked(file)}Check the path."
         ) from None
