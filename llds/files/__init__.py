@@ -1,9 +1,8 @@
 """Files: the one reader of questions and of corpora, files written whole and without secrets, folders of models."""
 
 from llds.files.atomic import write_atomically
-from llds.files.checksum import file_hash
+from llds.files.checksum import damage_of_folder, file_hash, write_manifest
 from llds.files.formats import FileFormat
-from llds.files.manifest import damage_of_folder, write_manifest
 from llds.files.model_folder import FROM_FOLDER, errors_of_folder
 from llds.files.reader import read_rows
 from llds.files.redaction import redacted, redacted_command

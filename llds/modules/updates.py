@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from llds.batches import PolicyBatch
+from llds.batches.mini_batches import mini_batches
 from llds.modules.gradients import Gradients
-from llds.modules.mini_batches import mini_batches
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
 from llds.modules.policy.policy import Policy, PolicyOutput

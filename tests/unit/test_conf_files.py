@@ -13,7 +13,7 @@ from llds.modules import SearchAgentModule
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*.yaml"))
-RECIPES = ("conf/search_r1_qwen2.5-3b.yaml", "conf/search_r1_qwen2.5-7b.yaml")
+RECIPES = ("conf/paper/search_r1_qwen2.5-3b.yaml", "conf/paper/search_r1_qwen2.5-7b.yaml")
 SCALE = [path for path in FILES if path.parts[1] in ("trainer", "rollout")]
 # What this machine has: a policy to take the tokenizer of, and one CPU. Everything else is as the files say.
 HERE = (
@@ -54,7 +54,7 @@ def values(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text())
 
 
-@pytest.mark.parametrize("path", map(marked, FILES))
+@pytest.mark.parametrize("path", [marked(path) for path in FILES])
 def test_the_command_in_a_file_is_accepted_in_any_folder(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

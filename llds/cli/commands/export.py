@@ -39,7 +39,7 @@ def export(args: Sequence[str]) -> None:
     options = parser.parse_args(list(args))
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
         raise ConfigurationError(f"Expected FOLDER to be new or empty, got {options.folder}. Name another.")
-    from llds.modules.export import export_checkpoint
+    from llds.modules.policy.export import export_checkpoint
 
     config = options.config or options.checkpoint.resolve().parents[1] / "config.yaml"
     export_checkpoint(options.checkpoint, options.folder, config)

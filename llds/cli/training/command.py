@@ -206,7 +206,11 @@ class SearchAgentCLI(LightningCLI):
         with errors_of_constructors():
             super().instantiate_classes()
         if self.subcommand == "fit":
-            check_lightning_settings(self.trainer, has_validation=self.datamodule.sources["validation"] is not None)
+            check_lightning_settings(self.trainer, self._validates_between_iterations())
+
+    def _validates_between_iterations(self) -> bool:
+        """Whether it does so more often than once, at the end of the run's only epoch."""
+        return self.datamodule.sources["validation"] is not None and self.trainer.val_check_interval != 1.0
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with a profile where a training shall have one.

@@ -20,12 +20,12 @@ from llds.errors import ConfigurationError
 _OWN_LOOP = (StochasticWeightAveraging, GradientAccumulationScheduler, BatchSizeFinder, LearningRateFinder)
 
 
-def check_lightning_settings(trainer: pl.Trainer, has_validation: bool) -> None:
+def check_lightning_settings(trainer: pl.Trainer, has_validations: bool) -> None:
     """Refuse what would be without effect in a training, or end it with a message that does not help.
 
     Args:
         trainer: As it was configured.
-        has_validation: Whether the run has validation questions.
+        has_validations: Whether the run validates between iterations.
 
     Raises:
         ConfigurationError: Naming the key of llds that does what was wanted.
@@ -44,10 +44,10 @@ def check_lightning_settings(trainer: pl.Trainer, has_validation: bool) -> None:
             "micro-batches are always accumulated to a mini-batch."
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        _check_callback(callback, has_validation)
+        _check_callback(callback, has_validations)
 
 
-def _check_callback(callback: pl.Callback, has_validation: bool) -> None:
+def _check_callback(callback: pl.Callback, has_validations: bool) -> None:
     name = type(callback).__name__
     if isinstance(callback, _OWN_LOOP):
         raise ConfigurationError(
@@ -56,15 +56,13 @@ def _check_callback(callback: pl.Callback, has_validation: bool) -> None:
         )
     if not isinstance(callback, EarlyStopping | ModelCheckpoint) or callback.monitor is None:
         return
-    if not (has_validation and callback.monitor.startswith("val/")):
+    if not has_validations:
         other = {
             EarlyStopping: "To stop a run that collapses, put llds.callbacks.ladder.Stop into `collapse.ladder`",
             ModelCheckpoint: "llds.callbacks.IterationCheckpoint keeps checkpoints by iterations",
         }
         advice = next(text for kind, text in other.items() if isinstance(callback, kind))
         raise ConfigurationError(
-            f"Expected {name} to monitor a metric of validations, such as val/exact_match, in a run that has some "
-            f"(`data.validation`), got {callback.monitor}"
-            f"{'' if has_validation else ' in a run without'}: it acts after validations alone, so it would never act. "
-            f"{advice}; or validate with `data.validation` and `trainer.val_check_interval`."
+            f"Expected validations between iterations for {name} (monitor: {callback.monitor}), which acts after them "
+            f"alone, got none. {advice}; or validate: `data.validation` with `trainer.val_check_interval`, in iterations."
         )

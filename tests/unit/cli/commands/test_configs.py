@@ -67,7 +67,7 @@ def test_a_copy_brings_all_that_it_needs_and_says_how_to_run_it(
 
 
 def test_only_the_copy_itself_is_renamed_in_its_comments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said(capsys, "copy", "search_r1_qwen2.5-3b", str(tmp_path / "my own.yaml"))
+    said(capsys, "copy", "paper/search_r1_qwen2.5-3b", str(tmp_path / "my own.yaml"))
     first = (tmp_path / "my own.yaml").read_text().splitlines()[0]
     quoted = shlex.quote(str(tmp_path / "my own.yaml"))
     assert first == f"# llds fit -c {quoted} -c llds:trainer/zero3_8gpu -c llds:rollout/vllm_gpu_shared \\"

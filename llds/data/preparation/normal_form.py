@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from llds.data.columns import find_optional_column
-from llds.data.duplicates import have_other_answers, overlap, repeats
 from llds.data.mixture import shares
+from llds.data.preparation.duplicates import have_other_answers, overlap, repeats
 from llds.data.source import DataSource
 from llds.data.source_reader import SourceQuestions, check_unique, questions_hash, read_source
 from llds.errors import ConfigurationError, DataError

@@ -2,7 +2,7 @@
 
 import torch
 
-from llds.modules.mini_batches import mini_batches
+from llds.batches.mini_batches import mini_batches
 
 GROUPS = torch.arange(6).repeat_interleave(3)
 
