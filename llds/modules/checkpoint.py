@@ -25,6 +25,7 @@ class AgentState:
         nonfinite: Of the guard against steps that are not finite.
         anchor: Of the lagged anchor, where there is one.
         raised_lambda: The LLDS coefficient where it is no longer the configured one.
+        course: What decided the optimizer steps to come (`Optimization.course`); None before it was kept.
     """
 
     iteration: int
@@ -32,6 +33,7 @@ class AgentState:
     nonfinite: dict[str, int]
     anchor: dict[str, Any] | None
     raised_lambda: float | None = None
+    course: dict[str, Any] | None = None
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Put it into a checkpoint."""

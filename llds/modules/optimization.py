@@ -1,12 +1,13 @@
 """How the weights move: optimizer, schedule and batch sizes, as one value for configuration files."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from llds.batches.micro_batches import MicroBatchLimits
@@ -82,6 +83,45 @@ class Optimization:
             num_training_steps=steps,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def course(self, steps: int) -> dict[str, Any]:
+        """What decides the steps to come, as plain values for a checkpoint.
+
+        Args:
+            steps: Optimizer steps of the whole run.
+        """
+        names = ("learning_rate", "weight_decay", "betas", "schedule", "warmup_ratio")
+        return {name: vars(self)[name] for name in names} | {"betas": list(self.betas), "steps": steps}
+
+    def go_on(
+        self, groups: Sequence[dict[str, Any]], scheduler: LambdaLR, before: Mapping[str, Any], steps: int
+    ) -> list[str]:
+        """Apply these settings to an optimizer that a checkpoint restored with those of then.
+
+        A learning rate that was cut in between stays cut by as much. Where nothing has changed nothing is touched.
+
+        Args:
+            groups: The optimizer's parameter groups; changed in place.
+            scheduler: Made by `configure`, then restored; changed in place.
+            before: What `course` said when the checkpoint was written.
+            steps: Optimizer steps of the whole run, as it is now.
+
+        Returns:
+            What has changed, such as ``learning_rate 0.0002 -> 0.0001``.
+        """
+        now = self.course(steps)
+        changed = [name for name in now if name in before and now[name] != before[name]]
+        if not changed:
+            return []
+        was = before["learning_rate"]
+        scheduler.base_lrs = [
+            rate / was * self.learning_rate if was else self.learning_rate for rate in scheduler.base_lrs
+        ]
+        for group, base, course in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["initial_lr"], group["lr"] = base, base * course(scheduler.last_epoch)
+            group["betas"], group["weight_decay"] = tuple(self.betas), self.weight_decay
+        scheduler._last_lr = [group["lr"] for group in groups]  # what `get_last_lr` says until the next step
+        return [f"{name} {before[name]} -> {now[name]}" for name in changed]
 
 
 def _check(holds: bool, name: str, expected: str, got: object) -> None:

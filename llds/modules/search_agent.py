@@ -17,7 +17,10 @@ from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from llds.agent_tools import AgentTool
 from llds.batches import PolicyBatch, RolloutBatch
@@ -142,6 +145,7 @@ class SearchAgentModule(pl.LightningModule):
         self.iteration = 0
         self.metrics: Mapping[str, float] = {}
         self._is_resumed = False
+        self._course: Mapping[str, Any] | None = None
         self.nonfinite = NonFiniteGuard(optimization.max_nonfinite_steps)
         self.gradients = Gradients(self, optimization.max_grad_norm, self.nonfinite)
         self.is_updating = False
@@ -212,8 +216,11 @@ class SearchAgentModule(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trainable parameters, with a schedule that advances with each optimizer step."""
-        iterations = int(self.trainer.estimated_stepping_batches)
-        return self.optimization.configure(self.policy.parameters(), iterations * self.steps_per_iteration)
+        return self.optimization.configure(self.policy.parameters(), self._steps_of_run)
+
+    @property
+    def _steps_of_run(self) -> int:
+        return int(self.trainer.estimated_stepping_batches) * self.steps_per_iteration
 
     @property
     def steps_per_iteration(self) -> int:
@@ -297,7 +304,15 @@ class SearchAgentModule(pl.LightningModule):
         self.is_updating = False
         if self._is_resumed:
             write(self.loggers, self.metrics)
+            self._apply_settings(self._course)
             self._is_resumed = False
+
+    def _apply_settings(self, course: Mapping[str, Any] | None) -> None:
+        """Let the settings of now take effect in an optimizer that was restored with those of a checkpoint."""
+        groups = cast(LightningOptimizer, self.optimizers()).param_groups
+        schedule = cast(LambdaLR, self.lr_schedulers())
+        if course and (changed := self.optimization.go_on(groups, schedule, course, self._steps_of_run)):
+            rank_zero_info(f"`model.optimization`: the run goes on with other settings: {', '.join(changed)}.")
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         """Update the policy on the trajectories of one iteration, and measure it; without any, only count it."""
@@ -396,9 +411,14 @@ class SearchAgentModule(pl.LightningModule):
         """Keep the counters; leave the frozen reference out."""
         leave_reference_out(checkpoint)
         anchor = self.anchor.state_dict() if self.anchor else None
-        AgentState(self.iteration, dict(self.metrics), self.nonfinite.state_dict(), anchor, self.raised_lambda).save(
-            checkpoint
-        )
+        AgentState(
+            self.iteration,
+            dict(self.metrics),
+            self.nonfinite.state_dict(),
+            anchor,
+            self.raised_lambda,
+            self.optimization.course(self._steps_of_run),
+        ).save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the counters; the reference is the one that was just loaded.
@@ -411,7 +431,7 @@ class SearchAgentModule(pl.LightningModule):
         put_reference_in(checkpoint, self.reference)
         state = AgentState.load(checkpoint)
         self.iteration, self.metrics = state.iteration, state.metrics
-        self._is_resumed = self.trainer.state.fn == "fit"
+        self._is_resumed, self._course = self.trainer.state.fn == "fit", state.course
         self.nonfinite.load_state_dict(state.nonfinite)
         if self._is_resumed and state.raised_lambda is not None:
             self.set_lambda(state.raised_lambda)
@@ -436,6 +456,7 @@ class SearchAgentModule(pl.LightningModule):
         checkpoint = load_training_state(self.trainer, Path(path))
         state = AgentState.load(checkpoint)
         self.nonfinite.taken()
+        self._apply_settings(state.course)
         if self.anchor is not None:
             self.anchor.go_back(state.anchor, self.iteration - state.iteration)
         return checkpoint

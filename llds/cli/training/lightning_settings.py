@@ -64,5 +64,5 @@ def _check_callback(callback: pl.Callback, has_validations: bool) -> None:
         advice = next(text for kind, text in other.items() if isinstance(callback, kind))
         raise ConfigurationError(
             f"Expected validations between iterations for {name} (monitor: {callback.monitor}), which acts after them "
-            f"alone, got none. {advice}; or validate: `data.validation` with `trainer.val_check_interval`, in iterations."
+            f"alone, got none. {advice}; or validate: `data.validation` with `trainer.val_check_interval`."
         )
