@@ -15,7 +15,7 @@ STEPS = 10
 
 
 def restored(settings: Optimization, steps: int, taken: int = 4, cut: float = 1.0) -> tuple[Any, Any, list[str]]:
-    """An optimizer and a schedule of `settings` that go on after some steps of `THEN`, cut by a ladder's rung or not."""
+    """An optimizer and a schedule of `settings` that go on after steps of `THEN`, cut in between or not."""
     weights = [torch.nn.Parameter(torch.ones(2))]
     made = THEN.configure(weights, STEPS)
     for _ in range(taken):
@@ -65,9 +65,7 @@ def test_moments_decay_and_course_follow_the_settings() -> None:
     assert len(changed) == 3
 
 
-def test_a_run_goes_on_with_another_learning_rate_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_goes_on_with_another_learning_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path, iterations=1).fit()
     settings = {"optimization": Optimization(learning_rate=5e-4, mini_batch_size=1, micro_batch_size=3)}
     run = make_run(tmp_path, iterations=2, module=settings).fit(resume=True)
