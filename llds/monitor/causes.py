@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from llds.monitor import signals as s
 from llds.monitor.diagnosis import Cause, Symptom
-from llds.monitor.drift import LIKELIHOODS, Drift
-from llds.monitor.symptoms import Tracks
+from llds.monitor.memory.drift import LIKELIHOODS, Drift
+from llds.monitor.symptoms.check import Tracks
 
 HEAD_START = 1
 """Rows by which another symptom may be seen earlier than the fault that caused it."""

@@ -1,6 +1,6 @@
 """The detector: one update per iteration, in constant time and memory; the same online and on a recorded table.
 
-Rule of the alarm: the policy is unstable (`llds.monitor.instability`), or the smoothed reward has lost `FALL` of its
+Rule of the alarm: the policy is unstable (`llds.monitor.symptoms.instability`), or the smoothed reward has lost `FALL` of its
 peak: less for each vote that something is wrong (votes alone also occur in runs that survive), hardly less while the
 policy is calm. What luck explains of a peak is taken off first, so that long and noisy runs need no other settings.
 Decay of likelihood alone, or a spike alone, is a warning.
@@ -14,12 +14,12 @@ from typing import Any
 from llds.monitor import signals as s
 from llds.monitor.causes import attribute
 from llds.monitor.diagnosis import Diagnosis, Level, Phase, Symptom
-from llds.monitor.drift import LIKELIHOODS, Drift
-from llds.monitor.faults import FAULTS
-from llds.monitor.instability import LASTING, SIGNS, Instability
-from llds.monitor.symptoms import VOTE, Check, tracked_values
-from llds.monitor.track import Track
-from llds.monitor.votes import VOTES
+from llds.monitor.memory.drift import LIKELIHOODS, Drift
+from llds.monitor.symptoms.faults import FAULTS
+from llds.monitor.symptoms.instability import LASTING, SIGNS, Instability
+from llds.monitor.symptoms.check import VOTE, Check, tracked_values
+from llds.monitor.memory.track import Track
+from llds.monitor.symptoms.votes import VOTES
 
 FALL = 0.25
 """Share of the peak reward whose loss is an alarm without any vote."""

@@ -11,9 +11,9 @@ import pytest
 
 from llds.monitor import diagnose
 from llds.monitor.causes import ADVICE, NAMES
-from llds.monitor.faults import FAULTS
-from llds.monitor.instability import SIGNS
-from llds.monitor.votes import VOTES
+from llds.monitor.symptoms.faults import FAULTS
+from llds.monitor.symptoms.instability import SIGNS
+from llds.monitor.symptoms.votes import VOTES
 
 Row = dict[str, float]
 Make = Callable[..., list[Row]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llds.monitor import CollapseDetector, Diagnosis, diagnose, read_metrics
-from llds.monitor.instability import SIGNS, Instability
+from llds.monitor.symptoms.instability import SIGNS, Instability
 
 Row = dict[str, float]
 Make = Callable[..., list[Row]]

@@ -1,7 +1,7 @@
 """What is out of the ordinary in an iteration: one small check per symptom, on the tracks of the signals.
 
 Three kinds. **Votes** say that something is wrong with the policy; together with a falling reward they are phase III.
-**Signs** (`llds.monitor.instability`) are slower and, together, an alarm of their own. **Faults** point to a cause.
+**Signs** (`llds.monitor.symptoms.instability`) are slower and, together, an alarm of their own. **Faults** point to a cause.
 Checks compare a signal with its own past or with a natural unit (a likelihood ratio of 1.5, half of the actions), not
 with one model's scale. Each gives a strength of 0-1; from `VOTE` on it counts.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llds.monitor import signals as s
-from llds.monitor.track import Track
+from llds.monitor.memory.track import Track
 
 VOTE = 0.5
 """Strength from which a symptom counts."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import median
 
 from llds.monitor import signals as s
-from llds.monitor.symptoms import (
+from llds.monitor.symptoms.check import (
     DISPLACEMENT_CONTRAST,
     LIKELIHOOD_CONTRAST,
     VOTE,
@@ -18,7 +18,7 @@ from llds.monitor.symptoms import (
     ramp,
     ready,
 )
-from llds.monitor.track import Track
+from llds.monitor.memory.track import Track
 
 _FORMAT = (
     (s.VALID_ACTIONS, "well-formed actions", (0.1, 0.4)),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llds.monitor import signals as s
-from llds.monitor.symptoms import VOTE, Check, Finding, Tracks, ramp, ready
+from llds.monitor.symptoms.check import VOTE, Check, Finding, Tracks, ramp, ready
 
 SIGNS_NEEDED = 3
 LASTING = 3
