@@ -32,7 +32,7 @@ from detector_faults import FAULTS, Rows
 
 from llds.errors import DataError
 from llds.monitor import Diagnosis, diagnose, summarize
-from llds.monitor.causes import ADVICE
+from llds.monitor.causes import NAMES
 from llds.monitor.hindsight import Outcome, outcome
 from llds.monitor.sources import VOCABULARIES, read_metrics
 
@@ -94,7 +94,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 def known_cause(path: Path) -> str | None:
     """The cause of a run's trouble, if its folder or its configuration tells."""
-    if path.parent.name in ADVICE:
+    if path.parent.name in NAMES:
         return path.parent.name
     if path.name.endswith(".jsonl.gz"):
         with gzip.open(path, "rt") as lines:
@@ -119,7 +119,6 @@ def figures(runs: list[Run]) -> dict[str, Any]:
     early = [run for run in collapsed if (run.truth.fall or 0) < EARLY]
     foreseeable = [run for run in collapsed if not run.truth.is_cliff and run not in early]
     iterations = sum(len(run.rows) for run in healthy)
-    expected = [error for run in collapsed if (error := error_of_expected_collapse(run)) is not None]
     alarms, warnings = (sum(run.begins(*levels) for run in healthy) for levels in (("alarm",), ("warning", "alarm")))
     return {
         "runs": len(runs),
@@ -134,27 +133,15 @@ def figures(runs: list[Run]) -> dict[str, Any]:
         "  median lead of the alarm to 20% under": lead(foreseeable, "alarm"),
         "  median lead of the alarm to 35% under": lead(foreseeable, "alarm", to="lost"),
         "  median lead of the warning to 20% under": lead(foreseeable, "warning", "alarm"),
+        "  median lead of the note to 20% under": lead(foreseeable, "note", "warning", "alarm"),
         "healthy": len(healthy),
         "  iterations": iterations,
         "  false alarms": alarms,
         "  false alarms per 2,000 iterations": 2000 * alarms / max(iterations, 1),
         "  warnings per 2,000 iterations": 2000 * warnings / max(iterations, 1),
-        "expected collapse given, of the collapsed": len(expected) / max(len(collapsed), 1),
-        "  median error, share of the iterations that were left": median(expected) if expected else None,
         "between": len(between),
         "  with an alarm": sum(run.begins("alarm") > 0 for run in between),
     }
-
-
-def error_of_expected_collapse(run: Run) -> float | None:
-    """How wrong the first expected time to collapse is, as a share of the iterations that were left."""
-    halved = run.truth.deadline
-    if halved is None or halved == len(run.rows) - 1:
-        return None
-    for at, one in enumerate(run.said[:halved]):
-        if one.iterations_to_collapse is not None:
-            return abs(one.iterations_to_collapse - (halved - at)) / (halved - at)
-    return None
 
 
 def seen(runs: list[Run], until: str) -> float:

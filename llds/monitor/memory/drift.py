@@ -8,7 +8,7 @@ slack, which noise alone does not sustain (E. S. Page, "Continuous inspection sc
 from dataclasses import dataclass
 
 from llds.monitor import signals as s
-from llds.monitor.symptoms.check import Tracks
+from llds.monitor.memory.row import Tracks
 from llds.monitor.memory.track import Track
 
 LIKELIHOODS = (s.PROBE_LIKELIHOOD, s.DISPLACEMENT_CORRECT, s.LIKELIHOOD_CORRECT)

@@ -24,11 +24,8 @@ def from_console(text: str) -> list[Record]:
 
 
 def _lines_of_verl(text: str) -> list[Record]:
-    records: list[Record] = []
-    for line in text.splitlines():
-        if match := _STEP.search(line):
-            records.append({"step": match[1], **dict(_VALUE.findall(line[match.end() :]))})
-    return records
+    matches = [(line, match) for line in text.splitlines() if (match := _STEP.search(line))]
+    return [{"step": match[1], **dict(_VALUE.findall(line[match.end() :]))} for line, match in matches]
 
 
 def _dictionaries_of_trl(text: str) -> list[Record]:

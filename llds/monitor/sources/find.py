@@ -1,9 +1,11 @@
 """Where a run keeps its metrics, and reading them."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from llds.errors import DataError
+from llds.monitor.signals import REWARD
 from llds.monitor.sources import llds_run, nemo_rl, openrlhf, prime_rl, recorded, skyrl, trl, verl
 from llds.monitor.sources.files import read_records
 from llds.monitor.sources.tensorboard import read_events
@@ -117,4 +119,8 @@ def _choose(records: list[Record], source: Path) -> Vocabulary:
             f"Expected metrics with names of a known framework in {source} ({expected}), got the columns "
             f"{', '.join(columns[:12])}{', ...' if len(columns) > 12 else ''}."
         )
-    return best
+    return best if known[best.framework] > 1 or _has_reward(best, columns) else replace(best, framework="unknown")
+
+
+def _has_reward(vocabulary: Vocabulary, columns: list[str]) -> bool:
+    return any(vocabulary.signal(column) == REWARD for column in columns)

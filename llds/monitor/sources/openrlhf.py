@@ -1,4 +1,4 @@
-"""OpenRLHF: W&B and TensorBoard. Names as in its 0.8 and 0.9 (`trainer/ppo_utils/experience_maker.py`, `ppo_actor.py`)."""
+"""OpenRLHF: W&B and TensorBoard. Names as in its trainers for PPO (`trainer/ppo_utils/experience_maker.py`)."""
 
 from llds.monitor import signals as s
 from llds.monitor.sources.vocabulary import Vocabulary

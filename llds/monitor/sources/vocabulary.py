@@ -43,6 +43,10 @@ class Vocabulary:
             if self._plain(column) in self.names or self._plain(column) in self.derived_from
         }
 
+    def signal(self, column: str) -> str | None:
+        """The signal that a column is; None for others."""
+        return self.names.get(self._plain(column))
+
     def row(self, record: Record) -> Row:
         """The signals of a record."""
         numbers = {

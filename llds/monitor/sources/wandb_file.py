@@ -1,7 +1,7 @@
 """The ``.wandb`` file that a run of Weights & Biases writes on disk, also offline; needs the wandb package.
 
-The file is a log in LevelDB's format (blocks of 32 KiB, each record in one fragment or several) behind a header of seven
-bytes; every record is a message of wandb's protocol, of which the histories count.
+The file is a log in LevelDB's format (blocks of 32 KiB, each record in one fragment or several) behind a header of
+seven bytes; every record is a message of wandb's protocol, of which the histories count.
 """
 
 import json

@@ -54,7 +54,7 @@ def test_collapses_are_seen(held_out: dict[str, Any]) -> None:
     assert figures["recall"] >= 0.95
     assert figures["recall, foreseeable"] == 1.0
     assert figures["  alarm before reward is 35% under its peak"] >= 0.85
-    assert figures["  median lead of the warning to 20% under"] >= 0.2
+    assert figures["  median lead of the note to 20% under"] >= 0.2
 
 
 def test_healthy_runs_are_left_alone(held_out: dict[str, Any]) -> None:
