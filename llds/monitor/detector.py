@@ -56,9 +56,7 @@ WARN = (
 )
 """Faults that are worth a person's look by themselves; the others are notes until the reward falls."""
 WARN_SIGNS, WARN_VOTES = 2, 2
-"""Signs of instability and votes that together are..."""
-VOTES_ALONE = 4
-"""...and votes that are without any."""
+"""Signs of instability and votes that together are."""
 FATAL = ("reward_is_constant", "tools_fail")
 """Faults that are an alarm before the reward falls: nothing, or nothing true, is learned while they last."""
 SIGNALS_READ = tuple(
@@ -191,7 +189,7 @@ class CollapseDetector:
         broken = self._hold("not_finite", self.numerics.is_lasting, SOON)
         alarm = self._hold("alarm", falls or fatal or unstable or broken, 1)
         warns = any(one.name in WARN for one in faults)
-        warns = warns or (len(signs) >= WARN_SIGNS and len(votes) >= WARN_VOTES) or len(votes) >= VOTES_ALONE
+        warns = warns or (len(signs) >= WARN_SIGNS and len(votes) >= WARN_VOTES)
         warning = self._hold("warning", alarm or warns, 1 if not warns else RELEASE)
         odd = len(votes) + self.drift.is_decay >= 2 or bool(faults) or self.numerics.is_any
         self._hold("note", warning or odd)

@@ -17,9 +17,11 @@ GAINED = 3.0
 """Standard errors from which a gain is one."""
 UNJUDGED: tuple[Kind, ...] = ("no_reward", "too_short")
 """Verdicts that are none."""
+QUIET = "nothing is wrong that can be seen"
+LIKELIHOOD = "likelihood of correct responses"
 _GROUPS = {
     "reward": (s.REWARD,),
-    "likelihood of correct responses": (s.LLD_RATE, *LIKELIHOODS),
+    LIKELIHOOD: (s.LLD_RATE, *LIKELIHOODS),
     "likelihood ratios": (s.RATIO_P99, s.RATIO_MAX),
     "clipping": (s.CLIP_SHARE,),
     "entropy": (s.ENTROPY,),
@@ -52,7 +54,7 @@ class Verdict:
     def basis(self) -> str:
         """What it rests on, in words."""
         seen = ", ".join(self.judged_from) or "nothing that it knows"
-        early = "" if "likelihood of correct responses" in self.judged_from else "; no likelihood, so no early warning"
+        early = "" if LIKELIHOOD in self.judged_from else "; no likelihood, so no early warning"
         return f"{seen}{early}"
 
 
@@ -69,7 +71,10 @@ def give_verdict(rows: Rows, diagnoses: Sequence[Diagnosis]) -> Verdict:
     if len(rewards) < ENOUGH:
         words = f"too short to say: {len(rewards)} rows with a reward, it takes {ENOUGH}"
         return Verdict("too_short", words, basis)
-    return Verdict(*_by_the_noise(rewards, _trajectories(rows)), basis)
+    kind, words = _by_the_noise(rewards, _trajectories(rows))
+    if kind == "too_noisy" and LIKELIHOOD in basis:  # which shows more than the reward does
+        kind, words = "quiet", QUIET
+    return Verdict(kind, words, basis)
 
 
 def _by_the_noise(rewards: Sequence[float], trajectories: int | None) -> tuple[Kind, str]:
@@ -82,7 +87,7 @@ def _by_the_noise(rewards: Sequence[float], trajectories: int | None) -> tuple[K
     gain = max(one.gain(noise) for one in watch.levels.values())
     scatter = f"rows scatter by {noise:.2g}, so that only a fall of {seen:.2g} shows within {level.window:.0f} rows"
     if noise <= 0:
-        return "quiet", "nothing is wrong that can be seen"
+        return "quiet", QUIET
     if all(one.gain(noise) < GAINED * one.error(noise) for one in watch.levels.values()):
         more = _more(4, trajectories)
         return "no_trend", f"reward neither rose nor fell by more than its noise: {scatter}; {more} would halve that"
@@ -90,7 +95,7 @@ def _by_the_noise(rewards: Sequence[float], trajectories: int | None) -> tuple[K
     if seen > 2 * matters:
         more = _more((seen / matters) ** 2, trajectories)
         return "too_noisy", f"too noisy to judge: {scatter}, and the gain is {gain:.2g}; it would take {more}"
-    return "quiet", "nothing is wrong that can be seen"
+    return "quiet", QUIET
 
 
 def _more(factor: float, trajectories: int | None) -> str:

@@ -1,6 +1,6 @@
 """Whether the reward falls, in units of its own noise and of what it has gained: the same for ``a * reward + b``.
 
-The reward is smoothed at four speeds. A fall counts at one of them when it exceeds so many standard errors *and* half
+The reward is smoothed at five speeds. A fall counts at one of them when it exceeds so many standard errors *and* half
 of what the run has gained since its start; what luck explains of a peak is taken off first. That is the base of every
 alarm about the reward. Where the log has the likelihood of correct responses, votes about it lower the number of
 standard errors (`RewardWatch.falls_with`), in exchange for a larger share of the gain.
@@ -18,10 +18,16 @@ from llds.monitor.memory.track import WINDOW, Average
 
 MEDIAN_OF = 7
 """Rows of the running median: short enough to be soon, long enough for single rows not to matter."""
+QUICK = 3
+"""Rows of the quick one, for falls that are too large to wait for."""
+JUDGED_FROM = 6
+"""Rows from which the noise is known well enough."""
 MEDIAN_ERROR = 1.2533
 """Standard error of a median over that of a mean, for normal noise."""
 MEAN_DIFFERENCE = 2 / math.sqrt(math.pi)
 """Mean absolute difference of two normal values over their standard deviation."""
+AGAIN = 1
+"""How often the largest step counts again."""
 SHARE_OF_GAIN = 0.5
 """Of what the run has gained, the share whose loss an alarm needs."""
 SHARE_WITH_LIKELIHOOD = 0.75
@@ -75,7 +81,7 @@ class Level:
 
     def error(self, noise: float) -> float:
         """Standard error of the smoothed value."""
-        factor = MEDIAN_ERROR if self.window == MEDIAN_OF else 1.0
+        factor = MEDIAN_ERROR if self.window in (QUICK, MEDIAN_OF) else 1.0
         return factor * noise / math.sqrt(max(1.0, min(self.count, self.window)))
 
     def peak(self, noise: float) -> float:
@@ -108,6 +114,7 @@ class Level:
 
 def _levels() -> dict[str, Level]:
     return {
+        "quick": Level(QUICK, 6.0, lasting=1, warm=3),
         "median": Level(MEDIAN_OF, 4.0, lasting=3, warm=5),
         "fast": Level(2 / 0.3 - 1, 4.5, lasting=3, warm=5),
         "slow": Level(20, 5.0, lasting=3, warm=10),
@@ -122,7 +129,7 @@ class RewardWatch:
     Attributes:
         recent: The last `WINDOW` values.
         usual_noise: Average noise over a long time: that of a short window is small by luck now and then.
-        levels: The reward at four speeds, by name.
+        levels: The reward at five speeds, by name.
         averages: Behind three of them.
         lowest: Least value so far.
         highest: Largest value so far.
@@ -167,13 +174,15 @@ class RewardWatch:
             self.bounds = [min([*self.bounds, *bounds]), max([*self.bounds, *bounds])]
         if (self.count + 1) % (WINDOW // 4) == 0:
             self.usual_noise.add(self._window_noise(), is_warm=False)
+        self.levels["quick"].add(median(self.recent[-QUICK:]))
         self.levels["median"].add(median(self.recent[-MEDIAN_OF:]))
         for name, average in self.averages.items():
             average.add(value, is_warm=False)
             self.levels[name].add(average.value)
-        for level in self.levels.values():
-            level.judge(self.noise, self._least())
-        self._recover()
+        if self.count >= JUDGED_FROM:
+            for level in self.levels.values():
+                level.judge(self.noise, self._least())
+            self._recover()
 
     @property
     def falls(self) -> bool:
@@ -257,7 +266,10 @@ class RewardWatch:
 
     def _window_noise(self) -> float:
         steps = [abs(after - before) for before, after in pairwise(self.recent)]
-        return sum(steps) / len(steps) / MEAN_DIFFERENCE if steps else 0.0
+        if not steps:
+            return 0.0
+        # The largest step counts again: rewards of few trajectories near their bound do not move for a while by luck
+        return (sum(steps) + AGAIN * max(steps)) / (len(steps) + AGAIN) / MEAN_DIFFERENCE
 
     def state(self) -> dict[str, Any]:
         """Everything, as plain numbers, lists and dictionaries."""
