@@ -83,6 +83,8 @@ class CollapseDetector:
     Args:
         warmup: Rows that give the baselines, and in which only what is no number is told.
         settings: What is known of the run's settings, so that nothing is advised that is on.
+        strictness: Factor of the standard errors by which a reward must fall: below 1 for earlier alarms and more false
+            ones.
 
     Attributes:
         tracks: The signals so far.
@@ -94,11 +96,11 @@ class CollapseDetector:
         last: The newest diagnosis.
     """
 
-    def __init__(self, warmup: int = 5, settings: Settings | None = None) -> None:
+    def __init__(self, warmup: int = 5, settings: Settings | None = None, strictness: float = 1.0) -> None:
         self.warmup = warmup
         self.settings = settings or Settings()
         self.tracks: dict[str, Track] = {}
-        self.reward = RewardWatch()
+        self.reward = RewardWatch(strictness)
         self.drift = Drift()
         self.instability = Instability()
         self.numerics = Numerics()
@@ -247,7 +249,7 @@ class CollapseDetector:
             return self.reward.falls_with(
                 ENDS_AT * min(needed, ERRORS - ERRORS_PER_VOTE), ENDS_AT * SHARE_WITH_LIKELIHOOD
             )
-        return self.reward.falls_with(needed)
+        return self.reward.falls_with(needed, SHARE_WITH_LIKELIHOOD)
 
     def _constant(self) -> tuple[str, float, str] | None:
         if not self.reward.count:
@@ -307,7 +309,11 @@ class CollapseDetector:
 
 
 def diagnose(
-    table: Iterable[tuple[int, Mapping[str, float]]], *, warmup: int = 5, settings: Settings | None = None
+    table: Iterable[tuple[int, Mapping[str, float]]],
+    *,
+    warmup: int = 5,
+    settings: Settings | None = None,
+    strictness: float = 1.0,
 ) -> list[Diagnosis]:
     """Judge every iteration of a recorded run, as the detector would have while it ran.
 
@@ -317,14 +323,16 @@ def diagnose(
         table: Iteration numbers and their signals, in order.
         warmup: See `CollapseDetector`.
         settings: See `CollapseDetector`.
+        strictness: See `CollapseDetector`.
     """
-    detector, kept, said = CollapseDetector(warmup, settings), [], []
+    detector, kept, said = CollapseDetector(warmup, settings, strictness), [], []
     for iteration, row in table:
         kept.append((iteration, row))
         said.append(detector.update(iteration, row))
         back = row.get(s.BACK_TO, math.nan)
         if not math.isnan(back):
-            kept, detector = [one for one in kept if one[0] <= back], CollapseDetector(warmup, settings)
+            kept = [one for one in kept if one[0] <= back]
+            detector = CollapseDetector(warmup, settings, strictness)
             for one in kept:
                 detector.update(*one)
     return said

@@ -103,12 +103,12 @@ class Level:
         fall = self.fall(noise)
         return fall > least and fall >= errors * self.error(noise) and fall >= share * self.gain(noise)
 
-    def judge(self, noise: float, least: float) -> None:
+    def judge(self, noise: float, least: float, strictness: float) -> None:
         """See whether the fall begins, lasts or ends."""
+        needed = strictness * self.needed
         if self.falls:
-            share = ENDS_AT * SHARE_OF_GAIN
-            self.falls = self.exceeds(noise, ENDS_AT * self.needed, share, ENDS_AT * least)
-        self.rows = self.rows + 1 if self.exceeds(noise, self.needed, SHARE_OF_GAIN, least) else 0
+            self.falls = self.exceeds(noise, ENDS_AT * needed, ENDS_AT * SHARE_OF_GAIN, ENDS_AT * least)
+        self.rows = self.rows + 1 if self.exceeds(noise, needed, SHARE_OF_GAIN, least) else 0
         self.falls = self.falls or self.rows >= self.lasting
 
 
@@ -127,6 +127,7 @@ class RewardWatch:
     """The reward's history, as far as its falls need it; constant memory.
 
     Attributes:
+        strictness: Factor of all standard errors that are asked for.
         recent: The last `WINDOW` values.
         usual_noise: Average noise over a long time: that of a short window is small by luck now and then.
         levels: The reward at five speeds, by name.
@@ -140,6 +141,7 @@ class RewardWatch:
         back: Rows in a row in which the running median was back at the slow average's peak.
     """
 
+    strictness: float = 1.0
     recent: list[float] = field(default_factory=list)
     usual_noise: Average = field(default_factory=lambda: Average(0.12))
     levels: dict[str, Level] = field(default_factory=_levels)
@@ -161,9 +163,9 @@ class RewardWatch:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of one value around the trend."""
-        window = self._window_noise()
-        return window if self.count <= WINDOW else max(window, self.usual_noise.value)
+        """Standard deviation of one value around the trend, on the safe side."""
+        # The largest step counts again: rewards of few trajectories near their bound do not move for a while by luck
+        return self._noise(AGAIN)
 
     def add(self, value: float, bounds: tuple[float, float] | None = None) -> None:
         """Take in the (finite) reward of a row, and the least and largest of its trajectories where they are known."""
@@ -173,7 +175,7 @@ class RewardWatch:
         if bounds is not None:
             self.bounds = [min([*self.bounds, *bounds]), max([*self.bounds, *bounds])]
         if (self.count + 1) % (WINDOW // 4) == 0:
-            self.usual_noise.add(self._window_noise(), is_warm=False)
+            self.usual_noise.add(self._window_noise(0), is_warm=False)
         self.levels["quick"].add(median(self.recent[-QUICK:]))
         self.levels["median"].add(median(self.recent[-MEDIAN_OF:]))
         for name, average in self.averages.items():
@@ -181,7 +183,7 @@ class RewardWatch:
             self.levels[name].add(average.value)
         if self.count >= JUDGED_FROM:
             for level in self.levels.values():
-                level.judge(self.noise, self._least())
+                level.judge(self.noise, self._least(), self.strictness)
             self._recover()
 
     @property
@@ -189,10 +191,10 @@ class RewardWatch:
         """Whether it falls by what the reward alone shows."""
         return any(level.falls for level in self.levels.values())
 
-    def falls_with(self, errors: float, share: float = SHARE_WITH_LIKELIHOOD) -> bool:
+    def falls_with(self, errors: float, share: float) -> bool:
         """Whether it falls now by so many standard errors and that share of the gain, with other evidence beside it."""
-        two = (self.levels["fast"], self.levels["slow"])
-        return any(level.exceeds(self.noise, errors, share, self._least()) for level in two)
+        two, noise = (self.levels["fast"], self.levels["slow"]), self._noise(0)
+        return any(level.exceeds(noise, self.strictness * errors, share, self._least()) for level in two)
 
     @property
     def is_constant(self) -> bool:
@@ -264,12 +266,15 @@ class RewardWatch:
     def _least(self) -> float:
         return MATERIAL * (self.bounds[1] - self.bounds[0]) if self.bounds else 0.0
 
-    def _window_noise(self) -> float:
+    def _noise(self, again: int) -> float:
+        window = self._window_noise(again)
+        return window if self.count <= WINDOW else max(window, self.usual_noise.value)
+
+    def _window_noise(self, again: int) -> float:
         steps = [abs(after - before) for before, after in pairwise(self.recent)]
         if not steps:
             return 0.0
-        # The largest step counts again: rewards of few trajectories near their bound do not move for a while by luck
-        return (sum(steps) + AGAIN * max(steps)) / (len(steps) + AGAIN) / MEAN_DIFFERENCE
+        return (sum(steps) + again * max(steps)) / (len(steps) + again) / MEAN_DIFFERENCE
 
     def state(self) -> dict[str, Any]:
         """Everything, as plain numbers, lists and dictionaries."""
