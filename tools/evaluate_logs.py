@@ -185,7 +185,7 @@ def main() -> None:
     else:
         logs = read_logs(options.folder)
         halves = {
-            "tuned half": [log for log in logs if log.is_tuned],
+            "even half": [log for log in logs if log.is_tuned],
             "odd half": [x for x in logs if not x.is_tuned],
         }
         backwards = read_logs(options.folder, change=lambda rows: list(reversed(rows)))

@@ -28,10 +28,9 @@ class Settings:
         if not model:
             return cls()
         penalty, optimization = model.get("llds_penalty"), model.get("optimization") or {}
-        if isinstance(penalty, Mapping):
-            penalty = penalty.get("init_args", penalty)
+        arguments = penalty.get("init_args", penalty) if isinstance(penalty, Mapping) else {}
         return cls(
-            llds=bool(penalty) and penalty.get("coefficient", 0.1) > 0,
+            llds=penalty is not None and arguments.get("coefficient", 0.1) > 0,
             importance_sampling=model.get("importance_correction") is not None,
             gradient_clipping=bool(optimization.get("max_grad_norm", 1.0)),
         )

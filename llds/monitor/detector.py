@@ -55,7 +55,7 @@ WARN = (
     "prompts_repeat",
 )
 """Faults that are worth a person's look by themselves; the others are notes until the reward falls."""
-WARN_SIGNS, WARN_VOTES = 2, 2
+WARN_SIGNS, WARN_VOTES = 2, 3
 """Signs of instability and votes that together are."""
 FATAL = ("reward_is_constant", "tools_fail")
 """Faults that are an alarm before the reward falls: nothing, or nothing true, is learned while they last."""

@@ -40,6 +40,8 @@ CONSTANT = 5
 BY_LUCK = 0.01
 ROUNDING = 1e-6
 """Share of the range within which two rewards are the same."""
+PRECISION = 1e-9
+"""Share of the largest reward up to which a fall is one of the arithmetic."""
 ENDS_AT = 0.5
 """Share of what started a fall at which it ends."""
 
@@ -264,7 +266,8 @@ class RewardWatch:
         return room > 0 and self.recent[-1] >= self.highest - 0.1 * room and leap <= 0.5 * room
 
     def _least(self) -> float:
-        return MATERIAL * (self.bounds[1] - self.bounds[0]) if self.bounds else 0.0
+        rounding = PRECISION * max(abs(self.lowest), abs(self.highest))
+        return max(rounding, MATERIAL * (self.bounds[1] - self.bounds[0]) if self.bounds else 0.0)
 
     def _noise(self, again: int) -> float:
         window = self._window_noise(again)

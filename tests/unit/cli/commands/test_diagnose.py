@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from llds.cli import main
+from llds.monitor import LEVELS
+from llds.monitor.causes import NAMES
 
 ROOT = Path(__file__).parents[4]
 EXAMPLES = re.findall(r"```\n\$ llds diagnose (\S+)\n(.*?)```", (ROOT / "docs" / "diagnose.md").read_text(), re.DOTALL)
@@ -69,6 +71,61 @@ def test_json_has_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert alarm["end"] == 59
 
 
+def test_several_logs_are_a_table_with_the_worst_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    healthy, collapsed = write_run(tmp_path / "a", falls=False), write_run(tmp_path / "b", falls=True)
+    assert exit_status(str(healthy), str(collapsed)) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["log", "rows", "verdict", "cause", "first", "to", "move"]
+    assert "alarm since iteration 4" in lines[1]
+    assert "no trend" in "".join(lines[2:])
+
+
+def test_json_fits_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    exit_status(
+        "--json", str(write_run(tmp_path, falls=True)), str(ROOT / "tests/recordings/prototype/A_lam0_s0.csv.gz")
+    )
+    schema = json.loads((ROOT / "docs" / "diagnose.schema.json").read_text())
+    jsonschema.validate(json.loads(capsys.readouterr().out), schema)
+    assert set(schema["items"]["properties"]["diagnosis"]["properties"]["cause"]["enum"]) == {*NAMES, None}
+    assert schema["items"]["properties"]["diagnosis"]["properties"]["level"]["enum"] == list(LEVELS)
+
+
+def test_a_log_that_grows_is_watched_until_ctrl_c(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (write_run(tmp_path / "whole", falls=True) / "metrics.csv").read_text().splitlines(keepends=True)
+    log = tmp_path / "metrics.csv"
+    log.write_text("".join(whole[:4]))
+    looks = iter([30, 50, 50, 61])
+
+    def sleep(seconds: float) -> None:
+        rows = next(looks, None)
+        if rows is None:
+            raise KeyboardInterrupt
+        log.write_text("".join(whole[:rows]))
+
+    monkeypatch.setattr("llds.cli.commands.diagnosed_watch.time.sleep", sleep)
+    assert exit_status("--watch", "5", str(log)) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert "iteration 2: too short to say" in lines[0]
+    assert "iteration 28: reward neither rose nor fell" in lines[1]
+    assert "iteration 48: alarm since iteration 4" in lines[2]
+    assert len(lines) <= 4
+
+
+def test_explain_draws_the_curves_with_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "why.html"
+    assert exit_status("--explain", str(page), str(write_run(tmp_path, falls=True))) == 2
+    text = page.read_text()
+    assert "alarm since iteration" in text
+    assert "What moved, in order: entropy" in text
+    assert "Judged from reward, entropy, gradient; no likelihood" in text
+
+
 def test_verbose_lists_the_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exit_status("-v", str(write_run(tmp_path, falls=False)))
     printed = " ".join(capsys.readouterr().out.split())
@@ -92,6 +149,7 @@ def test_what_cannot_be_judged_is_said(tmp_path: Path, capsys: pytest.CaptureFix
         (["--jsn", "x"], "Expected `llds diagnose PATH"),
         (["no/where"], "no such file or folder"),
         (["--warmup", "1", "no/where"], "Expected `--warmup` >= 3, got 1"),
+        (["--watch", "0", "no/where"], "Expected `--watch` > 0 seconds, got 0"),
     ],
 )
 def test_bad_input_is_one_line_and_not_the_status_of_an_alarm(args: list[str], message: str) -> None:
