@@ -6,7 +6,6 @@ reward that stays at 0, a gap that grows with the entropy), it is the cause only
 unstable. A spiral is named only where the log has the likelihood of correct responses and it decays.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,8 +18,11 @@ from llds.monitor.signals import ACTION_CUT, ACTION_TOKENS, ENTROPY, NONFINITE, 
 HEAD_START = 1
 """Rows by which another symptom may be seen earlier than the fault that caused it."""
 
-_AHEAD = {"gap_grows": 3, "updates_blow_up": 1}
-"""Rows by which a gap between sampler and trainer, and a surge of the updates, must come before all else to be one."""
+_AHEAD = {"gap_grows": 8, "updates_blow_up": 8, "responses_explode": 3}
+"""Rows by which what also follows from a collapse must come before all else to be its cause.
+
+An alarm about the reward is some rows late, and a gap that rises with the entropy is a consequence: it must have been
+there for a while, and alone. Lengths need only come before the reward falls."""
 _OF_THE_POLICY = (ENTROPY, ACTION_TOKENS, ACTION_CUT)
 
 NAMES: dict[Cause, str] = {
@@ -54,7 +56,9 @@ def attribute(
     drift: Drift,
     tracks: Tracks,
     unstable_from: int | None,
+    fallen_from: int | None,
     departures: Mapping[str, Departure],
+    position: int,
 ) -> Attribution:
     """Name the cause of a run's trouble; unknown without evidence.
 
@@ -62,17 +66,19 @@ def attribute(
         symptoms: That count now or did since the trouble began.
         drift: Of the likelihood.
         tracks: Of the signals.
-        unstable_from: Position at which the policy became unstable; None while it is not.
+        unstable_from: Position of the first vote against the policy, or of the fall of its reward; None without one.
+        fallen_from: Position at which the reward fell or the policy became unstable; None while neither is so.
         departures: Of the signals from their usual levels.
+        position: Of the row.
     """
 
     def is_first(name: str) -> bool:
         """Whether a symptom is no consequence of instability."""
-        return unstable_from is None or symptoms[name].position <= unstable_from + HEAD_START
+        return unstable_from is None or _start(symptoms[name], departures) <= unstable_from + HEAD_START
 
     for cause, names, only_if_first in _RULES:
         marks = [symptoms[name] for name in names if name in symptoms and (not only_if_first or is_first(name))]
-        if marks and not _follows(marks[0], unstable_from, departures):
+        if marks and not _follows(marks[0], fallen_from, departures, position):
             return Attribution(cause, tuple(mark.words for mark in marks))
     spiral = _evidence_of_a_spiral(symptoms, drift, tracks)
     erodes = symptoms.get("format_erodes")
@@ -82,16 +88,21 @@ def attribute(
     return Attribution("lld_spiral", tuple(spiral)) if spiral else Attribution("unknown", ())
 
 
-def _follows(mark: Symptom, unstable_from: int | None, departures: Mapping[str, Departure]) -> bool:
+def _follows(mark: Symptom, fallen_from: int | None, departures: Mapping[str, Departure], position: int) -> bool:
     """Whether a symptom that a moving policy brings about did not come so long before it that it must be the cause."""
     ahead = _AHEAD.get(mark.name)
     if ahead is None or mark.signal in (WEIGHT_LAG, NONFINITE):
         return False
+    moving = () if mark.name == "responses_explode" else _OF_THE_POLICY
+    others = [one.position for name, one in departures.items() if one.holds and name in moving]
+    others += [] if fallen_from is None else [fallen_from]
+    return _start(mark, departures) + ahead > min([*others, position + 1])
+
+
+def _start(mark: Symptom, departures: Mapping[str, Departure]) -> int:
+    """Position at which a symptom began: averages see it later than the signal itself shows it."""
     own = departures.get(mark.signal)
-    start = own.position if own is not None and own.holds else mark.position
-    others = [one.position for name, one in departures.items() if one.holds and name in _OF_THE_POLICY]
-    others += [] if unstable_from is None else [unstable_from]
-    return start + ahead > min(others, default=math.inf)
+    return min(mark.position, own.position) if own is not None and own.holds else mark.position
 
 
 def _begins_before(one: Symptom | None, other: Symptom) -> bool:

@@ -298,9 +298,16 @@ class CollapseDetector:
             return Attribution("not_finite", (self.numerics.words,))
         # Single actions that fall are the paper's displacement, not yet instability
         unstable = [one.position for one in votes if one.name != "correct_actions_fall"]
-        unstable += [self._lasting[name].position for name in ("reward_falls", "unstable") if self._is(name)]
-        by_name = {one.name: one for one in symptoms}
-        return attribute(by_name, self.drift, self.tracks, min(unstable, default=None), self.departures)
+        fallen = [self._lasting[name].position for name in ("reward_falls", "unstable") if self._is(name)]
+        return attribute(
+            {one.name: one for one in symptoms},
+            self.drift,
+            self.tracks,
+            unstable_from=min([*unstable, *fallen], default=None),
+            fallen_from=min(fallen, default=None),
+            departures=self.departures,
+            position=self._position,
+        )
 
     def _confidence(self, votes: list[Symptom], signs: list[Symptom]) -> float:
         able = sum(any(name in self.tracks for name in check.signals) for check in (*VOTES, *SIGNS))

@@ -263,7 +263,7 @@ class RewardWatch:
         """Whether it is at its peak and has not got there by a leap, as a reward does that is always 1."""
         room = self.highest - self.lowest
         leap = max((after - before for before, after in pairwise(self.recent)), default=0.0)
-        return room > 0 and self.recent[-1] >= self.highest - 0.1 * room and leap <= 0.5 * room
+        return room > 0 and self.recent[-1] >= self.highest - 0.1 * room and leap <= 0.4 * room
 
     def _least(self) -> float:
         rounding = PRECISION * max(abs(self.lowest), abs(self.highest))

@@ -58,7 +58,7 @@ def test_the_first_word_about_a_fault_comes_soon(fault: str, healthy: Make) -> N
     rows = healthy(90)
     inject(rows, 45, random.Random(0))
     first = next(one.iteration for one in diagnose(enumerate(rows)) if one.level != "none" and one.cause == cause)
-    assert first <= 45 + (20 if cause == "lld_spiral" else 5)
+    assert first <= 45 + {"lld_spiral": 20, "stale_weights": 10}.get(cause, 5)
 
 
 def test_every_cause_has_a_fault_a_name_and_advice() -> None:
