@@ -4,6 +4,7 @@ A stand-in for trainings with the fault switched on: recordings of those, in a f
 any of these (`evaluate_detector.py`). Each function gets the rows of a run and the position at which the fault begins.
 """
 
+import math
 import random
 from collections.abc import Callable
 
@@ -21,6 +22,8 @@ NAMES_OF_SIGNALS = {
     "moved": "llds/displacement_correct",
     "lld": "llds/lld_rate",
     "grad": "train/grad_norm",
+    "loss": "train/loss",
+    "length": "rollout/action_tokens",
     "lr": "train/learning_rate",
     "nonfinite": "train/nonfinite_step",
     "failed": "rollout/failed",
@@ -136,6 +139,20 @@ def repeating(rows: Rows, start: int, noise: random.Random) -> None:
         put(row, repeated=noise.uniform(0.9, 1.0) if age >= start else 0.0)
 
 
+def no_numbers(rows: Rows, start: int, noise: random.Random) -> None:
+    """Loss and gradient are NaN in every second step, the rest goes on as if nothing were wrong."""
+    for age, row in enumerate(rows[start:]):
+        if age % 2 == 0:
+            put(row, loss=math.nan, grad=math.nan)
+
+
+def explosion(rows: Rows, start: int, noise: random.Random) -> None:
+    """Responses run on to the limit within a few iterations; the reward hardly falls."""
+    for age, row in enumerate(rows):
+        share = min(1.0, max(0, age - start) / 4)
+        put(row, length=(200 + 312 * share) * noise.uniform(0.97, 1.03), cut=share * noise.uniform(0.95, 1.0))
+
+
 FAULTS: dict[str, tuple[str, Callable[[Rows, int, random.Random], None]]] = {
     "likelihood spiral": ("lld_spiral", spiral),
     "other precision in the sampler": ("sampler_mismatch", mismatch),
@@ -148,5 +165,7 @@ FAULTS: dict[str, tuple[str, Callable[[Rows, int, random.Random], None]]] = {
     "stop string changed": ("format_break", format_break),
     "learning rate x 10": ("optimizer_blow_up", blow_up),
     "prompts come back": ("data_repeating", repeating),
+    "loss is not a number": ("not_finite", no_numbers),
+    "responses run to the limit": ("length_explosion", explosion),
 }
 """What is done, the cause that must be named, and the function."""

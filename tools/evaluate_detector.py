@@ -35,7 +35,6 @@ from study import CAUSE, Study
 
 from llds.errors import DataError
 from llds.monitor import Diagnosis, diagnose, summarize
-from llds.monitor.causes import ADVICE
 from llds.monitor.hindsight import Outcome, outcome
 from llds.monitor.sources import VOCABULARIES, MetricTable, metrics_of, read_metrics
 
@@ -115,7 +114,7 @@ def find_runs(place: Path) -> list[Recording]:
 
 def cause_named(name: str) -> str | None:
     """The cause of this name; None for what is none, such as "healthy"."""
-    return name if name in ADVICE else None
+    return name if name in NAMES else None
 
 
 def known_cause(path: Path) -> str | None:
@@ -145,7 +144,6 @@ def figures(runs: list[Run]) -> dict[str, Any]:
     early = [run for run in collapsed if (run.truth.fall or 0) < EARLY]
     foreseeable = [run for run in collapsed if not run.truth.is_cliff and run not in early]
     iterations = sum(len(run.rows) for run in healthy)
-    expected = [error for run in collapsed if (error := error_of_expected_collapse(run)) is not None]
     alarms, warnings = (sum(run.begins(*levels) for run in healthy) for levels in (("alarm",), ("warning", "alarm")))
     return {
         "runs": len(runs),
@@ -160,27 +158,15 @@ def figures(runs: list[Run]) -> dict[str, Any]:
         "  median lead of the alarm to 20% under": lead(foreseeable, "alarm"),
         "  median lead of the alarm to 35% under": lead(foreseeable, "alarm", to="lost"),
         "  median lead of the warning to 20% under": lead(foreseeable, "warning", "alarm"),
+        "  median lead of the note to 20% under": lead(foreseeable, "note", "warning", "alarm"),
         "healthy": len(healthy),
         "  iterations": iterations,
         "  false alarms": alarms,
         "  false alarms per 2,000 iterations": 2000 * alarms / max(iterations, 1),
         "  warnings per 2,000 iterations": 2000 * warnings / max(iterations, 1),
-        "expected collapse given, of the collapsed": len(expected) / max(len(collapsed), 1),
-        "  median error, share of the iterations that were left": median(expected) if expected else None,
         "between": len(between),
         "  with an alarm": sum(run.begins("alarm") > 0 for run in between),
     }
-
-
-def error_of_expected_collapse(run: Run) -> float | None:
-    """How wrong the first expected time to collapse is, as a share of the iterations that were left."""
-    halved = run.truth.deadline
-    if halved is None or halved == len(run.rows) - 1:
-        return None
-    for at, one in enumerate(run.said[:halved]):
-        if one.iterations_to_collapse is not None:
-            return abs(one.iterations_to_collapse - (halved - at)) / (halved - at)
-    return None
 
 
 def seen(runs: list[Run], until: str) -> float:

@@ -1,16 +1,19 @@
 """Collapse detection as pure functions over a table of metrics; also for logs of other frameworks.
 
-`read_metrics` reads a run, `diagnose` judges its iterations, `summarize` sums them up; `CollapseDetector` does the same
-while a run goes on. Needs neither torch nor Lightning.
+`read_metrics` reads a run, `diagnose` judges its iterations, `summarize` sums them up, `give_verdict` says what the log
+as a whole lets one say; `CollapseDetector` does the same while a run goes on. Needs neither torch nor Lightning.
 """
 
+from llds.monitor.advice import Settings
 from llds.monitor.detector import CollapseDetector, diagnose
-from llds.monitor.diagnosis import PHASES, Cause, Diagnosis, Level, Phase, Symptom
+from llds.monitor.diagnosis import LEVELS, PHASES, Cause, Diagnosis, Level, Phase, RewardFall, Symptom
 from llds.monitor.signals import SIGNALS, Signal
 from llds.monitor.sources import MetricTable, read_metrics
 from llds.monitor.summary import Summary, summarize
+from llds.monitor.verdict import Verdict, give_verdict
 
 __all__ = [
+    "LEVELS",
     "PHASES",
     "SIGNALS",
     "Cause",
@@ -19,10 +22,14 @@ __all__ = [
     "Level",
     "MetricTable",
     "Phase",
+    "RewardFall",
+    "Settings",
     "Signal",
     "Summary",
     "Symptom",
+    "Verdict",
     "diagnose",
+    "give_verdict",
     "read_metrics",
     "summarize",
 ]

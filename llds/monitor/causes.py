@@ -2,21 +2,32 @@
 
 Faults of the machinery leave marks that a spiral of likelihood does not: failed calls, a gap between sampler and
 trainer, a reward without spread. Where a mark could also follow from a collapse (broken format, vanished searches, a
-reward that stays at 0), it is the cause only if it began before the policy became unstable.
+reward that stays at 0, a gap that grows with the entropy), it is the cause only if it began before the policy became
+unstable. A spiral is named only where the log has the likelihood of correct responses and it decays.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llds.monitor import signals as s
 from llds.monitor.diagnosis import Cause, Symptom
-from llds.monitor.drift import LIKELIHOODS, Drift
-from llds.monitor.symptoms import Tracks
+from llds.monitor.memory.departures import Departure
+from llds.monitor.memory.drift import LIKELIHOODS, Drift
+from llds.monitor.memory.row import Tracks
+from llds.monitor.signals import ACTION_CUT, ACTION_TOKENS, ENTROPY, NONFINITE, WEIGHT_LAG
 
 HEAD_START = 1
 """Rows by which another symptom may be seen earlier than the fault that caused it."""
 
+_AHEAD = {"gap_grows": 8, "updates_blow_up": 8, "responses_explode": 3}
+"""Rows by which what also follows from a collapse must come before all else to be its cause.
+
+An alarm about the reward is some rows late, and a gap that rises with the entropy is a consequence: it must have been
+there for a while, and alone. Lengths need only come before the reward falls."""
+_OF_THE_POLICY = (ENTROPY, ACTION_TOKENS, ACTION_CUT)
+
 NAMES: dict[Cause, str] = {
+    "not_finite": "loss, gradient or reward are no numbers any more",
+    "length_explosion": "responses grow until they are cut",
     "lld_spiral": "LLD spiral: correct responses lose likelihood to incorrect ones that resemble them",
     "sampler_mismatch": "sampler and trainer do not compute the same probabilities",
     "stale_weights": "the sampler works with old weights",
@@ -28,82 +39,70 @@ NAMES: dict[Cause, str] = {
     "unknown": "unknown",
 }
 """Causes in words."""
-ADVICE: dict[Cause, str] = {
-    "lld_spiral": (
-        "Lower the learning rate (the strongest cure we measured), add LLDS or raise its lambda "
-        "(`model.llds_penalty` in llds), and go on from the last checkpoint before the decay."
-    ),
-    "sampler_mismatch": (
-        "Sample and train with the same precision, temperature, top-p and chat template; compare both on one prompt; "
-        "correct with truncated importance sampling if the gap must stay."
-    ),
-    "stale_weights": (
-        "Check the weight synchronisation: the sampler answers with old weights. Log the version it uses, reset its "
-        "prefix cache after every update."
-    ),
-    "retriever_outage": (
-        "Look at the retriever: is it up, is its index the one of the corpus, do its logs show errors? Rewards of this "
-        "stretch say nothing about the policy; go on from the checkpoint before it."
-    ),
-    "broken_reward": (
-        "Score a few logged trajectories by hand: does the reward tell right from wrong? Check gold answers, answer "
-        "extraction, and that each reward reaches its own trajectory."
-    ),
-    "format_break": (
-        "Read logged trajectories: has a template, tag or stop string changed, or are actions cut at the token limit?"
-    ),
-    "optimizer_blow_up": (
-        "Go back to the last checkpoint before the jump; lower the learning rate or lengthen its warm-up, keep "
-        "gradient clipping on, and take fewer updates per rollout batch."
-    ),
-    "data_repeating": "Check the data loader's position after a resume and its shuffling: prompts come back too early.",
-    "unknown": "Read trajectories of the iterations around the onset, and compare with the last healthy checkpoint.",
-}
-
 Symptoms = Mapping[str, Symptom]
 """Symptoms that count, by name."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """A cause, what points to it, and what to do."""
+    """A cause, and what points to it."""
 
     cause: Cause
     evidence: tuple[str, ...]
 
-    @property
-    def advice(self) -> str:
-        """What to do."""
-        return ADVICE[self.cause]
 
-
-def attribute(symptoms: Symptoms, drift: Drift, tracks: Tracks, unstable_from: int | None) -> Attribution:
-    """Name the cause of a run's trouble.
+def attribute(
+    symptoms: Symptoms,
+    drift: Drift,
+    tracks: Tracks,
+    unstable_from: int | None,
+    fallen_from: int | None,
+    departures: Mapping[str, Departure],
+    position: int,
+) -> Attribution:
+    """Name the cause of a run's trouble; unknown without evidence.
 
     Args:
         symptoms: That count now or did since the trouble began.
         drift: Of the likelihood.
         tracks: Of the signals.
-        unstable_from: Position at which the policy became unstable; None while it is not.
+        unstable_from: Position of the first vote against the policy, or of the fall of its reward; None without one.
+        fallen_from: Position at which the reward fell or the policy became unstable; None while neither is so.
+        departures: Of the signals from their usual levels.
+        position: Of the row.
     """
 
-    def first(name: str) -> bool:
-        """Whether a symptom is there and not a consequence of instability."""
-        found = symptoms.get(name)
-        return found is not None and (unstable_from is None or found.position <= unstable_from + HEAD_START)
+    def is_first(name: str) -> bool:
+        """Whether a symptom is no consequence of instability."""
+        return unstable_from is None or _start(symptoms[name], departures) <= unstable_from + HEAD_START
 
     for cause, names, only_if_first in _RULES:
-        marks = [symptoms[name] for name in names if name in symptoms and (not only_if_first or first(name))]
-        if marks:
+        marks = [symptoms[name] for name in names if name in symptoms and (not only_if_first or is_first(name))]
+        if marks and not _follows(marks[0], fallen_from, departures, position):
             return Attribution(cause, tuple(mark.words for mark in marks))
     spiral = _evidence_of_a_spiral(symptoms, drift, tracks)
-    if spiral and not any(name in tracks for name in (s.LLD_RATE, *LIKELIHOODS)):
-        spiral.append("the log has no likelihood of correct responses: a spiral fits, but nothing here proves it")
     erodes = symptoms.get("format_erodes")
     # While likelihood holds, what else is unusual after the form began to go follows from that
     if erodes and not drift.is_decay and not any(_begins_before(symptoms.get(name), erodes) for name in _SPIRAL):
         return Attribution("format_break", (erodes.words,))
-    return Attribution("lld_spiral" if spiral else "unknown", tuple(spiral))
+    return Attribution("lld_spiral", tuple(spiral)) if spiral else Attribution("unknown", ())
+
+
+def _follows(mark: Symptom, fallen_from: int | None, departures: Mapping[str, Departure], position: int) -> bool:
+    """Whether a symptom that a moving policy brings about did not come so long before it that it must be the cause."""
+    ahead = _AHEAD.get(mark.name)
+    if ahead is None or mark.signal in (WEIGHT_LAG, NONFINITE):
+        return False
+    moving = () if mark.name == "responses_explode" else _OF_THE_POLICY
+    others = [one.position for name, one in departures.items() if one.holds and name in moving]
+    others += [] if fallen_from is None else [fallen_from]
+    return _start(mark, departures) + ahead > min([*others, position + 1])
+
+
+def _start(mark: Symptom, departures: Mapping[str, Departure]) -> int:
+    """Position at which a symptom began: averages see it later than the signal itself shows it."""
+    own = departures.get(mark.signal)
+    return min(mark.position, own.position) if own is not None and own.holds else mark.position
 
 
 def _begins_before(one: Symptom | None, other: Symptom) -> bool:
@@ -111,8 +110,11 @@ def _begins_before(one: Symptom | None, other: Symptom) -> bool:
 
 
 def _evidence_of_a_spiral(symptoms: Symptoms, drift: Drift, tracks: Tracks) -> list[str]:
-    """One sentence for each signal that shows it."""
-    words = {drift.signal: drift.words(tracks)} if drift.is_decay else {}
+    """One sentence for each signal that shows it; none where nothing about likelihood does."""
+    decays = drift.is_decay and drift.signal in LIKELIHOODS
+    if not decays and not any(name in symptoms for name in _OF_LIKELIHOOD):
+        return []
+    words = {drift.signal: drift.words(tracks)} if decays else {}
     for name in _SPIRAL:
         if name in symptoms:
             words.setdefault(symptoms[name].signal, symptoms[name].words)
@@ -129,9 +131,12 @@ _RULES: tuple[tuple[Cause, tuple[str, ...], bool], ...] = (
     ("retriever_outage", ("searches_find_nothing", "searches_vanish"), True),
     ("format_break", ("format_breaks",), True),
     ("broken_reward", ("reward_is_constant",), True),
+    ("length_explosion", ("responses_explode",), True),
     ("optimizer_blow_up", ("updates_blow_up",), True),
 )
 """Cause, the symptoms that show it, and whether they must not follow the instability. The first that fits counts."""
+_OF_LIKELIHOOD = ("correct_actions_fall", "falls_are_deep", "old_answers_are_lost")
+"""Symptoms that only the likelihood of correct responses can show: without one of them no spiral is named."""
 _SPIRAL = (
     "correct_actions_fall",
     "ratio_is_high",

@@ -1,111 +1,112 @@
 """The detector: one update per iteration, in constant time and memory; the same online and on a recorded table.
 
-Rule of the alarm: the policy is unstable (`llds.monitor.instability`), or the smoothed reward has lost `FALL` of its
-peak: less for each vote that something is wrong (votes alone also occur in runs that survive), hardly less while the
-policy is calm. What luck explains of a peak is taken off first, so that long and noisy runs need no other settings.
-Decay of likelihood alone, or a spike alone, is a warning.
+An **alarm** has one of these reasons, and ends with it: values that are no numbers; a reward that falls (by what it
+shows alone, or by less where the likelihood of correct responses is in the log and other signals vote); a policy that
+is unstable (`llds.monitor.symptoms.instability`); a reward that is constant, tools that fail. A **warning** is a fault
+that lasts, or a policy that becomes unstable. What else is unusual also occurs in runs that go on well: a **note**.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from llds.monitor import signals as s
-from llds.monitor.causes import attribute
-from llds.monitor.diagnosis import Diagnosis, Level, Phase, Symptom
-from llds.monitor.drift import LIKELIHOODS, Drift
-from llds.monitor.faults import FAULTS
-from llds.monitor.instability import LASTING, SIGNS, Instability
-from llds.monitor.symptoms import VOTE, Check, tracked_values
-from llds.monitor.track import Track
-from llds.monitor.votes import VOTES
+from llds.monitor.advice import Settings, advise
+from llds.monitor.causes import Attribution, attribute
+from llds.monitor.diagnosis import Diagnosis, Level, Phase, RewardFall, Symptom
+from llds.monitor.memory.departures import FOLLOWED, Departure, far, moved
+from llds.monitor.memory.drift import LIKELIHOODS, Drift
+from llds.monitor.memory.lasting import Lasting
+from llds.monitor.memory.numerics import WATCHED, Numerics
+from llds.monitor.memory.reward import ENDS_AT, SHARE_OF_GAIN, SHARE_WITH_LIKELIHOOD, RewardWatch
+from llds.monitor.memory.row import tracked_values
+from llds.monitor.memory.track import Track
+from llds.monitor.symptoms import lengths
+from llds.monitor.symptoms.check import VOTE, Check
+from llds.monitor.symptoms.faults import FAULTS
+from llds.monitor.symptoms.instability import LASTING, SIGNS, Instability
+from llds.monitor.symptoms.votes import VOTES
 
-FALL = 0.25
-"""Share of the peak reward whose loss is an alarm without any vote."""
-FALL_PER_VOTE = 0.07
-"""By how much each vote lowers that share."""
+ERRORS = 3.0
+"""Standard errors by which the reward must fall where votes about the likelihood agree, before they lower it..."""
+ERRORS_PER_VOTE = 1.0
 MAX_VOTES = 2.0
-FALL_WHEN_CALM = 0.22
-"""The least that votes lower it to while the policy is calm: most of them are luck then."""
-COLLAPSED = 0.5
-"""Share of the peak reward below which a run has collapsed."""
+"""...by that much each, and no more of them."""
+ERRORS_WHEN_QUIET = 3.5
+"""The same where the likelihood is logged and nothing votes, or the policy is calm: then most votes are luck."""
+FAR = 2
+"""Of entropy, length and the share of cut responses, how many must be far from their usual level for `ERRORS` to do."""
 STAGNATION = 10
 """Iterations without a new best likelihood until it stagnates."""
-RECOVERED = 0.65
-"""Share of the peak reward above which a collapsed run has recovered."""
 RELEASE = 10
-"""Rows without a reason after which a level ends; a symptom ends after half of them, unless an alarm lasts."""
+"""Rows without a reason after which a note or warning ends; a symptom after half of them, unless an alarm lasts."""
+SOON = 3
+"""Rows without its reason after which an alarm ends."""
+WARN = (
+    "responses_explode",
+    "gap_from_the_start",
+    "gap_grows",
+    "searches_find_nothing",
+    "searches_vanish",
+    "format_breaks",
+    "reward_is_blind",
+    "learning_rate_jumps",
+    "prompts_repeat",
+)
+"""Faults that are worth a person's look by themselves; the others are notes until the reward falls."""
+WARN_SIGNS, WARN_VOTES = 2, 3
+"""Signs of instability and votes that together are."""
+FATAL = ("reward_is_constant", "tools_fail")
+"""Faults that are an alarm before the reward falls: nothing, or nothing true, is learned while they last."""
 SIGNALS_READ = tuple(
     dict.fromkeys(
         (
             s.REWARD,
+            s.REWARD_LOWEST,
+            s.REWARD_HIGHEST,
             *(name for check in (*VOTES, *SIGNS, *FAULTS) for name in check.signals),
             *LIKELIHOODS,
             s.LIKELIHOOD_INCORRECT,
             s.DISPLACEMENT_INCORRECT,
+            *WATCHED,
+            *FOLLOWED,
         )
     )
 )
 """All signals that bear on a diagnosis."""
-FATAL = ("reward_is_constant", "tools_fail")
-"""Faults that are an alarm before the reward falls: nothing, or nothing true, is learned while they last."""
-
-
-@dataclass
-class _Lasting:
-    """A condition with hysteresis: it ends only after some rows without it. Positions count rows, from 0.
-
-    Attributes:
-        position: At which it began; -1 while it does not hold.
-        since: The iteration of that position.
-        seen: Position at which it was last seen.
-        strength: Highest so far.
-        signal: That shows it.
-        words: At the highest strength.
-    """
-
-    position: int = -1
-    since: int = -1
-    seen: int = -1
-    strength: float = 0.0
-    signal: str = ""
-    words: str = ""
-
-    @property
-    def holds(self) -> bool:
-        """Whether it has started and not ended."""
-        return self.position >= 0
-
-    def start(self, position: int, since: int) -> None:
-        """Begin at a position, for something that was so since another."""
-        self.position, self.since, self.strength = position, since, 0.0
-
-    def end(self) -> None:
-        """Hold no more."""
-        self.position, self.since = -1, -1
 
 
 class CollapseDetector:
     """Watches a run.
 
     Args:
-        warmup: Rows that give the baselines, and in which nothing is said.
+        warmup: Rows that give the baselines, and in which only what is no number is told.
+        settings: What is known of the run's settings, so that nothing is advised that is on.
+        strictness: Factor of the standard errors by which a reward must fall: below 1 for earlier alarms and more false
+            ones.
 
     Attributes:
         tracks: The signals so far.
+        reward: How the reward stands.
         drift: Of the likelihood.
         instability: Of the policy.
+        numerics: What was not finite.
+        departures: What has left its usual level.
         last: The newest diagnosis.
     """
 
-    def __init__(self, warmup: int = 5) -> None:
+    def __init__(self, warmup: int = 5, settings: Settings | None = None, strictness: float = 1.0) -> None:
         self.warmup = warmup
+        self.settings = settings or Settings()
         self.tracks: dict[str, Track] = {}
+        self.reward = RewardWatch(strictness)
         self.drift = Drift()
         self.instability = Instability()
+        self.numerics = Numerics()
+        self.departures: dict[str, Departure] = {}
         self.last = Diagnosis(-1)
-        self._lasting: dict[str, _Lasting] = {}
+        self._lasting: dict[str, Lasting] = {}
         self._position = -1
         self._iterations: list[int] = []
 
@@ -114,33 +115,35 @@ class CollapseDetector:
 
         Args:
             iteration: Its number, for what is said; logs may skip some.
-            row: Signals by name (`llds.monitor.signals`). Unknown, missing and non-finite ones are passed over.
+            row: Signals by name (`llds.monitor.signals`). Unknown and missing ones are passed over.
 
         Returns:
             The state of the run.
         """
         self._position += 1
         self._iterations = [*self._iterations[1 - RELEASE :], iteration]
-        for name, value in tracked_values(row).items():
-            self.tracks.setdefault(name, Track()).add(self._position, value, self.warmup)
+        self.numerics.update(self._position, iteration, row)
+        self._remember(iteration, row)
         is_warm = max((track.count for track in self.tracks.values()), default=0) > self.warmup
-        self.last = self._judge() if is_warm else Diagnosis(iteration)
+        self.last = self._judge() if is_warm or self.numerics.is_lasting else Diagnosis(iteration)
         return self.last
 
     @property
     def level(self) -> Level:
         """The level that lasts."""
-        if self._is("alarm"):
-            return "alarm"
-        return "warning" if self._is("warning") else "none"
+        levels: tuple[Level, ...] = ("alarm", "warning", "note")
+        return next((level for level in levels if self._is(level)), "none")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as plain numbers, strings, lists and dictionaries."""
         return {
             "warmup": self.warmup,
             "tracks": {name: track.state() for name, track in self.tracks.items()},
+            "reward": self.reward.state(),
             "drift": asdict(self.drift),
             "instability": asdict(self.instability),
+            "numerics": asdict(self.numerics),
+            "departures": {name: one.state() for name, one in self.departures.items()},
             "lasting": {name: asdict(one) for name, one in self._lasting.items()},
             "position": self._position,
             "iterations": self._iterations,
@@ -150,46 +153,76 @@ class CollapseDetector:
         """Go on where the detector that gave this state was."""
         self.warmup = state["warmup"]
         self.tracks = {name: Track.restore(track) for name, track in state["tracks"].items()}
+        self.reward = RewardWatch.restore(state["reward"])
         self.drift = Drift(**state["drift"])
         self.instability = Instability(**state["instability"])
-        self._lasting = {name: _Lasting(**one) for name, one in state["lasting"].items()}
+        self.numerics = Numerics(**state["numerics"])
+        self.departures = {name: Departure(**one) for name, one in state["departures"].items()}
+        self._lasting = {name: Lasting(**one) for name, one in state["lasting"].items()}
         self._position, self._iterations = state["position"], list(state["iterations"])
+
+    def _remember(self, iteration: int, row: Mapping[str, float]) -> None:
+        values = tracked_values(row)
+        for name, value in values.items():
+            self.tracks.setdefault(name, Track()).add(self._position, value, self.warmup)
+        if s.REWARD in values:
+            bounds = [values[name] for name in (s.REWARD_LOWEST, s.REWARD_HIGHEST) if name in values]
+            self.reward.add(values[s.REWARD], (bounds[0], bounds[1]) if len(bounds) == 2 else None)
+        reward = self.reward.now if self.reward.count else None
+        for name in FOLLOWED:
+            if name in values:
+                one = self.departures.setdefault(name, Departure())
+                one.update(self._position, iteration, name, self.tracks[name], reward)
 
     def _judge(self) -> Diagnosis:
         self.drift.update(self._position, self.tracks)
         keep = self.level == "alarm"
         votes, votes_strength = self._look(VOTES, keep)
         faults, _ = self._look(FAULTS, keep)
+        faults += self._lasting_symptom(lengths.NAME, lengths.find(self.departures), keep)
+        faults += self._lasting_symptom("reward_is_constant", self._constant(), keep, self.reward.same - 1)
         signs, signs_strength = self._look(SIGNS, keep)
         self.instability.update(signs_strength, is_new=self._all_new(SIGNS))
-        unstable = self._hold("unstable", self.instability.is_unstable, delay=LASTING - 1)
-        falls = self._hold("reward_falls", self._fall() >= self._fall_needed(votes_strength))
-        lost = self._lost()
-        self._hold("collapsed", falls and lost >= 1 - COLLAPSED, 0 if lost < 1 - RECOVERED else math.inf)
+        unstable = self._hold("unstable", self.instability.is_unstable, SOON, delay=LASTING - 1)
+        falls = self._hold("reward_falls", self._falls(sum(votes_strength)), SOON)
+        self._hold("collapsed", falls and self.reward.is_lost, 1 if self.reward.is_half_back else math.inf)
         # Seen now: those that merely last would hold an alarm that makes them last
         fatal = any(self._lasting[name].seen == self._position for name in FATAL)
-        alarm = self._hold("alarm", falls or fatal or unstable)
-        self._hold("warning", alarm or len(votes) + self.drift.is_decay >= 2 or bool(faults))
+        broken = self._hold("not_finite", self.numerics.is_lasting, SOON)
+        alarm = self._hold("alarm", falls or fatal or unstable or broken, 1)
+        warns = any(one.name in WARN for one in faults)
+        warns = warns or (len(signs) >= WARN_SIGNS and len(votes) >= WARN_VOTES)
+        warning = self._hold("warning", alarm or warns, 1 if not warns else RELEASE)
+        odd = len(votes) + self.drift.is_decay >= 2 or bool(faults) or self.numerics.is_any
+        self._hold("note", warning or odd)
         return self._diagnose(votes, signs, faults)
 
     def _look(self, checks: Iterable[Check], keep: bool) -> tuple[list[Symptom], list[float]]:
         """The symptoms that last, and the strength of all whose signals are there now, weak ones too."""
         fresh = {name: track for name, track in self.tracks.items() if self._position - track.seen_at < RELEASE}
-        lasting, strengths = [], []
+        lasting: list[Symptom] = []
+        strengths = []
         for check in checks:
             found = check.find(fresh)
-            signal, strength, words = found or ("", 0.0, "")
-            strengths += [strength] if found else []
-            if self._hold(check.name, strength >= VOTE, math.inf if keep else RELEASE / 2, check.delay):
-                one = self._lasting[check.name]
-                if strength >= max(VOTE, one.strength):
-                    one.strength, one.signal, one.words = strength, signal, words
-                lasting.append(Symptom(check.name, one.signal, one.since, one.position, one.strength, one.words))
+            strengths += [found[1]] if found else []
+            lasting += self._lasting_symptom(check.name, found, keep, check.delay)
         return lasting, strengths
+
+    def _lasting_symptom(
+        self, name: str, found: tuple[str, float, str] | None, keep: bool, delay: int = 0
+    ) -> list[Symptom]:
+        """The symptom, if it lasts."""
+        signal, strength, words = found or ("", 0.0, "")
+        if not self._hold(name, strength >= VOTE, math.inf if keep else RELEASE / 2, delay):
+            return []
+        one = self._lasting[name]
+        if strength >= max(VOTE, one.strength):
+            one.strength, one.signal, one.words = strength, signal, words
+        return [Symptom(name, one.signal, one.since, one.position, one.strength, one.words)]
 
     def _hold(self, name: str, seen: bool, release: float = RELEASE, delay: int = 0) -> bool:
         """Whether a condition lasts, now that it is seen or not; ``delay`` rows ago it began unseen."""
-        one = self._lasting.setdefault(name, _Lasting())
+        one = self._lasting.setdefault(name, Lasting())
         if seen and not one.holds:
             back = min(delay, len(self._iterations) - 1)
             one.start(self._position - back, self._iterations[-1 - back])
@@ -202,57 +235,78 @@ class CollapseDetector:
     def _is(self, name: str) -> bool:
         return name in self._lasting and self._lasting[name].holds
 
-    def _fall(self) -> float:
-        reward = self.tracks.get(s.REWARD)
-        return max(reward.fall(reward.fast), reward.fall(reward.slow)) if reward is not None else 0.0
+    def _falls(self, votes: float) -> bool:
+        """Whether the reward falls, by itself or together with what the log says of likelihood."""
+        if self.reward.falls:
+            return True
+        if far(self.departures) >= FAR and self.reward.falls_with(ERRORS, SHARE_OF_GAIN):
+            return True
+        if not any(name in self.tracks for name in (s.LLD_RATE, *LIKELIHOODS)):
+            return False
+        agree = votes >= 1 and not self.instability.is_calm
+        needed = ERRORS - ERRORS_PER_VOTE * min(MAX_VOTES, votes) if agree else ERRORS_WHEN_QUIET
+        if self._is("reward_falls"):  # it ends later than it began, so that it does not come and go
+            return self.reward.falls_with(
+                ENDS_AT * min(needed, ERRORS - ERRORS_PER_VOTE), ENDS_AT * SHARE_WITH_LIKELIHOOD
+            )
+        return self.reward.falls_with(needed, SHARE_WITH_LIKELIHOOD)
 
-    def _fall_needed(self, votes: Iterable[float]) -> float:
-        """Share of the peak reward whose loss is an alarm."""
-        needed = FALL - FALL_PER_VOTE * min(MAX_VOTES, sum(votes))
-        return max(needed, FALL_WHEN_CALM) if self.instability.is_calm else needed
+    def _constant(self) -> tuple[str, float, str] | None:
+        if not self.reward.count:
+            return None
+        words = f"reward is {self.reward.now:.3g} in each of the last {self.reward.same} iterations"
+        return s.REWARD, float(self.reward.is_constant), words
 
     def _all_new(self, checks: Iterable[Check]) -> bool:
         """Whether all that they look at was in this row."""
         names = [name for check in checks for name in check.signals]
         return all(name in self.tracks and self.tracks[name].seen_at == self._position for name in names)
 
-    def _lost(self) -> float:
-        """Share of the peak of the smoothed reward that is lost, luck included."""
-        reward = self.tracks.get(s.REWARD)
-        if reward is None or reward.fast.highest is None or reward.room <= 0:
-            return 0.0
-        return (reward.fast.highest - reward.fast.value) / reward.room
-
     def _phase(self) -> Phase:
         if self._is("reward_falls"):
             return "collapsed" if self._is("collapsed") else "acceleration"
         if self._is("unstable"):
             return "acceleration"
-        if self.drift.is_decay:
+        if self.drift.is_decay and self.drift.signal in LIKELIHOODS:
             return "decay"
-        return "stagnation" if self.drift.idle >= STAGNATION else "healthy"
+        return "stagnation" if self.drift.idle >= STAGNATION and self.drift.signal in LIKELIHOODS else "healthy"
 
     def _diagnose(self, votes: list[Symptom], signs: list[Symptom], faults: list[Symptom]) -> Diagnosis:
-        iteration, level, phase, lost = self._iterations[-1], self.level, self._phase(), self._lost()
+        iteration, level, phase = self._iterations[-1], self.level, self._phase()
+        reward = RewardFall(self.reward.peak, self.reward.now, self.reward.errors) if self.reward.count else None
         if level == "none":
-            return Diagnosis(iteration, phase, reward_lost=lost)
+            return Diagnosis(iteration, phase, reward=reward)
         symptoms = sorted((*votes, *signs, *faults), key=lambda one: -one.strength)
-        # Single actions that fall are the paper's displacement, not yet instability
-        unstable = [one.position for one in votes if one.name != "correct_actions_fall"]
-        unstable += [self._lasting[name].position for name in ("reward_falls", "unstable") if self._is(name)]
-        found = attribute({one.name: one for one in symptoms}, self.drift, self.tracks, min(unstable, default=None))
+        # A note blames nothing and advises nothing: runs that go on well have them too
+        found = self._attribute(symptoms, votes) if level != "note" else None
         return Diagnosis(
             iteration=iteration,
             phase=phase,
             level=level,
-            reward_lost=lost,
+            reward=reward,
             confidence=self._confidence(votes, signs),
             symptoms=tuple(symptoms),
             since=self._lasting[level].since,
-            iterations_to_collapse=self._iterations_to_collapse(),
-            cause=found.cause,
-            evidence=found.evidence,
-            advice=found.advice,
+            cause=found.cause if found else None,
+            evidence=found.evidence if found else tuple(one.words for one in symptoms),
+            moved=tuple(words for _, words in moved(self.departures)),
+            advice=advise(found.cause, self.settings) if found else "",
+        )
+
+    def _attribute(self, symptoms: list[Symptom], votes: list[Symptom]) -> Attribution:
+        if self.numerics.is_lasting:
+            return Attribution("not_finite", (self.numerics.words,))
+        # Single actions that fall are the paper's displacement, not yet instability
+        unstable = [one.position for one in votes if one.name != "correct_actions_fall"]
+        fallen = [self._lasting[name].position for name in ("reward_falls", "unstable") if self._is(name)]
+        return attribute(
+            {one.name: one for one in symptoms},
+            self.drift,
+            self.tracks,
+            unstable_from=min([*unstable, *fallen], default=None),
+            fallen_from=min(fallen, default=None),
+            departures=self.departures,
+            position=self._position,
         )
 
     def _confidence(self, votes: list[Symptom], signs: list[Symptom]) -> float:
@@ -260,19 +314,14 @@ class CollapseDetector:
         able += (s.REWARD in self.tracks) + bool(self.drift.signal)
         return (len(votes) + len(signs) + self._is("reward_falls") + self.drift.is_decay) / max(able, 1)
 
-    def _iterations_to_collapse(self) -> float | None:
-        """Where the line through the last rewards meets half of the peak, if its slope is more than noise."""
-        reward = self.tracks.get(s.REWARD)
-        if reward is None or reward.fast.highest is None or len(self._iterations) < 2:
-            return None
-        length = min(8, len(reward.recent))
-        slope, left = reward.slope(length), reward.fast.value - (reward.fast.highest - (1 - COLLAPSED) * reward.room)
-        error = reward.noise * math.sqrt(12 / max(length**3 - length, 1))
-        stride = (self._iterations[-1] - self._iterations[0]) / (len(self._iterations) - 1)
-        return stride * left / -slope if left > 0 and slope < -2 * error else None
 
-
-def diagnose(table: Iterable[tuple[int, Mapping[str, float]]], *, warmup: int = 5) -> list[Diagnosis]:
+def diagnose(
+    table: Iterable[tuple[int, Mapping[str, float]]],
+    *,
+    warmup: int = 5,
+    settings: Settings | None = None,
+    strictness: float = 1.0,
+) -> list[Diagnosis]:
     """Judge every iteration of a recorded run, as the detector would have while it ran.
 
     Where the run went back to the weights of an earlier iteration, so does the detector: what came after is forgotten.
@@ -280,14 +329,17 @@ def diagnose(table: Iterable[tuple[int, Mapping[str, float]]], *, warmup: int = 
     Args:
         table: Iteration numbers and their signals, in order.
         warmup: See `CollapseDetector`.
+        settings: See `CollapseDetector`.
+        strictness: See `CollapseDetector`.
     """
-    detector, kept, said = CollapseDetector(warmup), [], []
+    detector, kept, said = CollapseDetector(warmup, settings, strictness), [], []
     for iteration, row in table:
         kept.append((iteration, row))
         said.append(detector.update(iteration, row))
         back = row.get(s.BACK_TO, math.nan)
         if not math.isnan(back):
-            kept, detector = [one for one in kept if one[0] <= back], CollapseDetector(warmup)
+            kept = [one for one in kept if one[0] <= back]
+            detector = CollapseDetector(warmup, settings, strictness)
             for one in kept:
                 detector.update(*one)
     return said

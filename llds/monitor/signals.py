@@ -30,6 +30,11 @@ class Signal:
 
 
 REWARD = "reward/mean"
+REWARD_STD = "reward/std"
+REWARD_LOWEST = "reward/lowest"
+REWARD_HIGHEST = "reward/highest"
+TRAJECTORIES = "rollout/trajectories"
+LOSS = "train/loss"
 INFORMATIVE = "reward/informative_groups"
 ALL_CORRECT = "reward/all_correct_groups"
 ENTROPY = "policy/entropy"
@@ -196,7 +201,7 @@ SIGNALS = (
     Signal(UPDATE_NORM, "Norm of the change of the weights in the last step (Adam)", "norm", "as scheduled", "up"),
     Signal(LEARNING_RATE, "Learning rate of the last step", "1", "as scheduled"),
     Signal(NONFINITE, "Steps skipped because loss or gradient was not finite", "share", "0", "up"),
-    Signal("train/loss", "Loss, all terms", "1", "says little in GRPO"),
+    Signal(LOSS, "Loss, all terms", "1", "says little in GRPO"),
     Signal("train/policy_loss", "Policy loss", "1", "says little in GRPO"),
     Signal("train/kl_loss", "KL penalty, before its coefficient", "nats", "grows slowly", "up"),
     Signal("train/llds_loss", "LLDS penalty, before its coefficient", "nats", "small and calm", "up"),
@@ -242,6 +247,10 @@ SIGNALS = (
     Signal("retrieval/failed_calls", "Calls of the retriever that failed, after its own retries", "count", "0", "up"),
     Signal(EMPTY_SEARCHES, "Queries that found nothing", "share", "near 0", "up"),
     Signal(HIT_RATE, "Trajectories whose passages hold a gold answer", "share", "rises or holds", "down"),
+    Signal(REWARD_STD, "Standard deviation of the rewards, where another framework logs it", "reward", "> 0", "down"),
+    Signal(REWARD_LOWEST, "Least reward of a trajectory, where another framework logs it", "reward", "-"),
+    Signal(REWARD_HIGHEST, "Largest reward of a trajectory, where another framework logs it", "reward", "-"),
+    Signal(TRAJECTORIES, "Trajectories of the iteration, where another framework logs it", "count", "holds"),
     Signal(
         BACK_TO, "Iteration whose weights came back after this one, where the collapse ladder went back", "count", "-"
     ),

@@ -1,7 +1,8 @@
-"""What happened in a run, in order: warnings and alarms as they began, and what the ladder did."""
+"""What happened in a run, in order: notes, warnings and alarms as they began, and what the ladder did."""
 
 from dataclasses import dataclass
 
+from llds.monitor import Diagnosis
 from llds.report.run import Run
 
 MOST = 40
@@ -14,7 +15,7 @@ class Event:
 
     Attributes:
         iteration: When.
-        kind: ``warning``, ``alarm``, what the ladder did, or, in the place of what is not shown, nothing.
+        kind: ``note``, ``warning``, ``alarm``, what the ladder did, or, in the place of what is not shown, nothing.
         words: What happened.
     """
 
@@ -38,7 +39,12 @@ def events(run: Run) -> list[Event]:
 def _beginnings(run: Run) -> list[Event]:
     levels = ["none", *(diagnosis.level for diagnosis in run.diagnoses)]
     return [
-        Event(found.iteration, found.level, f"{(found.cause or '').replace('_', ' ')}: {'; '.join(found.evidence)}")
+        Event(found.iteration, found.level, _words(found))
         for before, found in zip(levels, run.diagnoses, strict=False)
         if found.level not in ("none", before)
     ]
+
+
+def _words(found: Diagnosis) -> str:
+    seen = "; ".join(found.evidence or found.moved)
+    return f"{found.cause.replace('_', ' ')}: {seen}" if found.cause else seen

@@ -69,6 +69,7 @@ def render(runs: Sequence[Run]) -> str:
         colors=COLORS,
         phases=[(PHASES[phase], color) for phase, color in PHASE_COLORS.items() if phase != "healthy"],
         verdicts=[run.diagnoses[-1] for run in runs],
+        judged=[run.verdict for run in runs],
         events=[events(run) for run in runs],
         phase_names=PHASES,
         bokeh=Markup(Resources(mode="inline", components=["bokeh"]).render_js()),  # noqa: S704 (bokeh's own)

@@ -1,8 +1,9 @@
 """A run as the report sees it: metrics, what the detector says of them, settings, trajectories, incidents, probes."""
 
 import json
+import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 
 from llds.errors import DataError
 from llds.files.bounds import check_yaml, read_bytes
-from llds.monitor import Diagnosis, diagnose
+from llds.monitor import Diagnosis, Settings, Verdict, diagnose, give_verdict
 from llds.monitor.sources import MetricTable, read_metrics
 from llds.report.incidents import Incident, read_incidents
 from llds.report.probes import ReportedProbe, read_probes
@@ -29,6 +30,7 @@ class Run:
         trajectories: Its trajectory files, in order of their iterations.
         incidents: What the collapse ladder did in it, in order.
         probes: Its LLD probes, in order of their iterations.
+        settings: What the detector knows of its settings.
     """
 
     name: str
@@ -38,11 +40,17 @@ class Run:
     trajectories: list[Path]
     incidents: list[Incident]
     probes: list[ReportedProbe]
+    settings: Settings = field(default_factory=Settings)
 
     @cached_property
     def diagnoses(self) -> list[Diagnosis]:
         """The detector's judgment of each iteration."""
-        return diagnose(self.table.rows)
+        return diagnose(self.table.rows, settings=self.settings)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What its log as a whole lets one say."""
+        return give_verdict(self.table.rows, self.diagnoses)
 
     @property
     def logged(self) -> set[str]:
@@ -50,8 +58,9 @@ class Run:
         return {signal for _, row in self.table.rows for signal in row}
 
     def series(self, signal: str) -> tuple[list[int], list[float]]:
-        """Iterations at which a signal exists, and its values there."""
-        points = [(iteration, row[signal]) for iteration, row in self.table.rows if signal in row]
+        """Iterations at which a signal exists and is a number, and its values there."""
+        rows = [(iteration, row[signal]) for iteration, row in self.table.rows if signal in row]
+        points = [(iteration, value) for iteration, value in rows if math.isfinite(value)]
         return [iteration for iteration, _ in points], [value for _, value in points]
 
 
@@ -67,16 +76,28 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     """
     place = Path(path)
     table = read_metrics(place)
-    config = place / "config.yaml"
+    settings = read_config(place)
     return Run(
         name=name or place.resolve().name,
         path=place,
         table=table,
-        config=flatten(_read_yaml(config)) if config.is_file() else {},
+        config=flatten(settings),
         trajectories=sorted(place.glob("trajectories/iteration-*.jsonl.gz")),
         incidents=read_incidents(place),
         probes=read_probes(place),
+        settings=Settings.from_config(settings),
     )
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The configuration in a run's folder; empty where there is none.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    path = run / "config.yaml"
+    config = _read_yaml(path) if path.is_file() else {}
+    return config if isinstance(config, dict) else {}
 
 
 def read_trajectories(path: Path) -> list[dict[str, Any]]:

@@ -88,12 +88,10 @@ class IncidentFolder:
 
 def decision(found: Diagnosis, done: Sequence[str]) -> str:
     """The decision in words, as Markdown."""
-    left = found.iterations_to_collapse
     facts = [
         f"- Phase: {PHASES[found.phase]}",
         f"- Since: iteration {found.since}",
-        f"- Reward: {found.reward_lost:.0%} under its peak",
-        *([f"- Half of the peak is lost in about {left:.0f} iterations, if the trend goes on"] if left else []),
+        f"- Reward: {found.reward.words if found.reward else 'not logged'}",
         f"- Cause: {(found.cause or 'unknown').replace('_', ' ')}",
         f"- Confidence: {found.confidence:.0%} of the signals that can vote do so",
     ]
@@ -104,6 +102,7 @@ def decision(found: Diagnosis, done: Sequence[str]) -> str:
     parts: list[tuple[str, list[str]]] = [
         (f"# Iteration {found.iteration}: {found.level}", facts),
         ("## What points to the cause", [f"- {words}" for words in found.evidence]),
+        ("## What moved, in order", [f"- {words}" for words in found.moved]),
         ("## What lasts, strongest first", seen),
         ("## What the ladder did", [f"- {words}" for words in done] or ["- nothing but tell"]),
         ("## Advice", [found.advice] if found.advice else []),

@@ -17,17 +17,16 @@ from llds.callbacks.ladder import Incident, Ladder, Moment, Rung, Warn
 from llds.callbacks.rollout.callback import RolloutCallback
 from llds.errors import ConfigurationError
 from llds.modules import SearchAgentModule
-from llds.monitor import PHASES, CollapseDetector, Diagnosis
+from llds.monitor import LEVELS, PHASES, CollapseDetector, Diagnosis, Settings
 from llds.strategies import gather
-
-_LEVELS = {"none": 0.0, "warning": 1.0, "alarm": 2.0}
 
 
 class CollapseMonitor(pl.Callback):
     """Says one line when a warning begins and one when an alarm does, and does what its ladder says; else it is quiet.
 
-    A warning (likelihood decays and another signal is unusual, or a fault shows) also occurs in runs that go on well.
-    An alarm means that reward is being lost, or is about to be. Logs ``collapse/level`` (0 none, 1 warning, 2 alarm),
+    At a warning a person should look this hour: a fault shows, or the policy becomes unstable. An alarm means that
+    reward is being lost, or is about to be, and that acting pays. What is unusual and also occurs in runs that go on
+    well is a note, which is logged and not told. Logs ``collapse/level`` (0 none, 1 note, 2 warning, 3 alarm),
     ``collapse/phase`` (0 healthy, 1-3 as in the paper, 4 collapsed), ``collapse/confidence``, ``collapse/actions``
     (rungs that acted) and, where the run went back, ``collapse/back_to``.
 
@@ -85,6 +84,10 @@ class CollapseMonitor(pl.Callback):
         """
         if stage != "fit":
             return
+        objective = pl_module.objective
+        self.detector.settings = Settings(
+            llds=objective.active_llds is not None, importance_sampling=objective.importance is not None
+        )
         for rung, _ in self.ladder:
             rung.check(trainer, pl_module)
         order = [type(one) for one in trainer.callbacks if isinstance(one, (CollapseMonitor, RolloutCallback))]  # type: ignore[attr-defined]
@@ -205,7 +208,7 @@ class CollapseMonitor(pl.Callback):
 
 def _signals(found: Diagnosis) -> dict[str, float]:
     return {
-        "collapse/level": _LEVELS[found.level],
+        "collapse/level": float(LEVELS.index(found.level)),
         "collapse/phase": float(list(PHASES).index(found.phase)),
         "collapse/confidence": found.confidence,
     }

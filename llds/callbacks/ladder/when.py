@@ -4,17 +4,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llds.errors import ConfigurationError
-from llds.monitor import Cause, Diagnosis, Level, Phase
-
-LEVELS: tuple[Level, ...] = ("none", "warning", "alarm")
+from llds.monitor import LEVELS, Cause, Diagnosis, Level, Phase
 
 
 @dataclass(frozen=True)
 class When:
     """When a rung acts."""
 
-    level: Literal["warning", "alarm"] = "alarm"
-    """Lowest level it answers to; an alarm is also more than a warning."""
+    level: Literal["note", "warning", "alarm"] = "alarm"
+    """Lowest level it answers to; an alarm is also more than a warning, which is more than a note."""
     phases: list[Phase] | None = None
     """Only in these phases: healthy, stagnation, decay, acceleration, collapsed; null is any."""
     causes: list[Cause] | None = None
@@ -36,7 +34,8 @@ class When:
                 )
         if self.level not in LEVELS[1:]:
             raise ConfigurationError(
-                f"Expected `level` of a rung's `when` in `collapse.ladder` to be warning or alarm, got {self.level}."
+                "Expected `level` of a rung's `when` in `collapse.ladder` to be note, warning or alarm, got "
+                f"{self.level}."
             )
 
     def fits(self, diagnosis: Diagnosis) -> bool:

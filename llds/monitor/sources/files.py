@@ -1,9 +1,8 @@
-"""Metrics files as records: CSV, JSON, jsonl and console logs; ``.gz`` too."""
+"""Metrics files as records: CSV, JSON, jsonl, notebooks and console logs; ``.gz`` too."""
 
 import csv
 import io
 import json
-import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 from llds.errors import DataError
 from llds.files.bounds import MAX_COLUMNS, read_bytes
 from llds.files.formats import is_packed
+from llds.monitor.sources.console import from_console
+from llds.monitor.sources.notebook import from_html, from_notebook
 from llds.monitor.sources.vocabulary import Record
 
 _MAX_BYTES = 256 << 20  # of metrics, unpacked
-_CONSOLE_STEP = re.compile(r"(?:^|\s)step:(\d+) - ")
-_CONSOLE_VALUE = re.compile(r"([\w@./%+-]+):(?:np\.\w+\()?(-?(?:\d[\d.]*(?:[eE][+-]?\d+)?|inf|nan))")
 
 
 def read_records(path: Path) -> list[Record]:
@@ -37,12 +36,17 @@ def read_records(path: Path) -> list[Record]:
         records = _from_json(text, path)
     elif name.endswith((".jsonl", ".ndjson")):
         records = _from_lines(text, path)
+    elif name.endswith(".ipynb"):
+        records = from_notebook(text, path)
+    elif name.endswith((".html", ".htm")):
+        records = from_html(text)
     else:
-        records = _from_console(text)
+        records = from_console(text)
     if not records:
         raise DataError(
             f"Expected metrics in {path}, got none. Known are CSV, TRL's trainer_state.json, jsonl with one object per "
-            "iteration, and verl's console log (lines with `step:N - key:value - ...`)."
+            "iteration, console logs of verl (lines with `step:N - key:value - ...`) and TRL (`{'loss': ..., 'reward': "
+            "...}`), and notebooks with either or with a table of steps."
         )
     return records
 
@@ -79,15 +83,6 @@ def _from_lines(text: str, path: Path) -> list[Record]:
             record = {"step": record.get("step"), **record["data"]}
         if "config" not in record and "end" not in record:
             records.append(record)
-    return records
-
-
-def _from_console(text: str) -> list[Record]:
-    records: list[Record] = []
-    for line in text.splitlines():
-        if match := _CONSOLE_STEP.search(line):
-            values = _CONSOLE_VALUE.findall(line[match.end() :])
-            records.append({"step": match[1], **dict(values)})
     return records
 
 

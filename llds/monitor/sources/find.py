@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llds.errors import DataError
-from llds.monitor.sources import llds_run, nemo_rl, prime_rl, recorded, skyrl, trl, verl
+from llds.monitor.signals import REWARD
+from llds.monitor.sources import llds_run, nemo_rl, openrlhf, prime_rl, recorded, skyrl, trl, verl
 from llds.monitor.sources.files import read_records
 from llds.monitor.sources.tensorboard import read_events
 from llds.monitor.sources.vocabulary import MetricTable, Record, Vocabulary, build_table
 from llds.monitor.sources.wandb import plain_names
+from llds.monitor.sources.wandb_file import read_wandb
 
 VOCABULARIES = (
     llds_run.VOCABULARY,
@@ -18,12 +21,13 @@ VOCABULARIES = (
     prime_rl.VOCABULARY,
     nemo_rl.VOCABULARY,
     skyrl.VOCABULARY,
+    openrlhf.VOCABULARY,
     recorded.VOCABULARY,
 )
 _EVENTS = "events.out.tfevents.*"
 _SEVERAL = ("csv/**/metrics.csv", "version_*/metrics.csv")
 _ONE = ("metrics.csv", "metrics.jsonl", "trainer_state.json", "checkpoint-*/trainer_state.json")
-_LOOSE = ("*.jsonl", "*.jsonl.gz", "*.csv", "*.csv.gz", "*.log")
+_LOOSE = ("*.jsonl", "*.jsonl.gz", "*.csv", "*.csv.gz", "*.log", "*.out", "*.txt", "*.ipynb", "*.wandb")
 
 
 def read_metrics(path: str | Path) -> MetricTable:
@@ -61,11 +65,17 @@ def _read_all(sources: list[Path]) -> list[Record]:
     records: list[Record] = []
     for source in sources:
         try:
-            records += read_events(source) if source.match(_EVENTS) else read_records(source)
+            records += _read(source)
         except DataError:
             if source == sources[-1] and not records:
                 raise
     return records
+
+
+def _read(source: Path) -> list[Record]:
+    if source.match(_EVENTS):
+        return read_events(source)
+    return read_wandb(source) if source.suffix == ".wandb" else read_records(source)
 
 
 def _find(folder: Path) -> list[Path]:
@@ -121,4 +131,8 @@ def _choose(records: list[Record], source: str) -> Vocabulary:
             f"Expected metrics with names of a known framework in {source} ({expected}), got the columns "
             f"{', '.join(columns[:12])}{', ...' if len(columns) > 12 else ''}."
         )
-    return best
+    return best if known[best.framework] > 1 or _has_reward(best, columns) else replace(best, framework="unknown")
+
+
+def _has_reward(vocabulary: Vocabulary, columns: list[str]) -> bool:
+    return any(vocabulary.signal(column) == REWARD for column in columns)

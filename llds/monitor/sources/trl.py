@@ -1,6 +1,7 @@
-"""TRL's GRPOTrainer: ``trainer_state.json``, TensorBoard and W&B.
+"""TRL's GRPOTrainer: console, notebook, ``trainer_state.json``, TensorBoard and W&B.
 
-Names as in TRL f2cd577 (`trainer/grpo_trainer.py`).
+Names as in TRL f2cd577 (`trainer/grpo_trainer.py`), those of older versions, and what loops of people's own call a mean
+reward.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,12 @@ VOCABULARY = Vocabulary(
     "TRL",
     {
         "reward": s.REWARD,
+        "mean_reward": s.REWARD,
+        "reward_mean": s.REWARD,
+        "reward/mean": s.REWARD,
+        "avg_reward": s.REWARD,
+        "reward_std": s.REWARD_STD,
+        "loss": s.LOSS,
         "entropy": s.ENTROPY,
         "grad_norm": s.GRAD_NORM,
         "learning_rate": s.LEARNING_RATE,
@@ -25,6 +32,9 @@ VOCABULARY = Vocabulary(
         "clip_ratio/region_mean": s.CLIP_SHARE,
         "clip_ratio": s.CLIP_SHARE,
         "completions/mean_length": s.ACTION_TOKENS,
+        "completion_length": s.ACTION_TOKENS,
+        "avg_gen_tokens": s.ACTION_TOKENS,
+        "rollout_count": s.TRAJECTORIES,
         "completions/clipped_ratio": s.ACTION_CUT,
         "tools/call_frequency": s.SEARCHES,
         "tools/failure_frequency": s.TOOL_FAILURES,

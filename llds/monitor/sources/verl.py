@@ -21,6 +21,9 @@ VOCABULARY = Vocabulary(
     {
         "critic/score/mean": s.REWARD,
         "critic/rewards/mean": s.REWARD,
+        "episode/reward/mean": s.REWARD,  # verl-agent
+        "critic/score/min": s.REWARD_LOWEST,
+        "critic/score/max": s.REWARD_HIGHEST,
         "actor/entropy": s.ENTROPY,
         "actor/entropy_loss": s.ENTROPY,  # the mean entropy, before verl 0.4
         "actor/grad_norm": s.GRAD_NORM,
@@ -29,7 +32,11 @@ VOCABULARY = Vocabulary(
         "actor/kl_loss": s.KL_REF,
         "actor/reward_kl_penalty": s.KL_REF,
         "critic/kl": s.KL_REF,
+        "actor/pg_loss": s.LOSS,
         "rollout_corr/kl": s.BEHAVIOR_KL,
+        # Of probabilities: at most as far apart as their logarithms
+        "training/rollout_probs_diff_mean": s.GAP_MEAN,
+        "training/rollout_probs_diff_max": s.GAP_MAX,
         "training/off_policy/trajectory_staleness/mean": s.WEIGHT_LAG,
         "response_length/mean": s.ACTION_TOKENS,
         "response_length/clip_ratio": s.ACTION_CUT,
@@ -39,6 +46,9 @@ VOCABULARY = Vocabulary(
         "env/number_of_valid_search": s.SEARCHES,
         "env/ratio_of_valid_action": s.VALID_ACTIONS,
         "env/finish_ratio": s.ANSWERED,
+        "episode/length/mean": "rollout/turns",
+        "episode/valid_action_ratio": s.VALID_ACTIONS,
+        "episode/tool_call_count/mean": s.SEARCHES,
     },
     steps=("training/global_step", "step", "_step", "Step", "global_step"),
     derive=_derive,

@@ -43,6 +43,10 @@ class Vocabulary:
             if self._plain(column) in self.names or self._plain(column) in self.derived_from
         }
 
+    def signal(self, column: str) -> str | None:
+        """The signal that a column is; None for others."""
+        return self.names.get(self._plain(column))
+
     def row(self, record: Record) -> Row:
         """The signals of a record."""
         numbers = {
@@ -59,7 +63,7 @@ class Vocabulary:
     def step(self, record: Record) -> float | None:
         """The number of a record's iteration."""
         numbers = (as_number(record[name]) for name in self.steps if name in record)
-        return next((number for number in numbers if number is not None), None)
+        return next((number for number in numbers if number is not None and math.isfinite(number)), None)
 
     def _plain(self, name: str) -> str:
         return next((name.removeprefix(prefix) for prefix in self.prefixes if name.startswith(prefix)), name)
@@ -74,17 +78,24 @@ class MetricTable:
         framework: Whose names they had.
         rows: Iteration number and signals, in order.
         ignored: Columns that no signal stands for.
+        known: How many columns a signal stands for.
     """
 
     path: str
     framework: str
     rows: list[tuple[int, Row]]
     ignored: list[str] = field(default_factory=list)
+    known: int = 0
 
     @property
     def signals(self) -> list[str]:
         """The signals that any row has."""
         return sorted({name for _, row in self.rows for name in row})
+
+    @property
+    def columns(self) -> int:
+        """How many columns the log has."""
+        return self.known + len(self.ignored)
 
 
 def build_table(path: str, records: Sequence[Record], vocabulary: Vocabulary) -> MetricTable:
@@ -96,22 +107,20 @@ def build_table(path: str, records: Sequence[Record], vocabulary: Vocabulary) ->
     rows: dict[int, Row] = {}
     for index, record in enumerate(records):
         row = vocabulary.row(record)
-        if row:
+        if any(math.isfinite(value) for value in row.values()):  # some loggers fill what is missing with NaN
             step = vocabulary.step(record)
             rows.setdefault(index if step is None else int(step), {}).update(row)
     columns = list(dict.fromkeys(name for record in records for name in record))
-    known = vocabulary.known(columns) | set(vocabulary.steps)
-    return MetricTable(
-        path, vocabulary.framework, sorted(rows.items()), [name for name in columns if name not in known]
-    )
+    read = vocabulary.known(columns)
+    ignored = [name for name in columns if name not in read | set(vocabulary.steps)]
+    return MetricTable(path, vocabulary.framework, sorted(rows.items()), ignored, len(read))
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number, or None for anything else."""
+    """A number, or None for anything else; NaN and infinity are numbers: that one was logged is news."""
     if isinstance(value, bool) or value is None or value == "":
         return None
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None

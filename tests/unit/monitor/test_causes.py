@@ -10,10 +10,11 @@ from types import ModuleType
 import pytest
 
 from llds.monitor import diagnose
-from llds.monitor.causes import ADVICE, NAMES
-from llds.monitor.faults import FAULTS
-from llds.monitor.instability import SIGNS
-from llds.monitor.votes import VOTES
+from llds.monitor.advice import Settings, advise
+from llds.monitor.causes import NAMES
+from llds.monitor.symptoms.faults import FAULTS
+from llds.monitor.symptoms.instability import SIGNS
+from llds.monitor.symptoms.votes import VOTES
 
 Row = dict[str, float]
 Make = Callable[..., list[Row]]
@@ -57,11 +58,23 @@ def test_the_first_word_about_a_fault_comes_soon(fault: str, healthy: Make) -> N
     rows = healthy(90)
     inject(rows, 45, random.Random(0))
     first = next(one.iteration for one in diagnose(enumerate(rows)) if one.level != "none" and one.cause == cause)
-    assert first <= 45 + (20 if cause == "lld_spiral" else 5)
+    assert first <= 45 + {"lld_spiral": 20, "stale_weights": 10}.get(cause, 5)
 
 
 def test_every_cause_has_a_fault_a_name_and_advice() -> None:
-    assert {cause for cause, _ in INJECTED.values()} == set(NAMES) - {"unknown"} == set(ADVICE) - {"unknown"}
+    assert {cause for cause, _ in INJECTED.values()} == set(NAMES) - {"unknown"}
+    assert all(advise(cause, Settings()) for cause in NAMES)
+
+
+def test_what_is_on_is_not_advised() -> None:
+    assert "add LLDS" in advise("lld_spiral", Settings(llds=False))
+    assert "add LLDS" not in advise("lld_spiral", Settings(llds=True))
+    assert "importance sampling" in advise("sampler_mismatch", Settings())
+    assert "importance sampling" not in advise("sampler_mismatch", Settings(importance_sampling=True))
+    config = {"model": {"llds_penalty": {"class_path": "x", "init_args": {"coefficient": 0.1}}}}
+    assert Settings.from_config(config) == Settings(llds=True, importance_sampling=False, gradient_clipping=True)
+    assert Settings.from_config({"model": {"llds_penalty": None}}).llds is False
+    assert Settings.from_config({}) == Settings()
 
 
 def test_symptoms_have_names_of_their_own() -> None:
@@ -160,14 +173,16 @@ def test_a_reward_that_is_constant_from_the_start_is_an_alarm(healthy: Make) -> 
     for row in rows:
         row |= {"reward/mean": 0.0, "reward/informative_groups": 0.0}
     said = diagnose(enumerate(rows))
-    assert said[8].level == "none"
-    found = said[10]
+    assert said[9].level == "none"
+    found = said[12]
     assert (found.level, found.cause) == ("alarm", "broken_reward")
     assert "reward is 0" in found.evidence[0]
 
 
 def test_a_spiral_in_which_right_and_wrong_fall_together_is_not_a_broken_reward(healthy: Make) -> None:
     rows = healthy(80)
+    for row in rows[50:]:
+        row["reward/mean"] *= 0.4
     for row in rows[40:]:
         row |= {"llds/displacement_correct": -0.05, "llds/displacement_incorrect": -0.05, "llds/lld_rate": 0.9}
     assert causes(rows).most_common(1)[0][0] == "lld_spiral"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llds.monitor import CollapseDetector, Diagnosis, diagnose, summarize
+from llds.monitor.memory.numerics import WATCHED
 
 Row = dict[str, float]
 Make = Callable[..., list[Row]]
@@ -34,12 +35,12 @@ def test_a_spiral_goes_through_the_phases_of_the_paper_in_order(spiral: Make) ->
     assert 60 <= at["collapsed"] <= 65
 
 
-def test_a_warning_comes_before_the_alarm_and_both_name_the_spiral(spiral: Make) -> None:
+def test_a_note_comes_before_the_alarm_and_the_alarm_names_the_spiral(spiral: Make) -> None:
     found = diagnose(enumerate(spiral()))
-    warning = next(one for one in found if one.level == "warning")
+    note = next(one for one in found if one.level == "note")
     alarm = next(one for one in found if one.level == "alarm")
-    assert warning.iteration < 54 < alarm.iteration
-    assert (warning.cause, alarm.cause) == ("lld_spiral", "lld_spiral")
+    assert note.iteration < 54 < alarm.iteration
+    assert (note.cause, note.advice, alarm.cause) == (None, "", "lld_spiral")
     assert alarm.since == alarm.iteration
     assert any("lose likelihood" in words for words in alarm.evidence)
     assert "learning rate" in alarm.advice
@@ -81,11 +82,16 @@ def test_a_fall_of_the_reward_alone_is_an_alarm_of_unknown_cause(healthy: Make) 
     assert (found.level, found.cause, found.confidence) == ("alarm", "unknown", pytest.approx(1 / 8))
 
 
-def test_votes_lower_the_fall_that_an_alarm_needs(healthy: Make) -> None:
-    calm, unstable = healthy(), healthy()
-    for row in (*calm[50:], *unstable[50:]):
-        row["reward/mean"] *= 0.8
-    for row in unstable[50:]:
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_votes_lower_the_fall_that_an_alarm_needs(healthy: Make, seed: int) -> None:
+    """Of a reward so noisy that a fall of all that was gained is hardly seen in it."""
+    noise = random.Random(seed)
+    calm, unstable = healthy(62, seed), healthy(62, seed)
+    for at, (one, other) in enumerate(zip(calm, unstable, strict=True)):
+        scatter = noise.gauss(0, 0.14) - 0.22 * (at >= 50)
+        one["reward/mean"] += scatter
+        other["reward/mean"] += scatter
+    for row in unstable[45:]:
         row["policy/entropy"] *= 1.4
         row["train/grad_norm"] *= 5
     assert "alarm" not in levels(calm)
@@ -170,19 +176,6 @@ def test_iterations_may_be_numbered_in_strides(spiral: Make) -> None:
     sparse = diagnose((10 * at, row) for at, row in enumerate(spiral()))
     assert [one.level for one in sparse] == [one.level for one in dense]
     assert [one.since for one in sparse] == [None if one.since is None else 10 * one.since for one in dense]
-    trend = [(a.iterations_to_collapse, b.iterations_to_collapse) for a, b in zip(sparse, dense, strict=True)]
-    assert any(b is not None for _, b in trend)
-    assert all(a == pytest.approx(10 * b) for a, b in trend if a is not None and b is not None)
-
-
-def test_the_expected_collapse_is_where_the_line_of_the_reward_leads(healthy: Make) -> None:
-    rows = healthy(100)
-    for age, row in enumerate(rows[60:]):
-        row["reward/mean"] = 0.55 - 0.01 * age  # half of the peak, about 0.275, after 27 or 28 iterations
-    found = diagnose(enumerate(rows))
-    predicted = [one.iteration + one.iterations_to_collapse for one in found[80:86] if one.iterations_to_collapse]
-    assert len(predicted) == 6
-    assert all(84 <= at <= 94 for at in predicted)
 
 
 def test_missing_signals_and_nan_degrade_the_confidence_not_the_alarm(spiral: Make) -> None:
@@ -197,10 +190,8 @@ def test_missing_signals_and_nan_degrade_the_confidence_not_the_alarm(spiral: Ma
     for row in holes:
         for name in list(row):
             chance = noise.random()
-            if chance < 0.2:
+            if chance < 0.3 and name not in WATCHED:
                 row[name] = math.nan
-            elif chance < 0.3:
-                row[name] = math.inf
             elif chance < 0.4:
                 del row[name]
     found = diagnose(enumerate(holes))
@@ -209,7 +200,7 @@ def test_missing_signals_and_nan_degrade_the_confidence_not_the_alarm(spiral: Ma
 
 
 @pytest.mark.parametrize(
-    "rows", [[], [{}], [{}] * 20, [{"reward/mean": math.nan}] * 20, [{"policy/entropy": 0.0}] * 20]
+    "rows", [[], [{}], [{}] * 20, [{"llds/lld_rate": math.nan}] * 20, [{"policy/entropy": 0.0}] * 20]
 )
 def test_tables_with_nothing_in_them_are_no_trouble(rows: list[Row]) -> None:
     assert all(one == Diagnosis(one.iteration, one.phase) for one in diagnose(enumerate(rows)))
@@ -224,7 +215,7 @@ def test_a_signal_that_is_no_longer_logged_stops_to_vote(healthy: Make) -> None:
         del row["llds/lld_rate"]
         del row["policy/entropy"]
     found = levels(rows)
-    assert found[35] == "warning"
+    assert found[35] == "note"
     assert found[-1] == "none"
 
 
@@ -246,6 +237,29 @@ def test_long_noisy_runs_raise_no_alarm(spread: float) -> None:
     assert alarms == 0
 
 
+@pytest.mark.parametrize("names", [["train/loss", "train/grad_norm"], ["reward/mean"]])
+def test_values_that_are_no_numbers_are_an_alarm_and_come_first_of_all(spiral: Make, names: list[str]) -> None:
+    rows = spiral()
+    for row in rows[20:36:2]:
+        row |= dict.fromkeys(names, math.nan)
+    found = diagnose(enumerate(rows))
+    first = next(one for one in found if one.level == "alarm")
+    assert (first.iteration, first.cause) == (24, "not_finite")
+    assert all(name in first.evidence[0] for name in names)
+    assert "3 of the last 10 rows" in first.evidence[0]
+
+
+def test_a_single_step_that_is_not_finite_is_a_note_also_in_the_warm_up(healthy: Make) -> None:
+    rows = healthy(40)
+    rows[20]["train/grad_norm"] = math.inf
+    found = levels(rows)
+    assert found[20] == "note"
+    assert set(found) == {"none", "note"}
+    for row in rows[:3]:
+        row["train/loss"] = math.nan
+    assert levels(rows)[2] == "alarm"
+
+
 def test_a_fall_of_a_negative_reward_is_seen() -> None:
     noise = random.Random(0)
     rows: list[dict[str, Any]] = [{"reward/mean": -1.0 + min(at, 30) / 20 + noise.gauss(0, 0.03)} for at in range(60)]
@@ -255,14 +269,14 @@ def test_a_fall_of_a_negative_reward_is_seen() -> None:
     assert (found[-1].level, found[-1].phase) == ("alarm", "collapsed")
 
 
-def test_a_collapsed_run_has_not_recovered_before_two_thirds_of_the_peak(healthy: Make) -> None:
+def test_a_collapsed_run_has_not_recovered_before_half_of_what_it_had_gained_is_back(healthy: Make) -> None:
     rows = healthy(140)
     for row in rows[40:60]:
         row["reward/mean"] *= 0.2
     for row in rows[60:100]:
         row["reward/mean"] *= 0.57
     for row in rows[100:]:
-        row["reward/mean"] *= 0.72
+        row["reward/mean"] *= 0.9
     phases = [one.phase for one in diagnose(enumerate(rows))]
     assert set(phases[50:100]) == {"collapsed"}
     assert phases[-1] != "collapsed"

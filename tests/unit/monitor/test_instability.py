@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llds.monitor import CollapseDetector, Diagnosis, diagnose
-from llds.monitor.instability import SIGNS, Instability
+from llds.monitor.symptoms.instability import SIGNS, Instability
 from tools.study import Study
 
 Row = dict[str, float]
@@ -51,7 +51,8 @@ def test_three_of_the_four_signs_are_an_alarm_while_the_reward_still_rises(healt
     assert alarm is not None
     assert START + 3 <= alarm.iteration <= START + 20
     assert (alarm.phase, alarm.cause) == ("acceleration", "lld_spiral")
-    assert alarm.reward_lost < 0.1
+    assert alarm.reward is not None
+    assert alarm.reward.errors < 2
     assert any("for a while" in words or "lost" in words for words in alarm.evidence)
     assert "phase III" in alarm.message
 
@@ -77,22 +78,20 @@ def test_a_spike_of_all_four_is_none(healthy: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "strong", "is_alarm"),
+    ("strong", "is_alarm"),
     [
-        (0.8, [], False),
-        (0.8, ["policy/probe_log_likelihood"], False),
-        (0.7, [], True),
-        (0.8, ["policy/probe_log_likelihood", "policy/ratio_max"], True),
+        ([], False),
+        (["policy/probe_log_likelihood"], False),
+        (["policy/probe_log_likelihood", "policy/ratio_max"], True),
     ],
 )
-def test_votes_count_only_while_the_policy_is_not_calm(
-    healthy: Make, left: float, strong: list[str], is_alarm: bool
-) -> None:
-    rows = run(healthy, strong)
-    for row in rows[START + 15 :]:
-        row["reward/mean"] *= left
-        row["policy/entropy"] *= 1.4
-        row["train/grad_norm"] *= 5
+def test_votes_count_only_while_the_policy_is_not_calm(healthy: Make, strong: list[str], is_alarm: bool) -> None:
+    rows, noise = run(healthy, strong, START + 30), random.Random(3)
+    for at, row in enumerate(rows):
+        row["reward/mean"] += noise.gauss(0, 0.12) - 0.26 * (at >= START + 18)
+        if at >= START + 12:
+            row["policy/entropy"] *= 1.4
+            row["train/grad_norm"] *= 5
     assert (first_alarm(diagnose(enumerate(rows))) is not None) is is_alarm
 
 

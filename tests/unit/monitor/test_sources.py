@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ def test_a_console_log_of_verl(tmp_path: Path) -> None:
     assert table.framework == "verl"
     assert [step for step, _ in table.rows] == [1, 2, 3, 4]
     rewards = [row["reward/mean"] for _, row in table.rows]
-    assert rewards == [0.25, 0.5, 0.24, -0.0015]  # where the score is NaN the reward after penalties counts
+    assert rewards == pytest.approx([0.25, 0.5, math.nan, -0.0015], nan_ok=True)
     first = table.rows[0][1]
     assert first["policy/entropy"] == 0.9
     assert first["policy/likelihood_displacement"] == -0.002
@@ -89,6 +91,95 @@ def test_the_file_logger_of_verl(tmp_path: Path) -> None:
     table = read_metrics(log)
     assert (table.framework, len(table.rows), table.rows[1][0]) == ("verl", 2, 2)
     assert table.rows[0][1]["reward/mean"] == 0.25
+
+
+def test_what_trl_prints_as_numbers_or_strings_also_amid_progress_bars(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    log.write_text(
+        "Loading checkpoint shards: 100%|##########| 4/4 [00:05<00:00,  1.4s/it]\n"
+        "  2%|2         | 1/40 [00:30<20:00, 30s/it]{'loss': 0.01, 'grad_norm': nan, 'learning_rate': 1e-06, "
+        "'reward': np.float64(0.5), 'completion_length': 100.0, 'rewards/exact/mean': 0.5, 'epoch': 0.1}\n"
+        "{'loss': '0.02', 'grad_norm': '0.3', 'reward': '0.6', 'kl': '-inf', 'completions/clipped_ratio': '0.1'}\n"
+        "{'eval_loss': 0.3, 'eval_reward': 0.2}\n{not a dictionary}\n{'a': [1, 2], 'loss': f(x)}\n"
+        "{'train_runtime': 100.0, 'train_loss': 0.1, 'loss': 0.5}\n"
+    )
+    table = read_metrics(log)
+    assert (table.framework, len(table.rows)) == ("TRL", 2)
+    first, second = (row for _, row in table.rows)
+    assert math.isnan(first["train/grad_norm"])
+    assert (first["reward/mean"], first["rollout/action_tokens"]) == (0.5, 100.0)
+    assert (second["reward/mean"], second["policy/kl_ref"], second["rollout/action_cut"]) == (0.6, -math.inf, 0.1)
+
+
+def test_a_notebook_with_the_table_of_the_progress_bar_or_with_what_was_printed(tmp_path: Path) -> None:
+    head = "".join(f"<th>{name}</th>" for name in ("Step", "Training Loss", "reward", "completions / mean_length"))
+    body = "".join(f"<tr><td>{at}</td><td>0.{at}</td><td>0.5</td><td>{at}00</td></tr>" for at in (1, 2, 3))
+    page = (
+        f"<div><progress></progress><table border=1><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+    printed = "{'loss': 0.1, 'reward': 0.25}\n{'loss': 0.1, 'reward': 0.5}\n"
+    cells = [
+        {"cell_type": "markdown", "source": "hello"},
+        {"outputs": [{"output_type": "stream", "text": [printed]}]},
+        {"outputs": [{"output_type": "display_data", "data": {"text/html": [page], "text/plain": ["x"]}}]},
+    ]
+    notebook = tmp_path / "train.ipynb"
+    notebook.write_text(json.dumps({"cells": cells}))
+    table = read_metrics(notebook)
+    assert [step for step, _ in table.rows] == [1, 2, 3]
+    assert table.rows[2][1] == {"reward/mean": 0.5, "train/loss": 0.3, "rollout/action_tokens": 300.0}
+    notebook.write_text(json.dumps({"cells": cells[:2]}))
+    assert [row["reward/mean"] for _, row in read_metrics(notebook).rows] == [0.25, 0.5]
+    (tmp_path / "train.html").write_text(page)
+    assert len(read_metrics(tmp_path / "train.html").rows) == 3
+
+
+def test_a_wandb_file_of_a_run(tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    run = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True))
+    for step in range(300):  # more than a block of the file
+        run.log({"train/reward": 0.5, "train/loss": math.nan, "train/global_step": 10 * step, "pad": "x" * 200})
+    run.finish()
+    [path] = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    table = read_metrics(path)
+    assert (table.framework, len(table.rows), table.rows[-1][0]) == ("TRL", 300, 2990)
+    assert math.isnan(table.rows[7][1]["train/loss"])
+
+
+def test_a_wandb_file_without_the_package_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb.proto.wandb_internal_pb2", None)
+    (tmp_path / "run.wandb").write_bytes(b":W&B")
+    with pytest.raises(DataError, match="pip install wandb"):
+        read_metrics(tmp_path / "run.wandb")
+
+
+def test_metrics_of_openrlhf(tmp_path: Path) -> None:
+    values = {
+        "train/global_step": 4,
+        "train/reward": 0.5,
+        "train/response_length": 300.0,
+        "train/response_clip_ratio": 0.1,
+        "train/policy_loss": 0.01,
+        "train/actor_lr": 1e-6,
+        "train/kl": 0.02,
+        "train/ppo_clip_ratio": 0.001,
+        "train/vllm_kl": 0.0005,
+    }
+    (tmp_path / "history.jsonl").write_text(json.dumps(values) + "\n")
+    table = read_metrics(tmp_path)
+    assert (table.framework, table.rows[0][0]) == ("OpenRLHF", 4)
+    assert only_row(table)["policy/behavior_kl"] == 0.0005
+
+
+def test_a_log_with_a_loss_alone_is_of_no_known_framework(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train/loss,train/time(s)\n1,0.5,2\n")
+    assert read_metrics(tmp_path).framework == "unknown"
+
+
+def test_rows_that_are_nothing_but_nan_are_missing_ones(tmp_path: Path) -> None:
+    log = tmp_path / "history.csv"
+    log.write_text("_step,train/reward,train/loss\n1,0.2,0.1\n2,NaN,NaN\n3,0.4,NaN\n")
+    assert [step for step, _ in read_metrics(log).rows] == [1, 3]
 
 
 def test_older_names_of_verl_are_known(tmp_path: Path) -> None:
@@ -117,7 +208,7 @@ def test_the_trainer_state_of_trl_as_file_and_as_folder(tmp_path: Path) -> None:
     assert row["policy/clip_share"] == 0.01
     assert row["policy/behavior_gap_mean"] == 0.01
     assert row["rollout/tool_failures"] == 0.0
-    assert {"reward_std", "rewards/exact/mean", "eval_reward"} <= set(table.ignored)
+    assert {"rewards/exact/mean", "eval_reward"} <= set(table.ignored)
 
 
 def test_metrics_of_prime_rl_whose_trainer_and_orchestrator_write_a_line_each(tmp_path: Path) -> None:
@@ -203,10 +294,11 @@ def test_a_history_of_wandb_with_holes(tmp_path: Path) -> None:
     )
     table = read_metrics(history)
     assert table.framework == "TRL"
-    assert table.rows == [
-        (1, {"reward/mean": 0.2, "policy/entropy": 0.9}),
-        (3, {"reward/mean": 0.4, "policy/kl_ref": 0.1}),
-    ]
+    assert [step for step, _ in table.rows] == [1, 3]
+    assert table.rows[0][1] == {"reward/mean": 0.2, "policy/entropy": 0.9}
+    assert table.rows[1][1] == pytest.approx(
+        {"reward/mean": 0.4, "policy/entropy": math.nan, "policy/kl_ref": 0.1}, nan_ok=True
+    )
 
 
 def test_a_chart_exported_from_wandb_has_the_name_of_the_run_taken_off(tmp_path: Path) -> None:

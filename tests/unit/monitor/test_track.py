@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llds.monitor.track import WINDOW, Average, Track
+from llds.monitor.memory.track import WINDOW, Average, Track
 
 
 def track(values: list[float], warmup: int = 5) -> Track:

@@ -14,7 +14,7 @@ from llds.callbacks.collapse.incidents import decision
 from llds.callbacks.collapse.worst_trajectories import worst_trajectories
 from llds.callbacks.ladder import CutLearningRate, SaveCheckpoint, Warn, When
 from llds.callbacks.trajectory_log.file import TrajectoryUpdate
-from llds.monitor import Diagnosis, Symptom
+from llds.monitor import Diagnosis, RewardFall, Symptom
 from llds.types import Prompt, SamplingParams, Trajectory
 from tests.runs import Run, answers, make_run, scripted
 from tests.scripted_detector import ScriptedDetector
@@ -47,7 +47,7 @@ def test_the_folder_has_what_is_needed_to_understand_it(tmp_path: Path) -> None:
     with (folder / "signals.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["iteration"] for row in table] == ["2.0", "3.0"]
-    assert float(table[-1]["collapse/level"]) == 2
+    assert float(table[-1]["collapse/level"]) == 3
     with gzip.open(folder / "trajectories.jsonl.gz", "rt") as lines:
         records = [json.loads(line) for line in lines]
     assert len(records) == 3
@@ -110,12 +110,12 @@ def test_a_healthy_run_says_and_leaves_nothing(tmp_path: Path) -> None:
 def test_the_decision_in_words() -> None:
     symptom = Symptom("entropy_surges", "policy/entropy", 28, 27, 0.8, "entropy is 1.30 times its start")
     found = Diagnosis(
-        31, "acceleration", "alarm", 0.4, 0.5, (symptom,), since=29, iterations_to_collapse=6.6, cause="lld_spiral",
+        31, "acceleration", "alarm", RewardFall(0.5, 0.3, 6.0), 0.5, (symptom,), since=29, cause="lld_spiral",
         evidence=("likelihood falls",), advice="Lower the learning rate.",
     )  # fmt: skip
     assert decision(found, ["raised lambda from 0.1 to 0.2"]) == (
         "# Iteration 31: alarm\n\n- Phase: III: collapse accelerates\n- Since: iteration 29\n"
-        "- Reward: 40% under its peak\n- Half of the peak is lost in about 7 iterations, if the trend goes on\n"
+        "- Reward: from 0.5 down to 0.3, smoothed (6.0 standard errors)\n"
         "- Cause: lld spiral\n- Confidence: 50% of the signals that can vote do so\n\n"
         "## What points to the cause\n\n- likelihood falls\n\n## What lasts, strongest first\n\n"
         "- entropy is 1.30 times its start (`policy/entropy`, since iteration 28, strength 0.80)\n\n"

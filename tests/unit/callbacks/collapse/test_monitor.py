@@ -43,8 +43,8 @@ def test_it_says_one_line_per_fall_with_what_to_do() -> None:
     [line] = said
     assert line.startswith("Iteration 1")
     assert "alarm since iteration" in line
-    assert "under its peak" in line
-    assert (logged[14]["collapse/level"], logged[-1]["collapse/level"]) == (0.0, 2.0)
+    assert "standard errors" in line
+    assert (logged[14]["collapse/level"], logged[-1]["collapse/level"]) == (0.0, 3.0)
     assert (logged[14]["collapse/phase"], logged[-1]["collapse/phase"]) == (0.0, 4.0)
     said, _ = watch(CollapseMonitor(max_incidents=0), [1.0] * 15 + [0.1] * 10 + [1.0] * 30 + [0.1] * 10)
     assert len(said) == 2
@@ -56,7 +56,7 @@ def test_a_resumed_monitor_remembers_the_peak() -> None:
     second.load_state_dict(first.state_dict())
     said, logged = watch(second, [0.1] * 8, start=12)
     assert len(said) == 1
-    assert logged[-1]["collapse/level"] == 2.0
+    assert logged[-1]["collapse/level"] == 3.0
     assert watch(CollapseMonitor(max_incidents=0), [0.1] * 8)[0] == []
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from llds.cli import main
+from llds.monitor import LEVELS
+from llds.monitor.causes import NAMES
 
 ROOT = Path(__file__).parents[4]
 EXAMPLES = re.findall(r"```\n\$ llds diagnose (\S+)\n(.*?)```", (ROOT / "docs" / "diagnose.md").read_text(), re.DOTALL)
@@ -40,7 +42,7 @@ def exit_status(*args: str) -> int | str | None:
 def test_a_healthy_run_exits_with_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status(str(write_run(tmp_path, falls=False))) == 0
     printed = capsys.readouterr().out
-    assert "no warning" in printed
+    assert "nothing is wrong that can be seen" in printed or "no trend" in printed or "neither rose" in printed
     assert "60 iterations (0-59)" in printed
     assert "cause" not in printed
 
@@ -48,12 +50,11 @@ def test_a_healthy_run_exits_with_0(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_collapsed_run_exits_with_2_and_says_what_why_and_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    healthy, collapsed = write_run(tmp_path / "a", falls=False), write_run(tmp_path / "b", falls=True)
-    assert exit_status(str(healthy), str(collapsed)) == 2
+    assert exit_status(str(write_run(tmp_path, falls=True))) == 2
     printed = " ".join(capsys.readouterr().out.split())
     assert "alarm since iteration 4" in printed
     assert "collapsed" in printed
-    for word in ("cause", "evidence", "agreement", "advice", "under its peak"):
+    for word in ("judged from", "cause", "moved first", "agreement", "advice", "standard errors"):
         assert word in printed
 
 
@@ -66,8 +67,61 @@ def test_json_has_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert found["ignored"] == ["time/total_s"]
     assert [stretch["phase"] for stretch in found["phases"]][-1] == "collapsed"
     [alarm] = found["alarms"]
-    assert 40 <= alarm["start"] <= 44
+    assert 40 <= alarm["start"] <= 46
     assert alarm["end"] == 59
+
+
+def test_several_logs_are_a_table_with_the_worst_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    healthy, collapsed = write_run(tmp_path / "a", falls=False), write_run(tmp_path / "b", falls=True)
+    assert exit_status(str(healthy), str(collapsed)) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["log", "rows", "verdict", "cause", "first", "to", "move"]
+    assert "alarm since iteration 4" in lines[1]
+    assert "no trend" in "".join(lines[2:])
+
+
+def test_json_fits_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    exit_status("--json", str(write_run(tmp_path, falls=True)), str(ROOT / "tests/recordings/A_lam0_s0.csv.gz"))
+    schema = json.loads((ROOT / "docs" / "diagnose.schema.json").read_text())
+    jsonschema.validate(json.loads(capsys.readouterr().out), schema)
+    assert set(schema["items"]["properties"]["diagnosis"]["properties"]["cause"]["enum"]) == {*NAMES, None}
+    assert schema["items"]["properties"]["diagnosis"]["properties"]["level"]["enum"] == list(LEVELS)
+
+
+def test_a_log_that_grows_is_watched_until_ctrl_c(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (write_run(tmp_path / "whole", falls=True) / "metrics.csv").read_text().splitlines(keepends=True)
+    log = tmp_path / "metrics.csv"
+    log.write_text("".join(whole[:4]))
+    looks = iter([30, 50, 50, 61])
+
+    def sleep(seconds: float) -> None:
+        rows = next(looks, None)
+        if rows is None:
+            raise KeyboardInterrupt
+        log.write_text("".join(whole[:rows]))
+
+    monkeypatch.setattr("llds.cli.commands.diagnosed_watch.time.sleep", sleep)
+    assert exit_status("--watch", "5", str(log)) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert "iteration 2: too short to say" in lines[0]
+    assert "iteration 28: reward neither rose nor fell" in lines[1]
+    assert "iteration 48: alarm since iteration 4" in lines[2]
+    assert len(lines) <= 4
+
+
+def test_explain_draws_the_curves_with_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "why.html"
+    assert exit_status("--explain", str(page), str(write_run(tmp_path, falls=True))) == 2
+    text = page.read_text()
+    assert "alarm since iteration" in text
+    assert "What moved, in order: entropy" in text
+    assert "Judged from reward, entropy, gradient; no likelihood" in text
 
 
 def test_verbose_lists_the_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,10 +133,11 @@ def test_verbose_lists_the_columns(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_what_cannot_be_judged_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "metrics.csv").write_text("step,policy/entropy\n1,0.5\n2,0.5\n")
-    assert exit_status(str(tmp_path)) == 0
-    printed = capsys.readouterr().out
-    assert "no reward among the columns" in printed
-    assert "2 iterations are little to judge from" in printed
+    assert exit_status(str(tmp_path)) == 3
+    assert "no reward among the columns" in capsys.readouterr().out
+    (tmp_path / "metrics.csv").write_text("step,reward/mean\n1,0.5\n2,0.6\n3,0.7\n")
+    assert exit_status(str(tmp_path)) == 3
+    assert "too short to say: 3 rows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -92,6 +147,7 @@ def test_what_cannot_be_judged_is_said(tmp_path: Path, capsys: pytest.CaptureFix
         (["--jsn", "x"], "Expected `llds diagnose PATH"),
         (["no/where"], "no such file or folder"),
         (["--warmup", "1", "no/where"], "Expected `--warmup` >= 3, got 1"),
+        (["--watch", "0", "no/where"], "Expected `--watch` > 0 seconds, got 0"),
     ],
 )
 def test_bad_input_is_one_line_and_not_the_status_of_an_alarm(args: list[str], message: str) -> None:
@@ -122,6 +178,7 @@ def test_help_tells_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("--help") == 0
     printed = capsys.readouterr().out
     assert "2 an alarm" in printed
+    assert "3 nothing could be judged" in printed
     assert "1 bad input" in printed
 
 

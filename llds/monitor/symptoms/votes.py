@@ -3,7 +3,8 @@
 import math
 
 from llds.monitor import signals as s
-from llds.monitor.symptoms import Check, Finding, Tracks, in_percent, ramp, ready
+from llds.monitor.memory.row import Tracks
+from llds.monitor.symptoms.check import Check, Finding, in_percent, ramp, ready
 
 
 def _entropy_surges(tracks: Tracks) -> Finding | None:

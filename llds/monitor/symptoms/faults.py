@@ -6,19 +6,17 @@ from itertools import pairwise
 from statistics import median
 
 from llds.monitor import signals as s
-from llds.monitor.symptoms import (
-    DISPLACEMENT_CONTRAST,
-    LIKELIHOOD_CONTRAST,
+from llds.monitor.memory.row import DISPLACEMENT_CONTRAST, LIKELIHOOD_CONTRAST, Tracks
+from llds.monitor.memory.track import Track
+from llds.monitor.symptoms.check import (
     VOTE,
     Check,
     Finding,
-    Tracks,
     in_percent,
     latest,
     ramp,
     ready,
 )
-from llds.monitor.track import Track
 
 _FORMAT = (
     (s.VALID_ACTIONS, "well-formed actions", (0.1, 0.4)),
@@ -39,7 +37,8 @@ def _gap_from_the_start(tracks: Tracks) -> Finding | None:
     for name, low, high, unit in ((s.GAP_MEAN, 0.01, 0.03, "nats"), (s.BEHAVIOR_KL, 0.001, 0.01, "nats of KL")):
         track = ready(tracks, name)
         if track is not None:
-            first = math.exp(track.center)
+            # A run that falls apart within the warm-up has no start to speak of but its first rows
+            first = math.exp(sorted(track.baseline)[1])
             words = f"sampler and trainer disagree from the start, by {first:.3g} {unit} per token"
             return name, ramp(first, low, high), words
     return None
@@ -139,31 +138,6 @@ def _strongest(findings: Iterable[Finding | None]) -> Finding | None:
     return max((one for one in findings if one is not None), key=lambda one: one[1], default=None)
 
 
-def _reward_is_constant(tracks: Tracks) -> Finding | None:
-    track = ready(tracks, s.REWARD)
-    if track is None:
-        return None
-    length = 5 if len(set(track.baseline)) > 1 else 10  # small batches of a hard task may begin with zeros
-    if track.count < length:
-        return None
-    values = track.recent[-length:]
-    informative = tracks.get(s.INFORMATIVE)
-    no_signal = informative is not None and informative.count >= length and max(informative.recent[-length:]) <= 0.02
-    same = max(values) - min(values) <= 1e-6 * max(abs(value) for value in values)
-    if len(set(track.baseline)) > 1 and _is_solved(track):
-        return None  # nothing to learn, and nothing wrong
-    words = f"reward is {values[-1]:.3g} in each of the last {length} iterations"
-    if no_signal and not same:
-        words = f"no group of the last {length} iterations has both right and wrong answers"
-    return s.REWARD, float(same or no_signal), words
-
-
-def _is_solved(track: Track) -> bool:
-    """Whether the reward is about at its peak and has not got there by a leap, as a reward does that is always 1."""
-    leap = max((after - before for before, after in pairwise(track.recent)), default=0.0)
-    return track.fast.highest is not None and track.last >= 0.9 * track.fast.highest and leap <= 0.3 * track.last
-
-
 def _reward_is_blind(tracks: Tracks) -> Finding | None:
     track = ready(tracks, DISPLACEMENT_CONTRAST, 6)
     if track is not None:
@@ -222,7 +196,6 @@ FAULTS = (
     Check("searches_vanish", _searches_vanish, (s.SEARCHES, s.HIT_RATE, s.QUERIES)),
     Check("format_breaks", _format_breaks, (s.VALID_ACTIONS, s.ANSWERED)),
     Check("format_erodes", _format_erodes, (s.VALID_ACTIONS, s.ANSWERED)),
-    Check("reward_is_constant", _reward_is_constant, (s.REWARD, s.INFORMATIVE), delay=4),
     # Its averages are over more rows than that, so that it began before it is seen
     Check("reward_is_blind", _reward_is_blind, (s.DISPLACEMENT_CORRECT, s.LIKELIHOOD_CORRECT), delay=7),
     Check("learning_rate_jumps", _learning_rate_jumps, (s.LEARNING_RATE,)),

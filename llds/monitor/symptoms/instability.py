@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llds.monitor import signals as s
-from llds.monitor.symptoms import VOTE, Check, Finding, Tracks, ramp, ready
+from llds.monitor.memory.row import Tracks
+from llds.monitor.symptoms.check import VOTE, Check, Finding, ramp, ready
 
 SIGNS_NEEDED = 3
 LASTING = 3

@@ -8,8 +8,8 @@ slack, which noise alone does not sustain (E. S. Page, "Continuous inspection sc
 from dataclasses import dataclass
 
 from llds.monitor import signals as s
-from llds.monitor.symptoms import Tracks
-from llds.monitor.track import Track
+from llds.monitor.memory.row import Tracks
+from llds.monitor.memory.track import Track
 
 LIKELIHOODS = (s.PROBE_LIKELIHOOD, s.DISPLACEMENT_CORRECT, s.LIKELIHOOD_CORRECT)
 """Signals of likelihood, the most telling first. The likelihood of sampled correct responses flatters: as the policy
