@@ -114,7 +114,7 @@ def find_runs(place: Path) -> list[Recording]:
 
 def cause_named(name: str) -> str | None:
     """The cause of this name; None for what is none, such as "healthy"."""
-    return name if name in NAMES else None
+    return name if name in ADVISED else None
 
 
 def known_cause(path: Path) -> str | None:
