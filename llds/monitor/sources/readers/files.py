@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llds.errors import DataError
-from llds.monitor.sources.console import from_console
-from llds.monitor.sources.notebook import from_html, from_notebook
+from llds.monitor.sources.readers.console import from_console
+from llds.monitor.sources.readers.notebook import from_html, from_notebook
 from llds.monitor.sources.vocabulary import Record
 
 
