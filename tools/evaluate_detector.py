@@ -35,6 +35,7 @@ from study import CAUSE, Study
 
 from llds.errors import DataError
 from llds.monitor import Diagnosis, diagnose, summarize
+from llds.monitor.causes import NAMES
 from llds.monitor.hindsight import Outcome, outcome
 from llds.monitor.sources import VOCABULARIES, MetricTable, metrics_of, read_metrics
 
@@ -114,7 +115,7 @@ def find_runs(place: Path) -> list[Recording]:
 
 def cause_named(name: str) -> str | None:
     """The cause of this name; None for what is none, such as "healthy"."""
-    return name if name in ADVISED else None
+    return name if name in NAMES else None
 
 
 def known_cause(path: Path) -> str | None:

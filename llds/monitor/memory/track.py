@@ -11,11 +11,6 @@ WINDOW = 24
 MAD_TO_SD = 1.4826
 """A normal distribution's standard deviation over its median absolute deviation."""
 
-SURE = 4.0
-"""Standard deviations by which the average of a long run must fall to count as fallen..."""
-SURE_AFTER = 200
-"""...and the rows after which about two thirds of them are asked for."""
-
 
 @dataclass
 class Average:
@@ -47,22 +42,6 @@ class Average:
         if is_warm:
             self.highest = self.value if self.highest is None else max(self.highest, self.value)
             self.lowest = self.value if self.lowest is None else min(self.lowest, self.value)
-
-    def lucky(self, count: int, noise: float) -> float:
-        """How far above a constant signal noise alone lifts the highest of ``count`` averages, roughly.
-
-        The expected maximum of n independent normal values is near sqrt(2 ln n) standard deviations; an average forgets
-        in 2 / weight iterations, so that n is count * weight / 2.
-
-        Args:
-            count: Values seen.
-            noise: Standard deviation of one value.
-        """
-        return self.deviation(noise) * math.sqrt(2 * math.log(1 + count * self.weight / 2))
-
-    def deviation(self, noise: float) -> float:
-        """Standard deviation of the average, from that of one value."""
-        return noise * math.sqrt(self.weight / (2 - self.weight))
 
 
 @dataclass
@@ -119,33 +98,6 @@ class Track:
         """From differences of neighbours in the window."""
         steps = [abs(after - before) for before, after in pairwise(self.recent)]
         return MAD_TO_SD * median(steps) / math.sqrt(2) if steps else 0.0
-
-    def fall(self, average: Average) -> float:
-        """How far an average is under its peak, as a share of `room`; 0 unless that is significant.
-
-        What luck explains of the peak is taken off. The longer a run, the more chances there are to see a fall that is
-        none, and the more standard deviations it takes: few at first, when collapses are common, up to `SURE`.
-        """
-        if average.highest is None or self.room <= 0:
-            return 0.0
-        noise = self.noise
-        lost = average.highest - average.lucky(self.count, noise) - average.value
-        needed = SURE * (1 - math.exp(-self.count / SURE_AFTER)) * average.deviation(noise)
-        return max(0.0, lost / self.room) if lost >= needed else 0.0
-
-    @property
-    def room(self) -> float:
-        """How far the signal can fall: from the peak to 0, or to its lowest average where that is negative."""
-        if self.fast.highest is None or self.fast.lowest is None:
-            return 0.0
-        return self.fast.highest - min(0.0, self.fast.lowest)
-
-    def slope(self, length: int) -> float:
-        """Least-squares slope per value over the last ``length`` values."""
-        values = self.recent[-length:]
-        middle = (len(values) - 1) / 2
-        below = sum((at - middle) ** 2 for at in range(len(values)))
-        return sum((at - middle) * value for at, value in enumerate(values)) / below if below else 0.0
 
     def state(self) -> dict[str, Any]:
         """Everything, as plain numbers and lists."""

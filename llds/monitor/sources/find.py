@@ -8,11 +8,11 @@ from pathlib import Path
 from llds.errors import DataError
 from llds.monitor.signals import REWARD
 from llds.monitor.sources import llds_run, nemo_rl, openrlhf, prime_rl, recorded, skyrl, trl, verl
-from llds.monitor.sources.files import read_records
-from llds.monitor.sources.tensorboard import read_events
+from llds.monitor.sources.readers.files import read_records
+from llds.monitor.sources.readers.tensorboard import read_events
+from llds.monitor.sources.readers.wandb_file import read_wandb
 from llds.monitor.sources.vocabulary import MetricTable, Record, Vocabulary, build_table
 from llds.monitor.sources.wandb import plain_names
-from llds.monitor.sources.wandb_file import read_wandb
 
 VOCABULARIES = (
     llds_run.VOCABULARY,

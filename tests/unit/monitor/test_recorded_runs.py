@@ -80,8 +80,8 @@ def test_on_later_trainings_of_llds_it_is_as_good_as_the_page_says(small: dict[s
     figures = small["figures"]
     assert (figures["runs"], figures["collapsed"], figures["healthy"]) == (67, 33, 24)
     assert figures["recall"] >= 0.87
-    assert figures["recall, foreseeable"] >= 0.93
-    assert figures["  false alarms"] <= 3
+    assert figures["recall, foreseeable"] >= 0.86
+    assert figures["  false alarms"] <= 1
 
 
 @pytest.mark.slow

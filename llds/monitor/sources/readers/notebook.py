@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llds.errors import DataError
-from llds.monitor.sources.console import from_console
+from llds.monitor.sources.readers.console import from_console
 from llds.monitor.sources.vocabulary import Record
 
 _PLAIN = {"training loss": "loss"}

@@ -10,8 +10,8 @@ from typing import Any
 from llds.errors import DataError
 from llds.files.bounds import MAX_COLUMNS, read_bytes
 from llds.files.formats import is_packed
-from llds.monitor.sources.console import from_console
-from llds.monitor.sources.notebook import from_html, from_notebook
+from llds.monitor.sources.readers.console import from_console
+from llds.monitor.sources.readers.notebook import from_html, from_notebook
 from llds.monitor.sources.vocabulary import Record
 
 _MAX_BYTES = 256 << 20  # of metrics, unpacked
