@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pyarrow
-import pyarrow.parquet
+from typing import TYPE_CHECKING, Any
 
 from llds.errors import DataError
 from llds.files.bounds import MAX_COLUMNS
 from llds.files.rows import BadRows, Row, reason
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _BATCH_ROWS = 1024
 
@@ -21,6 +21,9 @@ def read_parquet(file: Path, bad_rows: BadRows) -> Iterator[Row]:
         file: The file.
         bad_rows: Takes the rows whose text is not UTF-8.
     """
+    # Imported here: whoever reads other files does without it, and without numpy
+    import pyarrow.parquet
+
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as parquet:
@@ -47,5 +50,5 @@ def read_parquet(file: Path, bad_rows: BadRows) -> Iterator[Row]:
         ) from error
 
 
-def _values(batch: pyarrow.RecordBatch, offset: int) -> dict[str, Any]:
+def _values(batch: "pyarrow.RecordBatch", offset: int) -> dict[str, Any]:
     return batch.slice(offset, 1).to_pylist()[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
 
 from llds.batches import RolloutBatch
 from llds.callbacks.collapse.incidents import IncidentFolder
@@ -200,7 +201,13 @@ class CollapseMonitor(pl.Callback):
                 "Start a new run from its weights: llds export CHECKPOINT FOLDER, then "
                 "--model.policy FOLDER."
             )
-        self.detector.load_state_dict(state_dict["detector"])
+        if "reward" in state_dict["detector"]:
+            self.detector.load_state_dict(state_dict["detector"])
+        else:
+            rank_zero_warn(
+                "An earlier version of llds wrote the checkpoint, with another detector of collapses: this one begins "
+                f"anew, with {self.detector.warmup} iterations (`collapse.warmup`) in which it is silent."
+            )
         self.ladder.load_state_dict(state_dict["ladder"])
         self._signals.extend(state_dict["signals"])
         self._incidents = state_dict["incidents"]

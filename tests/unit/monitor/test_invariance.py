@@ -47,6 +47,6 @@ def test_a_verdict_is_the_same_for_every_nth_row(stride: int) -> None:
 
 @pytest.mark.parametrize("gone", ["policy/entropy", "train/grad_norm", "rollout/answered", "policy/ratio_p99"])
 def test_an_alarm_about_the_reward_does_not_hang_on_another_column(gone: str) -> None:
-    path = RECORDINGS / "prototype" / "A_lam0_s0.csv.gz"
+    path = RECORDINGS / "A_lam0_s0.csv.gz"
     rows = [(at, {name: row[name] for name in row if name != gone}) for at, row in read_metrics(path).rows]
     assert diagnose(rows)[-1].level == "alarm"

@@ -110,3 +110,12 @@ def test_the_level_is_one_metric_of_each_iteration_and_the_log_can_be_diagnosed(
 def test_a_warm_up_without_a_baseline_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"collapse\.warmup"):
         CollapseMonitor(warmup=2)
+
+
+def test_a_checkpoint_with_the_detector_of_before_goes_on_with_a_new_one() -> None:
+    before = CollapseMonitor().state_dict()
+    before["detector"] = {"warmup": 5, "tracks": {}, "iteration": 9}
+    monitor = CollapseMonitor()
+    with pytest.warns(UserWarning, match="this one begins anew"):
+        monitor.load_state_dict(before)
+    assert monitor.detector.state_dict() == CollapseMonitor().detector.state_dict()
