@@ -81,20 +81,20 @@ def feed(monitor: CollapseMonitor, rewards: list[float], entropies: list[float])
 
 
 def test_a_collapse_is_said_once_and_logged_in_every_iteration() -> None:
-    healthy, falling = [0.5, 0.52] * 3, [0.2, 0.22] * 3
-    logged, words = feed(CollapseMonitor(warmup=3, max_incidents=0), healthy + falling, [1.0] * 6 + [3.0] * 6)
+    healthy, falling = [0.5, 0.52] * 3, [0.2, 0.22] * 5
+    logged, words = feed(CollapseMonitor(warmup=3, max_incidents=0), healthy + falling, [1.0] * 6 + [3.0] * 10)
     assert logged[:6] == [0.0] * 6
-    assert logged[-4:] == [2.0] * 4
-    assert [line.split(": ")[0] for line in words if "alarm" in line] == [f"Iteration {logged.index(2.0) + 1}"]
+    assert logged[-4:] == [3.0] * 4
+    assert [line.split(": ")[0] for line in words if "alarm" in line] == [f"Iteration {logged.index(3.0) + 1}"]
     assert len(words) <= 2
 
 
 def test_a_monitor_that_resumes_says_nothing_again() -> None:
     first, second = (CollapseMonitor(warmup=3, max_incidents=0) for _ in range(2))
-    feed(first, [0.5, 0.52] * 2 + [0.1, 0.12] * 2, [1.0] * 4 + [3.0] * 4)
+    feed(first, [0.5, 0.52] * 3 + [0.1, 0.12] * 5, [1.0] * 6 + [3.0] * 10)
     second.load_state_dict(first.state_dict())
     logged, words = feed(second, [0.1], [3.0])
-    assert (logged, words) == ([2.0], [])
+    assert (logged, words) == ([3.0], [])
 
 
 def test_the_level_is_one_metric_of_each_iteration_and_the_log_can_be_diagnosed(tmp_path: Path) -> None:
