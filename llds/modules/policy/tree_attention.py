@@ -108,6 +108,7 @@ def _flash_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: Prefix
     has_groups = keys.shape[1] != queries.shape[1]
     if has_groups and not _TAKES_GROUPS:
         keys, values = (x.repeat_interleave(queries.shape[1] // x.shape[1], dim=1) for x in (keys, values))
+    options: dict[str, Any] = {"enable_gqa": has_groups} if _TAKES_GROUPS else {}
     output = varlen_attn(
         queries.to(dtype),
         keys.to(dtype),
@@ -118,7 +119,7 @@ def _flash_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: Prefix
         max(tree.key_lengths),
         scale=scale,
         window_size=(-1, 0),
-        **({"enable_gqa": has_groups} if _TAKES_GROUPS else {}),
+        **options,
     )
     return cast(Tensor, output)  # without `return_aux` there is nothing beside it
 
