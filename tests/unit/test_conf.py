@@ -104,7 +104,7 @@ def test_every_overlay_of_a_sampler_swaps_the_sampler_and_says_how_to_run_it(ove
     cli = build("-c", QUICKSTART, "-c", overlay, *here)
     sampler = "rollout.sampler"
     before, after = resolved(build("-c", QUICKSTART, *here)), resolved(cli)
-    assert after[f"{sampler}.class_path"].startswith("llds.rollout.VLLM")
+    assert after[f"{sampler}.class_path"].startswith("llds.samplers.VLLM")
     assert {key for key in difference(before, after) if not key.startswith(sampler)} == set()
     first = overlay.read_text().splitlines()[0]
     assert first.startswith("# llds fit -c llds:")

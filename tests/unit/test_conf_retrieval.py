@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llds.retrieval import FunctionEmbedder, FusionRetriever, MiniLMEmbedder, Retriever
-from tests.unit.retrieval.test_transformer_embedder import needs_minilm
+from tests.unit.retrieval.embedders.test_transformer import needs_minilm
 from tests.unit.test_conf import BASE, OVERRIDE, QUICKSTART, ROOT, build, difference, resolved
 
 OVERLAYS = sorted((ROOT / "conf" / "retrieval").glob("*.yaml"))
