@@ -23,7 +23,9 @@ def score(reward: Reward, trajectory: Trajectory) -> float:
     where = f"{type(reward).__name__} (`rollout.reward`) for trajectory {trajectory.index}, {_question(trajectory)}"
     try:
         value = reward(trajectory)
-    except (Exception, SystemExit) as error:  # whatever a stranger's code does; Ctrl-C is the user's
+    except (Exception, SystemExit) as error:  # whatever a stranger's code does
+        if isinstance(error, SystemExit) and type(error) is not SystemExit:
+            raise  # a signal to this process, which is no doing of the class
         raise ConfigurationError(
             f"Expected a reward from {where}, got {type(error).__name__}: {error}. Correct the class."
         ) from error

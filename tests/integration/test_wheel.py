@@ -99,7 +99,9 @@ def test_the_quickstart_trains_and_goes_on_from_another_folder_and_is_measured(
     assert sum(len(path.read_text().splitlines()) - 1 for path in rows) >= 3
     assert list(tmp_path.iterdir()) == []
     questions = ("--data.test", "{path: llds:quickstart/test.jsonl, limit: 8}")
-    assert "exact match" in llds(python, tmp_path, "test", "-c", str(saved), "--ckpt_path", "last", *questions).lower()
+    llds(python, tmp_path, "test", "-c", str(saved), "--ckpt_path", "last", *questions)
+    (record,) = (saved.parent / "evaluation").iterdir()
+    assert any(record.iterdir())
 
 
 def test_a_copy_of_the_agent_with_a_tool_trains_from_where_it_lies(python: Path, empty: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_tools_hear_of_every_iteration(make: Make, tokenizer: PreTrainedTokenize
     assert tool.iterations == 3
 
 
-def test_a_tool_is_called_before_another_trajectory_acts(make: Make, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_tool_is_called_before_any_trajectory_acts_again(make: Make, tokenizer: PreTrainedTokenizerFast) -> None:
     events: list[str] = []
 
     async def tool(argument: str) -> str:
@@ -125,7 +125,7 @@ def test_a_tool_is_called_before_another_trajectory_acts(make: Make, tokenizer: 
         return search_then_answer(trajectory, turn)
 
     make(ScriptedSampler(tokenizer, script), Tool(tool)).collect(prompts(tokenizer, 3), collection(group_size=1))
-    assert events[:6] == ["act 0", "call 0", "act 1", "call 1", "act 2", "call 2"]
+    assert events[:6] == ["act 0", "act 1", "act 2", "call 0", "call 1", "call 2"]
 
 
 def test_the_tokenizer_of_others_is_left_alone(make: Make, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from llds.errors import ConfigurationError
 from llds.rewards import Reward
@@ -54,9 +55,10 @@ def test_a_trajectory_that_failed_is_not_shown_to_the_class() -> None:
     assert scored(leave, status="failed") == 0.0
 
 
-def test_an_interrupt_is_the_users() -> None:
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SIGTERMException])
+def test_a_signal_is_no_doing_of_the_class(signal: type[BaseException]) -> None:
     def interrupt(_: Trajectory) -> Any:
-        raise KeyboardInterrupt
+        raise signal
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(signal):
         scored(interrupt)

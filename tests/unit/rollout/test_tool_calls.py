@@ -112,7 +112,7 @@ def test_the_wait_before_a_retry_grows_and_is_jittered(monkeypatch: pytest.Monke
         waits.append(seconds)
 
     # The module's own name for asyncio: other threads of the process go on sleeping.
-    monkeypatch.setattr(tool_calls, "asyncio", SimpleNamespace(sleep=note, timeout=asyncio.timeout))
+    monkeypatch.setattr(tool_calls, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": note}))
     state = random.getstate()
     for _ in range(20):
         call(Tool(ConnectionError(), ConnectionError()), ToolCallPolicy(max_retries=2, backoff_s=1.0))

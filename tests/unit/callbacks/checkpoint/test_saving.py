@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from llds.callbacks import ExportPolicy, IterationCheckpoint, RolloutCallback, list_checkpoints
 from llds.errors import CheckpointError, ConfigurationError
@@ -121,7 +122,7 @@ def test_an_interrupted_run_on_a_full_disk_says_so_and_keeps_the_last_checkpoint
         def __call__(self, trajectory: Trajectory) -> float:
             if trajectory.policy_version == 2:
                 disk(20_000)
-                raise SystemExit(143)
+                raise SIGTERMException(143)
             return super().__call__(trajectory)
 
     run = run_with(tmp_path, {}, rollout={"reward": Interrupted()}, every=100)

@@ -72,7 +72,7 @@ def test_a_signal_during_a_rollout_stops_at_once(tmp_path: Path, whole: Run, num
 
 def test_a_signal_during_the_updates_stops_after_them_with_a_checkpoint(tmp_path: Path, whole: Run) -> None:
     run, stop = made(tmp_path)
-    after(run.module, "_apply_gradients", 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    after(run.module.gradients, "step", 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped) as stopped:
         fit(run, stop)
     assert stopped.value.code == 143
@@ -93,7 +93,7 @@ def test_a_signal_while_a_checkpoint_is_written_stops_before_the_next_iteration(
 
 def test_ctrl_c_twice_does_not_wait_for_the_updates(tmp_path: Path) -> None:
     run, stop = made(tmp_path)
-    after(run.module, "_apply_gradients", 5, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    after(run.module.gradients, "step", 5, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     with pytest.raises(Stopped) as stopped:
         fit(run, stop)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it for good while it shuts down
@@ -104,7 +104,7 @@ def test_ctrl_c_twice_does_not_wait_for_the_updates(tmp_path: Path) -> None:
 
 def test_a_signal_during_the_last_iterations_updates_lets_the_run_end(tmp_path: Path) -> None:
     run, stop = made(tmp_path, iterations=2)
-    after(run.module, "_apply_gradients", 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    after(run.module.gradients, "step", 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     fit(run, stop)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["iteration-000002.ckpt"]
 

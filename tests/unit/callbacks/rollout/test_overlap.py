@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from llds.agent_tools import SearchStatistics
 from llds.batches import RolloutBatch
@@ -206,9 +207,9 @@ SHORT = {"limits": replace(LIMITS, action_tokens=8)}
 @pytest.mark.parametrize(
     ("place", "signal"),
     [
-        ("reward", SystemExit(143)),
+        ("reward", SIGTERMException(143)),
         pytest.param("prepare", KeyboardInterrupt(), marks=pytest.mark.slow),
-        pytest.param("wait", SystemExit(143), marks=pytest.mark.slow),
+        pytest.param("wait", SIGTERMException(143), marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_was_interrupted_in_an_iteration_equals_one_that_was_not(

@@ -28,7 +28,10 @@ def refusal(*words: str) -> str:
     return str(caught.value.code)
 
 
-def test_all_are_listed_in_groups_each_with_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_are_listed_in_groups_each_with_what_it_is_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     lines = said(capsys).splitlines()
     listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line.startswith("  llds:")}
     assert list(listed) == [f"llds:{name}" for name in NAMES]
