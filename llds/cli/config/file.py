@@ -6,6 +6,7 @@ keys belongs. Left out: what stands below a ``class_path``, which the parser che
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ def read_config_file(path: str) -> tuple[str, Mapping[str, Any]]:
         ConfigurationError: If it is not YAML, says nothing, or names a class that cannot be imported from beside it.
     """
     file = Path(path)
+    return _read(file, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@lru_cache(maxsize=16)
+def _read(file: Path, _changed: int) -> tuple[str, Mapping[str, Any]]:
+    """Read a file as it was changed last: a command asks for it more than once."""
     try:
         text = read_bytes(file).decode()
         check_yaml(text)
