@@ -13,7 +13,6 @@ from ahocorasick_rs import AhoCorasick
 
 from llds.errors import DataError
 from llds.paths import resolve_path
-from llds.retrieval.corpus import iter_passages, passage_content
 from llds.rewards import comparable_answer, contains_answer, normalize_answer
 
 
@@ -55,6 +54,9 @@ def answers_in_corpus(answers: Iterable[str], corpus: str | Path) -> set[str]:
     Raises:
         DataError: If the corpus cannot be read.
     """
+    # Imported here: reading questions alone needs no retriever
+    from llds.retrieval.corpus import iter_passages, passage_content
+
     answers = set(answers)
     plain = {answer for answer in answers if not normalize_answer(answer)}  # a handful
     words = sorted(answers - plain)
