@@ -53,6 +53,9 @@ def _talkative() -> None:
     """Lightning speaks as after its import: a command of an earlier test (`llds probe`) may have silenced it."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.INFO)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("llds") and isinstance(logger, logging.Logger):
+            logger.disabled = False  # a server that was set up in this process may have switched others' loggers off
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

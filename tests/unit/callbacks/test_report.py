@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, Trainer
 
-from llds.callbacks import RunReport, TrajectoryLog
+from llds.callbacks import RolloutProgressBar, RunReport, TrajectoryLog
 from llds.callbacks.report import TimeBudget
 from llds.errors import ConfigurationError
 from tests.runs import answers, make_run, rows, scripted
@@ -77,3 +77,11 @@ def test_many_short_iterations_never_exceed_the_share_and_long_ones_get_all() ->
                 written += 1
             assert budget.spent <= 0.01 * now
         assert written == pages
+
+
+def test_the_bar_shows_the_iteration_that_has_just_ended(tmp_path: Path) -> None:
+    run = make_run(tmp_path, iterations=1, sampler=scripted(answers)).fit()
+    shown = RolloutProgressBar().get_metrics(run.trainer, run.module)
+    assert (shown["reward"], shown["searches"]) == ("0.250", "1.000")
+    assert float(shown["logp+"]) < 0
+    assert len(shown["s"].split("/")) == 3

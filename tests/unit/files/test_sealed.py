@@ -1,5 +1,6 @@
-"""Checkpoint files: damage is found wherever it is, and a write that fails leaves the old file as it was."""
+"""Files that are whole or not there, sealed ones, and folders with a list of checksums."""
 
+import hashlib
 import random
 import resource
 from collections.abc import Callable, Iterator
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llds.errors import CheckpointError
-from llds.files import check_whole, write_sealed
+from llds.errors import CheckpointError, DataError
+from llds.files import check_whole, damage_of_folder, file_hash, write_atomically, write_manifest, write_sealed
 
 CONTENT = {"state_dict": {"policy.weight": torch.arange(3000.0)}, "search_agent": {"iteration": 1}}
 
@@ -128,3 +129,50 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         sealed(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_as_it_was_written_is_named(tmp_path: Path) -> None:
+    assert damage_of_folder(tmp_path) == ""  # a folder of another program has no list
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    write_manifest(tmp_path)
+    assert damage_of_folder(tmp_path) == ""
+    (tmp_path / "model.safetensors").write_bytes(b"Model.safetensors" * 100)
+    assert damage_of_folder(tmp_path) == "model.safetensors is not as it was written, by its checksum"
+    (tmp_path / "config.json").unlink()
+    assert damage_of_folder(tmp_path) == "config.json is missing"
+    (tmp_path / "checksums.json").write_text("{")
+    assert damage_of_folder(tmp_path).startswith("its checksums.json is damaged")
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "x.jsonl"
+    with write_atomically(path) as file:
+        file.write("北京\n")
+        assert not path.exists()
+    assert path.read_text() == "北京\n"
+    assert file_hash(path) == hashlib.sha256("北京\n".encode()).hexdigest()
+    assert [one.name for one in path.parent.iterdir()] == ["x.jsonl"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_what_is_interrupted_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "x").write_text("old")
+
+    def write_half() -> None:
+        with write_atomically(tmp_path / "x") as file:
+            file.write("new")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert (tmp_path / "x").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"Expected to write .*file/x, got"), write_atomically(tmp_path / "file" / "x"):
+        pass
+    with pytest.raises(DataError, match="Expected a readable file"):
+        file_hash(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""The loop in the background: errors, interrupts and threads that hang."""
+"""The event loop of the rollout, and the clock of its sampler."""
 
 import asyncio
 import signal
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from llds.samplers.busy_time import BusyTime
 from llds.samplers.event_loop import BackgroundLoop
 
 
@@ -173,3 +174,28 @@ loop.close()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "gave up\n"
     assert done.stderr == ""
+
+
+def test_overlapping_work_counts_once_and_pauses_do_not() -> None:
+    clock = BusyTime()
+    assert clock.seconds == 0
+
+    def work() -> None:
+        with clock:
+            time.sleep(0.05)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    busy = clock.seconds
+    assert 0.05 <= busy < 4 * 0.05 + 1  # sleeping side by side; a machine that is busy takes longer
+    time.sleep(0.02)
+    assert clock.seconds == busy
+    with clock:
+        with clock:
+            pass
+        inside = clock.seconds
+        time.sleep(0.01)
+        assert clock.seconds > inside  # still running

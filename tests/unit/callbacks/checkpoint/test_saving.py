@@ -1,5 +1,6 @@
-"""Checkpoints that cannot be written, or must not be; and the export of the policy."""
+"""Checkpoints on bad disks, with plain values alone, and the export of the policy."""
 
+import json
 import resource
 import shutil
 from collections.abc import Callable
@@ -10,12 +11,26 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llds.callbacks import ExportPolicy, IterationCheckpoint, RolloutCallback, list_checkpoints
+from llds.agent_tools import SearchTool
+from llds.callbacks import (
+    CollapseMonitor,
+    ExportPolicy,
+    IterationCheckpoint,
+    RetrievalCallback,
+    RolloutCallback,
+    list_checkpoints,
+)
+from llds.cli.training.checkpoint_path import check_checkpoint
 from llds.errors import CheckpointError, ConfigurationError
 from llds.files import check_whole
-from llds.modules import SearchAgentModule
+from llds.losses import ImportanceCorrection
+from llds.modules import LoRA, SearchAgentModule
 from llds.modules.policy.policy import Policy
+from llds.retrieval import BM25Retriever
+from llds.rollout import Oversampling, Stragglers
+from llds.samplers import Sampler
 from llds.strategies import SealedCheckpointIO
 from llds.types import Trajectory
 from tests.runs import FirstIsRight, Run, answers, make_run, scripted, tiny_policy
@@ -158,3 +173,61 @@ def test_an_export_that_fails_leaves_the_old_one(tmp_path: Path, disk: Any) -> N
         run.fit()
     disk(resource.RLIM_INFINITY)
     Policy(str(tmp_path / "policy"), "float32")
+
+
+@pytest.mark.parametrize("lora", [None, pytest.param(LoRA(rank=2), marks=pytest.mark.slow)])
+def test_the_trained_policy_loads_in_plain_transformers(tmp_path: Path, lora: LoRA | None) -> None:
+    run = make_run(tmp_path, ExportPolicy(), iterations=2, sampler=scripted(answers), module={"lora": lora}).fit()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
+    prompt = run.data.template.encode(run.data.prompts["train"][0], run.module.tokenizer)
+    ids = torch.tensor([prompt.prompt_ids])
+    assert AutoTokenizer.from_pretrained(tmp_path / "policy").encode("a <search>") == run.module.tokenizer.encode(
+        "a <search>"
+    )
+    with torch.no_grad(), run.module.policy.evaluating():
+        expected = run.module.policy.model(ids).logits
+        torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=0 if lora is None else 1e-5)
+        initial = AutoModelForCausalLM.from_pretrained(run.module.policy_path, dtype=torch.float32)(ids).logits
+        assert (expected - initial).abs().max() > 1e-4
+
+
+OVERLAYS: dict[str, dict[str, Any]] = {
+    "overlap": {"overlap": True},
+    "oversampling": {"oversampling": Oversampling(max_factor=2.0)},
+    "stragglers": {"stragglers": Stragglers()},
+}
+"""The overlays of conf/rollout that need no vLLM."""
+
+
+def made(folder: Path, corpus: Path, overlay: str, iterations: int) -> Run:
+    sampler: Sampler = scripted(answers)
+    module: dict[str, Any] = {}
+    if overlay == "overlap":
+        sampler.can_overlap = True
+        module = {"importance_correction": ImportanceCorrection()}
+    retrieval = RetrievalCallback(BM25Retriever(str(corpus.with_name("index")), str(corpus)))
+    return make_run(
+        folder, retrieval, CollapseMonitor(), tools=[SearchTool()], iterations=iterations, sampler=sampler,
+        rollout=OVERLAYS[overlay], module=module, every=2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_checkpoint_in_mid_run_is_one_that_a_resume_takes(tmp_path: Path, overlay: str) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    rows = [{"id": str(number), "contents": f'"Ghana {number}"\ndemonym {number}'} for number in range(8)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made(tmp_path / "run", corpus, overlay, 3).fit()
+    for path in list_checkpoints(tmp_path / "run"):
+        check_checkpoint(path)
+        assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
+    middle = list_checkpoints(tmp_path / "run")[0]
+    state = torch.load(middle, weights_only=True)["callbacks"]
+    if overlay == "overlap":
+        [rollout] = [value for name, value in state.items() if name.startswith("RolloutCallback")]
+        assert rollout["iteration"] == 1
+        assert "queries" in rollout["tool_statistics"][0][0]
+    list_checkpoints(tmp_path / "run")[-1].unlink()
+    run = made(tmp_path / "run", corpus, overlay, 3)
+    run.trainer.fit(run.module, datamodule=run.data, ckpt_path=str(middle), weights_only=True)
+    assert run.module.iteration == 3

@@ -1,4 +1,4 @@
-"""The card of a real evaluation: complete, JSON-ready, and sensitive to what decides the figures."""
+"""The card of an evaluation, and the table that is printed."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from llds.errors import SamplerError
 from llds.evaluation import card_differences, list_records, read_record
 from llds.rollout import EpisodeLimits
 from llds.types import SamplingParams
-from tests.runs import LIMITS, answers, make_run, scripted
+from tests.runs import LIMITS, answers, make_run, rows, scripted, tiny_policy
 
 WEIGHTS = {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(2, dtype=torch.bfloat16)}
 
@@ -95,3 +95,27 @@ def test_failures_are_said_and_count_as_wrong(tmp_path: Path, caplog: pytest.Log
     failed = [question for question in read_record(tmp_path).questions if question.status == "failed"]
     assert [(question.answer, question.failure) for question in failed] == [(None, "the engine is down")]
     assert "1 of 12 trajectories failed and count as wrong; the first: the engine is down" in caplog.text
+
+
+VALIDATION = DataSource("llds:quickstart/validation.jsonl", limit=5)
+
+
+@pytest.mark.parametrize("stage", ["test", "validate"])
+def test_results_are_printed_and_written(tmp_path: Path, stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, EvaluationTable(), sampler=scripted(answers), validation=VALIDATION)
+    getattr(run.trainer, stage)(run.module, run.data, verbose=False)
+    [folder] = list_records(tmp_path)
+    result = json.loads((folder / "results.json").read_text())["all_questions"]
+    assert (result["searches"], result["failed"], result["hit_rate"]) == (1.0, 0, result["hit_rate"])
+    assert result["n"] == len(read_record(folder).questions) == (12 if stage == "test" else 5)
+    assert folder.name.endswith(f"-{stage}-{Path(tiny_policy()).name}")
+    shown = capsys.readouterr().out
+    assert f"Results of llds {stage}" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_validation_during_training_prints_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, EvaluationTable(), iterations=1, sampler=scripted(answers), validation=VALIDATION).fit()
+    assert "Results of" not in capsys.readouterr().out
+    assert list_records(tmp_path) == []
+    assert any("val/exact_match" in row for row in rows(tmp_path))
