@@ -54,6 +54,7 @@ def test_an_agent_with_a_calculator_trains_without_a_retriever(tmp_path: Path, m
     assert {trajectory["data_source"] for trajectory in trajectories} == {"arithmetic"}
 
 
+@pytest.mark.slow
 def test_what_the_calculator_computes_comes_back_and_is_worth_a_reward(
     tmp_path: Path, questions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from llds.modules import SearchAgentModule
 ROOT = Path(__file__).parents[2]
 BASE, QUICKSTART = ROOT / "conf" / "base.yaml", ROOT / "conf" / "quickstart.yaml"
 OVERLAYS = sorted((ROOT / "conf" / "ablations").glob("*.yaml"))
+QUICK = {"no_llds", "gspo_llds"}
+"""Overlays that the quick suite builds, too."""
 POLICY = ("--model.policy", "llds:quickstart/policy")
 OVERRIDE = (*POLICY, "--model.optimization.learning_rate", "3e-5")
 FOLDERS = {"trainer.default_root_dir", "trainer.logger.0.init_args.save_dir", "trainer.logger.1.init_args.save_dir"}
@@ -88,7 +90,14 @@ def recipe(request: pytest.FixtureRequest) -> tuple[Path, dict[str, Any]]:
     return request.param, alone("-c", request.param, *OVERRIDE)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        pytest.param(path, marks=pytest.mark.slow if path.stem not in ("no_llds", "gspo_llds") else ())
+        for path in OVERLAYS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_every_overlay_on_every_recipe_instantiates_and_changes_what_it_says_and_nothing_else(
     recipe: tuple[Path, dict[str, Any]], overlay: Path
 ) -> None:
@@ -106,6 +115,7 @@ def test_every_overlay_on_every_recipe_instantiates_and_changes_what_it_says_and
 SAMPLERS = sorted((ROOT / "conf" / "rollout").glob("vllm*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", SAMPLERS, ids=lambda path: path.stem)
 def test_every_overlay_of_a_sampler_swaps_the_sampler_and_says_how_to_run_it(overlay: Path) -> None:
     here = ("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.precision", "32-true")

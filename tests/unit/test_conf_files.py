@@ -23,15 +23,13 @@ HERE = (
 )
 
 
-ON_BASE = ("ablations", "collapse", "retrieval", "trainer", "baselines/direct", "baselines/rag", "baselines/search_r1")
-"""What test_conf*.py builds on conf/base.yaml elsewhere, as it does vLLM's: here, as their commands say, is slow."""
+QUICK = {"conf/base.yaml", "conf/quickstart.yaml", "conf/agents/calculator.yaml", "conf/rollout/overlap.yaml"}
+"""Files that the quick suite builds, too; to build all of them, as their commands say, is slow."""
 
 
 def marked(path: Path) -> Any:
     """A file as a parameter."""
-    name = path.relative_to("conf").as_posix()
-    is_slow = name.startswith((*ON_BASE, "rollout/vllm"))
-    return pytest.param(path, marks=pytest.mark.slow if is_slow else (), id=str(path))
+    return pytest.param(path, marks=() if str(path) in QUICK else pytest.mark.slow, id=str(path))
 
 
 def name_of(path: Path) -> str:

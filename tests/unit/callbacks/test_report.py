@@ -32,6 +32,7 @@ class ReportSeen(Callback):
             self.after.append(pl_module.iteration)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("expected", "after"), [(0.0, [2, 3]), (1e9, [])])
 def test_a_report_is_written_while_a_run_trains_where_there_is_time_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: float, after: list[int]
@@ -43,6 +44,7 @@ def test_a_report_is_written_while_a_run_trains_where_there_is_time_for_it(
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_report_that_fails_never_ends_a_run(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir(parents=True)
     with pytest.warns(UserWarning, match="No report"):

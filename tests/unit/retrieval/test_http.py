@@ -371,7 +371,8 @@ def test_documents_without_a_text_are_left_out_counted_and_told_once(caplog: pyt
         before = retriever.left_out
         assert retriever.retrieve(["a", "b"], 3) == [[FOUND], [FOUND]]
         assert retriever.left_out - before == 2
-    assert [record.levelname for record in caplog.records if "without a text" in record.message] == ["WARNING"]
+    said = [record.levelname for record in caplog.records if "without a text" in record.message]
+    assert said.count("WARNING") == 1
 
 
 @pytest.mark.parametrize(

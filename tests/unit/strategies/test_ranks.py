@@ -28,6 +28,7 @@ def test_plain_parameters_need_no_gathering() -> None:
         assert parameter.sum() == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_repeats_its_updates_to_the_bit_and_goes_on(tmp_path: Path) -> None:
     callback = GoesBack()
     module = {"llds_penalty": LLDSPenalty(anchor="lagged", anchor_lag=1), "optimization": falling()}

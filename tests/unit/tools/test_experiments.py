@@ -28,6 +28,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory):
     return run.fit(), collect.correct
 
 
+@pytest.mark.slow
 def test_a_run_with_paired_updates_ends_as_one_without_to_the_bit(tmp_path: Path, plain) -> None:
     without, correct = plain
     names = ("lambda 0", "lambda 5", "frozen anchor", "lambda 0, half the learning rate")

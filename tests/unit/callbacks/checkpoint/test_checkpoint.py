@@ -161,6 +161,7 @@ def test_counters_of_skipped_steps_survive(tmp_path: Path) -> None:
     assert (resumed.module.nonfinite.total, resumed.module.nonfinite.in_a_row) == (7, 2)
 
 
+@pytest.mark.slow
 def test_the_reference_is_not_saved_and_is_the_initial_policy_after_a_resume(tmp_path: Path) -> None:
     run = fresh(tmp_path, iterations=1).fit()
     initial = {name: value.clone() for name, value in run.module.reference.state_dict().items()}  # type: ignore[union-attr]
@@ -172,6 +173,7 @@ def test_the_reference_is_not_saved_and_is_the_initial_policy_after_a_resume(tmp
     assert all(torch.equal(value, initial[name]) for name, value in reference.state_dict().items())
 
 
+@pytest.mark.slow
 def test_old_checkpoints_go_and_none_is_left_half_written(tmp_path: Path) -> None:
     fresh(tmp_path, every=1).fit()
     assert names(tmp_path) == ["iteration-000004.ckpt", "iteration-000005.ckpt"]

@@ -83,6 +83,7 @@ def test_a_signal_during_the_updates_stops_after_them_with_a_checkpoint(tmp_path
     assert_resumed_run_equals(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_a_signal_while_a_checkpoint_is_written_stops_before_the_next_iteration(tmp_path: Path, whole: Run) -> None:
     run, stop = made(tmp_path, every=2)
     after(run.trainer, "save_checkpoint", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -104,6 +105,7 @@ def test_ctrl_c_twice_does_not_wait_for_the_updates(tmp_path: Path) -> None:
     assert list_checkpoints(tmp_path) == []  # there was none before, and half an update is no state
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_last_iterations_updates_lets_the_run_end(tmp_path: Path) -> None:
     run, stop = made(tmp_path, iterations=2)
     after(run.module.gradients, "step", 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -111,6 +113,7 @@ def test_a_signal_during_the_last_iterations_updates_lets_the_run_end(tmp_path: 
     assert [path.name for path in list_checkpoints(tmp_path)] == ["iteration-000002.ckpt"]
 
 
+@pytest.mark.slow
 def test_slurm_is_asked_to_start_the_job_again_after_the_checkpoint(
     tmp_path: Path, whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +176,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_a_folder_in_which_another_process_trains_is_refused_until_that_is_gone(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:

@@ -108,6 +108,7 @@ def ladder() -> list[Rung]:
     return [rung(**settings) for rung, settings in LADDER]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_around_its_actions_equals_one_that_was_not(tmp_path: Path, stop: int) -> None:
     levels: dict[int, Level] = {4: "alarm", 6: "alarm"}
@@ -133,6 +134,7 @@ def test_a_run_that_was_stopped_around_its_actions_equals_one_that_was_not(tmp_p
         assert_same(ours[key], theirs[key])
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_cut_below_its_schedule_down_to_a_floor(tmp_path: Path) -> None:
     rungs: list[Rung] = [CutLearningRate(0.5, 0.3, When("alarm", cooldown=1))]
     module = {"optimization": Optimization(learning_rate=1.0, schedule="linear", mini_batch_size=1)}
@@ -153,6 +155,7 @@ def test_the_learning_rate_is_cut_below_its_schedule_down_to_a_floor(tmp_path: P
     assert shares == pytest.approx([1, 1, 1, 1, 0.5, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("penalty", "expected"),
     [
@@ -193,6 +196,7 @@ def test_where_llds_could_never_act_it_is_switched_on_with_a_lagged_anchor(tmp_p
     assert run.module.anchor.anchor
 
 
+@pytest.mark.slow
 def test_an_update_is_skipped_where_the_rollout_tells_and_the_iteration_counts(tmp_path: Path) -> None:
     levels: dict[int, Level] = {2: "alarm", 3: "alarm"}
     run = guarded(tmp_path, [SkipUpdate(When("alarm", cooldown=1))], levels, every=1).fit()

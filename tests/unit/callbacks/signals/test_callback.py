@@ -97,6 +97,7 @@ class LosesItsPlace(pl.Callback):
             loader.position = 0
 
 
+@pytest.mark.slow
 def test_prompts_that_come_back_are_counted(tmp_path: Path) -> None:
     make_run(tmp_path, LosesItsPlace(), iterations=4, sampler=scripted(answers)).fit()
     assert [float(row["data/repeated_prompts"]) for row in rows(tmp_path)] == [0.0, 0.0, 1.0, 1.0]

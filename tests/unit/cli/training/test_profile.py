@@ -54,6 +54,7 @@ def test_callbacks_are_a_list_or_one_or_none_and_stay_in_front() -> None:
         assert isinstance(last, IterationProfile)
 
 
+@pytest.mark.slow
 def test_what_is_printed_is_the_flag_and_reads_back_as_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
