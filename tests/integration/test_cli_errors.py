@@ -98,7 +98,7 @@ def test_a_setting_that_cannot_work_is_refused(args: str, llds: Callable[..., st
     message = llds("fit", *args.split())
     assert message.startswith("llds: Expected ")
     assert SETTINGS[args] in message
-    assert "\n" not in message
+    assert "\n" not in message or message.endswith(" more.")  # one sentence, or ten bad rows and how many more
     assert what_is_left(tmp_path / "run") == set()
 
 
@@ -106,10 +106,6 @@ ROWS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "no row": ([], "Expected at least one row in {file}, got an empty data set"),
     "wrong column": ([{"q": "x", "a": "y"}], "Set `question_field` of the data source"),
     "no gold answer": ([GOOD_ROW, {"question": "Who?", "golden_answers": []}], "in column `golden_answers`, got []"),
-    "empty gold": (
-        [GOOD_ROW, {"question": "Who?", "golden_answers": ["The", "..."]}],
-        "more than punctuation and articles",
-    ),
     "no question": ([GOOD_ROW, {"question": " ", "golden_answers": ["x"]}], "Expected a question in column `question`"),
     "same id": ([GOOD_ROW | {"id": "1"}, GOOD_ROW | {"id": "1"}], "Expected prompt ids to be unique"),
 }
@@ -158,7 +154,7 @@ def test_one_step_per_iteration_with_a_lagged_anchor_trains_and_the_folder_is_sa
     assert llds("fit", *one_step, "--model.llds_penalty.anchor", "lagged") == ""
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert what_is_left(tmp_path / "run") == {
-        "checkpoints", "config.yaml", "csv", "policy", "report.html", "tensorboard", "trajectories"
+        ".run.lock", "checkpoints", "config.yaml", "csv", "policy", "report.html", "tensorboard", "trajectories"
     }  # fmt: skip
     message = llds("fit")
     assert "which holds a run (iteration-000001.ckpt). Go on with that run: --ckpt_path last." in message
