@@ -116,7 +116,7 @@ FILL_THE_DISK = """
 import os, sys
 from pathlib import Path
 from llds.errors import RetrievalError
-from llds.retrieval import index_progress
+from llds.retrieval.index import progress as index_progress
 from tests.index_builds import AnnouncingEmbedder, check_holds_the_corpus, make_retriever
 
 room, corpus, batch, left = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
