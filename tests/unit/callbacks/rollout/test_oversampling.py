@@ -169,7 +169,7 @@ def test_a_run_that_resumes_equals_one_that_was_never_stopped(
 def test_a_run_that_breaks_off_between_two_rounds_does_the_iteration_again_from_its_first_prompt(
     tmp_path: Path, whole: tuple[Run, list[RolloutBatch]]
 ) -> None:
-    with pytest.raises(RuntimeError, match="stop"):
+    with pytest.raises(ConfigurationError, match="got RuntimeError: stop"):
         sampling(tmp_path, breaks_at=(3, 2)).fit()
     check_equal(sampling(tmp_path).fit(resume=True), whole[0])
 
