@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 from jsonargparse import Namespace
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateMonitor,
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from llds.cli.training.command import build_cli
-from llds.cli.training.lightning_settings import check_lightning_settings
+from llds.cli.training.lightning_settings import check_lightning_settings, choose_accelerator
 from llds.cli.training.seeds import SEEDED, spread_seed
 from llds.errors import ConfigurationError
 
@@ -87,6 +88,14 @@ def test_a_callback_that_waits_for_validations_needs_some(callback: pl.Callback,
     check(callbacks=[callback], enable_checkpointing=True)
     with pytest.raises(ConfigurationError, match=advice):
         check(has_validations=False, callbacks=[callback], enable_checkpointing=True)
+
+
+def test_on_a_mac_the_cpu_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_accelerator("auto") == "auto"
+    monkeypatch.setattr(MPSAccelerator, "is_available", lambda: True)
+    assert [choose_accelerator(asked) for asked in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(ConfigurationError, match=r"got mps: Apple's GPU \(MPS\) has no float64"):
+        choose_accelerator("mps")
 
 
 def test_what_works_is_let_through() -> None:
