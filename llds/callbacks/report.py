@@ -58,10 +58,13 @@ class RunReport(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Write the page of a run that was interrupted, if it has got an iteration to show."""
         if trainer.state.fn == "fit" and isinstance(pl_module, SearchAgentModule) and pl_module.iteration > 0:
-            self._write(trainer)
+            self._write(trainer, is_whole=False)
 
-    def _write(self, trainer: pl.Trainer) -> str:
-        """Write the page, which must never be what ends a run; returns where it is, and that it says nothing yet."""
+    def _write(self, trainer: pl.Trainer, is_whole: bool = True) -> str:
+        """Write the page, which must never be what ends a run; returns where it is, and that it says nothing yet.
+
+        A run that was interrupted (not whole) may have logged nothing to show.
+        """
         if not trainer.is_global_zero:
             return ""
         # Imported here: bokeh is not needed by the other ranks, nor by any other command.
@@ -74,7 +77,7 @@ class RunReport(pl.Callback):
                 path = write_report([run], folder / "report.html")
                 return f"{path} ({run.verdict.words})" if run.verdict.kind in UNJUDGED else str(path)
             except LLDSError as error:
-                if (folder / "csv").exists():
+                if is_whole and (folder / "csv").exists():
                     rank_zero_warn(f"No report: {error}")
         return ""
 

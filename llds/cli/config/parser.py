@@ -46,9 +46,18 @@ def errors_of_constructors(config: Mapping[str, Any] | Namespace | None = None) 
         found = missing_package(str(error), values) or _sentence_of_ours(str(error))
         if not found and cause is not None:
             found = f"Expected the packages that the configuration needs, got: {cause}"
+        if not found and "Does not validate against any of the Union" in str(error):
+            found = _reason(str(error))
         if not found:
             raise
         raise ConfigurationError(found) from error
+
+
+def _reason(message: str) -> str:
+    """What a class of others says in what the parser says of a list of classes; empty if nothing but of types."""
+    texts = [finding.text for finding in read_findings(message)]
+    said = [text for text in texts if not re.match(r"Not a valid subclass|Expected an? <|Subtypes|Errors", text)]
+    return f"Expected classes that can be built from the configuration, got: {said[0]}" if said else ""
 
 
 def _sentence_of_ours(message: str) -> str:

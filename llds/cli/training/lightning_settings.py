@@ -8,11 +8,14 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
     BatchSizeFinder,
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
+    SpikeDetection,
     StochasticWeightAveraging,
 )
 from lightning.pytorch.utilities import rank_zero_info
@@ -21,6 +24,13 @@ from llds.errors import ConfigurationError
 
 _NO_MPS = "Apple's GPU (MPS) has no float64, in which llds counts and adds up"
 _OWN_LOOP = (StochasticWeightAveraging, GradientAccumulationScheduler, BatchSizeFinder, LearningRateFinder)
+
+_UNFIT: dict[type[pl.Callback], str] = {
+    BaseFinetuning: "freezes and thaws parts that a module of its own has. `model.lora` trains adapters alone",
+    ModelPruning: "prunes between batches what is trained and sampled from. Prune the exported policy",
+    SpikeDetection: "wants the loss that a training step returns, and llds makes many steps of it. `collapse` watches",
+}
+"""Callbacks that end in a traceback, with what to use instead."""
 
 
 def check_lightning_settings(trainer: pl.Trainer, has_validations: bool) -> None:
@@ -73,6 +83,11 @@ def _check_callback(callback: pl.Callback, has_validations: bool) -> None:
             f"Expected `trainer.callbacks` that leave the optimizer steps to llds, got {name}, which makes its own. "
             "Leave it out; `model.optimization` has the learning rate, its schedule and the batch sizes."
         )
+    for kind, reason in _UNFIT.items():
+        if isinstance(callback, kind):
+            raise ConfigurationError(
+                f"Expected `trainer.callbacks` that work with llds's own training step, got {name}, which {reason}."
+            )
     if not isinstance(callback, EarlyStopping | ModelCheckpoint) or callback.monitor is None:
         return
     if not has_validations:

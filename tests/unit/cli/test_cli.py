@@ -12,7 +12,7 @@ from llds.callbacks import CollapseMonitor
 from llds.cli import main
 from llds.cli.config.errors import explain
 from llds.cli.config.missing_package import missing_package
-from llds.cli.config.parser import ConfigurationParser
+from llds.cli.config.parser import ConfigurationParser, errors_of_constructors
 from llds.cli.training.command import STOPPED_BY_LADDER, SearchAgentCLI, build_cli
 from llds.cli.training.parser import TrainingParser, with_class_of_help
 from llds.cli.training.quiet import quiet
@@ -224,6 +224,22 @@ def test_a_package_that_is_missing_is_named_with_the_key_and_the_command() -> No
     )
     assert "pip install mlflow." in missing_package("No module named 'mlflow.tracking'", {})
     assert missing_package("anything else", {}) == ""
+
+
+def test_what_a_class_in_a_list_says_is_one_line() -> None:
+    """As jsonargparse tells it: the error of the class is text, between what it says of types."""
+    message = """Does not validate against any of the Union subtypes
+Subtypes: [list[Callback], <class 'NoneType'>]
+Errors:
+  - The provided `pruning_fn` isn't available
+  - Not a valid subclass of Callback
+  - Expected a <class 'NoneType'>
+Given value: [...]"""
+    said = r"^Expected classes that .* got: The provided `pruning_fn` isn't"
+    with pytest.raises(ConfigurationError, match=said), errors_of_constructors():
+        raise ValueError(message)
+    with pytest.raises(ValueError, match="of a user's own"), errors_of_constructors():
+        raise ValueError("of a user's own")
 
 
 def test_advertisements_are_silent_and_warnings_are_not() -> None:

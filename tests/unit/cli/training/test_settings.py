@@ -10,9 +10,11 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
     EarlyStopping,
     LearningRateMonitor,
     ModelCheckpoint,
+    SpikeDetection,
     StochasticWeightAveraging,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -78,6 +80,8 @@ def check(has_validations: bool = True, **settings: Any) -> None:
         ({"gradient_clip_val": 1.0}, r"`trainer.gradient_clip_val` 1.0. Set --model.optimization.max_grad_norm 1.0"),
         ({"accumulate_grad_batches": 4}, r"`model.optimization.micro_batch_size`.*accumulate_grad_batches` 4"),
         ({"callbacks": [StochasticWeightAveraging(0.1)]}, "got StochasticWeightAveraging, which makes its own"),
+        ({"callbacks": [SpikeDetection()]}, "got SpikeDetection, which wants the loss"),
+        ({"callbacks": [BackboneFinetuning()]}, "got BackboneFinetuning, which freezes"),
     ],
 )
 def test_what_would_have_no_effect_is_refused_and_the_right_key_named(settings: dict[str, Any], message: str) -> None:
