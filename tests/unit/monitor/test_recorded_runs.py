@@ -49,6 +49,16 @@ def wide() -> dict[str, Any]:
     return evaluate("--half", "all", "--recorded-only", "--match", "seed5(?!0[0-5])", str(WIDE))
 
 
+def test_the_quickstart_is_silent_with_every_recorded_seed() -> None:
+    recorded = Study(WIDE.parent / "quickstart").read()
+    shipped = {run: rows for run, rows in recorded.items() if "-lr0.0002-" in run}  # 10 seeds, with and without LLDS
+    assert len(shipped) == 20
+    for run, rows in shipped.items():
+        said = diagnose(metrics_of(rows, run).rows)
+        assert {one.level for one in said} <= {"none", "note"}, run
+        assert {one.level for one in said[:5]} == {"none"}, run
+
+
 @pytest.mark.slow
 def test_collapses_are_seen(held_out: dict[str, Any]) -> None:
     figures = held_out["figures"]
