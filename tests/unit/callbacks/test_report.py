@@ -12,6 +12,7 @@ from llds.errors import ConfigurationError
 from tests.runs import answers, make_run, rows, scripted
 
 
+@pytest.mark.slow
 def test_a_report_is_there_when_a_run_ends(tmp_path: Path) -> None:
     make_run(tmp_path, RunReport(), TrajectoryLog(), iterations=2, sampler=scripted(answers)).fit()
     page = (tmp_path / "report.html").read_text()

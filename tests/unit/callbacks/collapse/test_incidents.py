@@ -67,6 +67,7 @@ def test_a_checkpoint_of_an_incident_can_be_gone_on_from(tmp_path: Path) -> None
     assert run.module.iteration == 4
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_a_warning_and_the_rungs_act(tmp_path: Path) -> None:
     (tmp_path / "incidents").write_text("a file")
     run = troubled(tmp_path)

@@ -91,6 +91,7 @@ def check_trained(batches: list[RolloutBatch], expected: list[list[int]]) -> Non
         assert [one.index for one in batch.trajectories] == list(range(4 * len(PLAN[iteration])))
 
 
+@pytest.mark.slow
 def test_an_iteration_trains_on_the_groups_with_a_signal(whole: tuple[Run, list[RolloutBatch]]) -> None:
     check_trained(whole[1], [[1, 3], [], [0, 1], [0, 2], [2, 4]])
 

@@ -80,6 +80,7 @@ def other_server(status: int = 404, body: bytes = b"<html>", headers: list[str] 
 # Answers
 
 
+@pytest.mark.slow
 def test_a_server_answers_like_a_folder_to_the_bit_and_describes_itself_alike(
     make_retriever, on_server, write_corpus, tmp_path
 ):
