@@ -3,7 +3,7 @@
 from llds.files.atomic import write_atomically
 from llds.files.checksum import damage_of_folder, file_hash, write_manifest
 from llds.files.formats import FileFormat
-from llds.files.hub import with_pins
+from llds.files.hub import pin_of, recall_pins, with_pins
 from llds.files.model_folder import FROM_FOLDER, errors_of_folder, model_folder
 from llds.files.reader import read_rows
 from llds.files.redaction import redacted, redacted_command
@@ -23,7 +23,9 @@ __all__ = [
     "errors_of_folder",
     "file_hash",
     "model_folder",
+    "pin_of",
     "read_rows",
+    "recall_pins",
     "redacted",
     "redacted_command",
     "with_pins",

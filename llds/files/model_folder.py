@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from llds.errors import ConfigurationError, LLDSError
-from llds.files.hub import pin_of, remember, snapshot, split_name
+from llds.files.hub import MODEL_FILES, pin_of, remember, snapshot, split_name
 from llds.files.rows import reason
 from llds.paths import resolve_path
 
@@ -20,12 +20,13 @@ FROM_FOLDER: _FromFolder = {"local_files_only": True, "trust_remote_code": False
 """Arguments of every ``from_pretrained``. Left to itself transformers asks on the terminal whether to run such code."""
 
 
-def model_folder(model: str, key: str) -> Path:
+def model_folder(model: str, key: str, *, is_config_enough: bool = False) -> Path:
     """Return the folder of a model: one that exists, else a snapshot of what the hub has under that name.
 
     Args:
         model: A folder, ``llds:...`` for one in the package, or ``OWNER/NAME[@REVISION]`` on the hub.
         key: The key of the configuration that names it, for errors.
+        is_config_enough: Whether only config.json is wanted of what the hub has.
 
     Raises:
         ConfigurationError: If it is no folder here and cannot be had from the hub, or has no weights in safetensors.
@@ -34,9 +35,9 @@ def model_folder(model: str, key: str) -> Path:
     named = None if path.exists() else split_name(pin_of(model))
     if named is None:
         return path
-    folder = snapshot(*named, "model", key)
+    folder = snapshot(*named, "model", key, ("config.json",) if is_config_enough else MODEL_FILES)
     remember(model, f"{named[0]}@{folder.name}")
-    if not any(folder.glob("*.safetensors")):
+    if not is_config_enough and not any(folder.glob("*.safetensors")):
         raise ConfigurationError(
             f"Expected `{key}` to name a model with weights in safetensors, got {model}, which has none: other formats "
             "can run code when they are read. Choose a model or a revision with safetensors."
