@@ -82,12 +82,15 @@ class Sampler(ABC):
         engine_dtype: Data type of an engine's own copy of the weights.
         can_overlap: Whether it can sample with weights of its own while the policy trains.
         can_resample: Whether trajectories that it lost can be sampled again after `start`.
+        takes_saved_layout: Whether it loads weights as the model's files hold them, and not as transformers computes
+            with them (fused experts).
     """
 
     policy_version: int = 0
     engine_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     can_overlap: bool = False
     can_resample: bool = False
+    takes_saved_layout: bool = False
 
     @cached_property
     def busy(self) -> BusyTime:

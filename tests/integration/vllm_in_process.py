@@ -210,7 +210,7 @@ class Checks:
         adapted = Policy(POLICY, lora=LoRA(rank=2))
         streams = {"whole": self.module.policy, "adapters": adapted}
         return {
-            name: [(key, tuple(value.shape)) for key, value in policy.weights()] == metadata
+            name: [(key, tuple(value.shape)) for key, value in policy.weights(as_saved=True)] == metadata
             for name, policy in streams.items()
         }
 

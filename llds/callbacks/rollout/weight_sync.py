@@ -11,8 +11,8 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from llds.batches.policy_batch import collate
+from llds.files import model_folder
 from llds.modules import SearchAgentModule
-from llds.paths import resolve_path
 from llds.samplers import SampledPolicy, Sampler, TransformersSampler
 from llds.samplers.canary import canary_request, canary_trajectory, check_canary, tolerance
 from llds.strategies import rank, together
@@ -28,7 +28,7 @@ def sampled_policy(trainer: pl.Trainer, pl_module: SearchAgentModule, max_tokens
         max_tokens: Most tokens of a trajectory.
     """
     return SampledPolicy(
-        folder=resolve_path(pl_module.policy_path),
+        folder=model_folder(pl_module.policy_path, "model.policy"),
         tokenizer=pl_module.tokenizer,
         dtype="bfloat16" if str(trainer.precision).startswith("bf16") else pl_module.policy_dtype,
         max_tokens=max_tokens,
@@ -103,7 +103,7 @@ class WeightSync:
         self._version = None
 
     def _send(self) -> dict[str, Completion]:
-        weights = self._module.policy.weights()
+        weights = self._module.policy.weights(as_saved=self._sampler.takes_saved_layout)
         try:
             self._sampler.update_weights(weights, self._module.iteration)
         finally:

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from llds import __version__
 from llds.cli.config.beside import with_lasting_paths
 from llds.cli.config.own_classes import IMPORT_FROM, import_folders
-from llds.files import redacted, redacted_command
+from llds.files import redacted, redacted_command, with_pins
 
 _ROOT = "${trainer.default_root_dir}"
 _NOT_OF_THE_RUN = ("config", "ckpt_path", "weights_only")
@@ -24,7 +24,8 @@ class SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` into the run's folder when training starts; `llds fit -c` repeats it, in any folder.
 
     It is written once all settings have been checked and the data has been read. A run that is resumed with other
-    settings replaces it. Evaluations leave it alone. Secrets (keys, tokens, passwords) are left out.
+    settings replaces it. Evaluations leave it alone. Secrets (keys, tokens, passwords) are left out; models and data
+    that were asked for by name have the commit that was used.
 
     Args:
         parser: Parser of the subcommand.
@@ -49,13 +50,22 @@ class SaveConfig(SaveConfigCallback):
         values[IMPORT_FROM] = import_folders(values)
         values["trainer"]["logger"] = _with_link(values["trainer"]["logger"], values["trainer"]["default_root_dir"])
         values["trainer"]["default_root_dir"] = os.path.abspath(trainer.default_root_dir)
-        values = with_lasting_paths(values)
+        values = with_pins(with_lasting_paths(values))
         header = f"# llds {__version__}: {shlex.join(['llds', *redacted_command(self.command)])}\n"
         path = Path(trainer.default_root_dir) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".partial-{path.name}")
         partial.write_text(header + yaml.safe_dump(redacted(values), sort_keys=False, allow_unicode=True))
         os.replace(partial, path)
+
+
+def config_of_run(ckpt_path: str | Path | None) -> dict[str, Any]:
+    """The configuration that the run of a checkpoint saved; empty where it saved none, or there is no checkpoint."""
+    file = Path(ckpt_path or "").absolute().parent.parent / "config.yaml"  # of RUN/checkpoints/CHECKPOINT
+    if ckpt_path is None or not file.is_file():
+        return {}
+    saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return saved if isinstance(saved, dict) else {}
 
 
 def _with_link(value: Any, root: str | None) -> Any:

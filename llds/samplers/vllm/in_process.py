@@ -34,6 +34,8 @@ class VLLMSampler(Sampler):
         ConfigurationError: From `prepare`: if vLLM is not installed, or several processes train.
     """
 
+    takes_saved_layout = True
+
     def __init__(self, engine: VLLMEngine = VLLMEngine()) -> None:
         self.settings = engine
         self._policy: SampledPolicy | None = None

@@ -55,6 +55,7 @@ class VLLMServerSampler(Sampler):
     """
 
     can_resample = True
+    takes_saved_layout = True
 
     def __init__(
         self,
