@@ -31,7 +31,7 @@ NAMES_OF_SIGNALS = {
     "answered": "rollout/answered",
     "valid": "rollout/valid_action_rate",
     "cut": "rollout/action_cut",
-    "searches": "rollout/searches",
+    "searches": "rollout/tool_calls",
     "hits": "retrieval/hit_rate",
     "repeated": "data/repeated_prompts",
 }

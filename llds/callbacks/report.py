@@ -55,8 +55,8 @@ class RunReport(pl.Callback):
             rank_zero_info(f"Report: {path}")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Write the page of a run that was interrupted."""
-        if trainer.state.fn == "fit":
+        """Write the page of a run that was interrupted, if it has got an iteration to show."""
+        if trainer.state.fn == "fit" and isinstance(pl_module, SearchAgentModule) and pl_module.iteration > 0:
             self._write(trainer)
 
     def _write(self, trainer: pl.Trainer) -> Path | None:

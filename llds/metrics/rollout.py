@@ -1,4 +1,4 @@
-"""Signals of what the agent did: rewards, searches, and the form of its actions."""
+"""Signals of what the agent did: rewards, tool calls, and the form of its actions."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
 
     Returns:
         Means over trajectories: ``reward/mean`` (0-1), ``rollout/answered``, ``rollout/failed`` (shares),
-        ``rollout/searches`` (tool calls served), ``rollout/turns``, ``rollout/action_tokens``,
+        ``rollout/tool_calls`` (that were served), ``rollout/turns``, ``rollout/action_tokens``,
         ``rollout/total_tokens``, ``rollout/repeated_ngrams`` (share of the n-grams of a trajectory's actions that
         occurred in it before), ``rollout/weight_lag`` (iterations by which the sampler's weights were behind); means
         over actions: ``rollout/valid_action_rate``, ``rollout/action_cut`` (share that hit the limit),
@@ -39,7 +39,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
         "reward/all_correct_groups": _mean(min(group) > 0 for group in rewards),
         "rollout/failed": _mean(one.status == "failed" and one.failed_by != "time" for one in trajectories),
         "rollout/answered": _mean(trajectory.status == "answered" for trajectory in alive),
-        "rollout/searches": _mean(served_calls(trajectory) for trajectory in alive),
+        "rollout/tool_calls": _mean(served_calls(trajectory) for trajectory in alive),
         "rollout/turns": _mean(len(trajectory.turns) for trajectory in alive),
         "rollout/action_tokens": _mean(sum(len(turn.action_ids) for turn in t.turns) for t in alive),
         "rollout/total_tokens": _mean(len(trajectory.token_ids) for trajectory in alive),
@@ -75,7 +75,7 @@ def abandoned_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def served_calls(trajectory: Trajectory) -> int:
-    """Tool calls of a trajectory that got a result (valid searches)."""
+    """Tool calls of a trajectory that got a result: valid searches, where the tool is a search."""
     return sum(turn.action.kind == "tool" and bool(turn.observation_ids) for turn in trajectory.turns)
 
 

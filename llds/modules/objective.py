@@ -50,11 +50,11 @@ class Objective:
         """Weight beta of the final answer's tokens in the LLDS penalty.
 
         Args:
-            metrics: Of the iteration's rollout; ``rollout/searches`` decides.
+            metrics: Of the iteration's rollout; ``rollout/tool_calls`` decides.
         """
         if self.active_llds is None or self.answer_masking is None:
             return 1.0
-        return self.answer_masking.weight(metrics["rollout/searches"], self.active_llds.coefficient)
+        return self.answer_masking.weight(metrics["rollout/tool_calls"], self.active_llds.coefficient)
 
     def with_lambda(self, coefficient: float, *, needs_lagged_anchor: bool) -> "Objective":
         """The same with another weight of the LLDS penalty, which is added where there is none.

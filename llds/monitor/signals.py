@@ -63,7 +63,7 @@ FAILED = "rollout/failed"
 TOOL_FAILURES = "rollout/tool_failures"
 ANSWERED = "rollout/answered"
 VALID_ACTIONS = "rollout/valid_action_rate"
-SEARCHES = "rollout/searches"
+TOOL_CALLS = "rollout/tool_calls"
 ACTION_TOKENS = "rollout/action_tokens"
 ACTION_CUT = "rollout/action_cut"
 FIRST_ACTION_MATCH = "rollout/first_action_match"
@@ -209,7 +209,13 @@ SIGNALS = (
     Signal(TOOL_FAILURES, "Tool calls that failed", "share", "0", "up"),
     Signal(ANSWERED, "Trajectories that end with an answer", "share", "near 1", "down"),
     Signal(VALID_ACTIONS, "Actions that are a well-formed call or answer", "share", "near 1", "down"),
-    Signal(SEARCHES, "Searches per trajectory that returned a result", "count", "holds or rises", "down"),
+    Signal(
+        TOOL_CALLS,
+        "Tool calls per trajectory, searches and others, that got a result",
+        "count",
+        "holds or rises",
+        "down",
+    ),
     Signal("rollout/turns", "Turns per trajectory", "count", "holds"),
     Signal(ACTION_TOKENS, "Tokens per trajectory that the policy sampled", "tokens", "holds"),
     Signal("rollout/total_tokens", "Tokens per trajectory, observations included", "tokens", "holds"),

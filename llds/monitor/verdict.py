@@ -30,7 +30,7 @@ _GROUPS = {
     "cut responses": (s.ACTION_CUT,),
     "sampler gap": (s.GAP_MEAN, s.BEHAVIOR_KL),
     "format": (s.ANSWERED, s.VALID_ACTIONS),
-    "tools": (s.SEARCHES, s.FAILED, s.TOOL_FAILURES),
+    "tools": (s.TOOL_CALLS, s.FAILED, s.TOOL_FAILURES),
 }
 
 Rows = Sequence[tuple[int, Mapping[str, float]]]

@@ -90,7 +90,7 @@ _CHOSEN = (
     Section(
         "What the agent does",
         [
-            Panel("Searches per question (figure 9b)", "count", {s.SEARCHES: "searches"}),
+            Panel("Tool calls per question (figure 9b)", "count", {s.TOOL_CALLS: "tool calls"}),
             Panel("Wrong that began like right ones (figure 5)", "share", {s.FIRST_ACTION_MATCH: "match"}),
             Panel(
                 "Likelihood of correct actions (figure 5)",

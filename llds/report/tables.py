@@ -47,7 +47,7 @@ def _outcome(run: Run) -> dict[str, str]:
         f"the same, mean of the last {LAST}": _number(likelihoods[-LAST:]),
         "correct actions that lost likelihood, mean of all iterations": _number(rates),
         f"the same, of the last {LAST}": _number(rates[-LAST:]),
-        f"searches per question, mean of the last {LAST}": _number(run.series(s.SEARCHES)[1][-LAST:]),
+        f"tool calls per question, mean of the last {LAST}": _number(run.series(s.TOOL_CALLS)[1][-LAST:]),
         "probe: questions that lose likelihood, last": _share(run),
         "alarms at iteration": ", ".join(map(str, alarm_starts(run.diagnoses))) or "none",
         "actions of the ladder": ", ".join(f"{one.iteration} ({one.action})" for one in run.incidents if one.has_acted)

@@ -94,7 +94,7 @@ class BackgroundLoop:
             raise BlockedError(
                 f"Expected every call to let others go on, got {blocked_s:.3g} s in {doing} "
                 "(`rollout.tool_calls.blocked_s`), in which no trajectory could go on. Put what blocks into "
-                "`asyncio.to_thread`, then resume with `--ckpt_path last`: nothing is lost."
+                "`asyncio.to_thread`; with `--ckpt_path last` the run then repeats this iteration."
             )
         self._unanswered += 1
         self._loop.call_soon_threadsafe(self._react)

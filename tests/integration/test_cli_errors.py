@@ -89,7 +89,8 @@ SETTINGS = {
     f"--ckpt_path {QUICKSTART}": "quickstart.yaml: a file that is none",
     f"--trainer.default_root_dir {QUICKSTART}": "quickstart.yaml is a file",
     "--trainer.accelerator tpuu": "Expected `trainer` settings that work on this machine, got: You selected an invalid",
-    "--trainer.logger lightning.pytorch.loggers.CometLogger": "Expected the packages that the configuration needs",
+    "--trainer.logger lightning.pytorch.loggers.CometLogger": "Expected package comet-ml for `trainer.logger` (light",
+    '--trainer.logger [{"class_path":"lightning.pytorch.loggers.WandbLogger"}]': "Expected package wandb for `trainer.",
 }
 
 

@@ -56,7 +56,7 @@ def test_a_run_trains_measures_and_exports(tmp_path: Path, corpus: Path) -> None
     for row in logged.values():
         assert all(math.isfinite(float(value)) for value in row.values())
         assert float(row["policy/behavior_gap_max"]) <= 1e-4
-        assert float(row["rollout/searches"]) > 0.3
+        assert float(row["rollout/tool_calls"]) > 0.3
         assert float(row["retrieval/hit_rate"]) > 0.1
         assert float(row["train/grad_norm"]) > 0
     assert len(list((run.folder / "trajectories").iterdir())) == 3

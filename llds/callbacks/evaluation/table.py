@@ -79,11 +79,11 @@ def answers_table(summary: Summary, title: str) -> Table:
 
 
 def behavior_table(summary: Summary) -> Table:
-    """Searches, valid actions, retrieval hits, lengths and failures by data source."""
-    headings = ("searches", "valid", "hits", "wrote", "total", "cut", "failed")
+    """Tool calls, valid actions, retrieval hits, lengths and failures by data source."""
+    headings = ("calls", "valid", "hits", "wrote", "total", "cut", "failed")
     table = _table("data source", headings, "")
     table.caption = (
-        "searches per question; valid actions; questions with passages that hold a gold answer; tokens that the policy "
+        "tool calls per question; valid actions; questions with passages that hold a gold answer; tokens that the policy "
         "wrote, and in total; cut at a limit; failed by infrastructure (they count as wrong)"
     )
     rows = [*summary.sources] + [summary.all_questions] * (len(summary.sources) > 1)

@@ -111,8 +111,8 @@ def card_lines(differences: Sequence[Difference], count: int) -> list[str]:
 
 def summary_table(records: Sequence[EvaluationRecord]) -> Table:
     """The numbers of each run over all of its own questions."""
-    headings = ("", "n", "EM", "sub. EM", "F1", "searches", "valid", "hits", "cut", "failed")
-    table = _table("All questions of each run (%; searches per question)", headings)
+    headings = ("", "n", "EM", "sub. EM", "F1", "calls", "valid", "hits", "cut", "failed")
+    table = _table("All questions of each run (%; tool calls per question)", headings)
     for letter, record in zip(_letters(records), records, strict=True):
         result = summarize(record.questions).all_questions
         scores = [f"{100 * one.value:.1f}" for one in (result.exact_match, result.substring_match, result.f1)]

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from omegaconf.errors import OmegaConfBaseException
 
-from llds.cli.config.accepted import children, nearest, nearest_class, parameters
+from llds.cli.config.accepted import children, import_object, nearest, nearest_class, parameters
+from llds.cli.config.base_keys import base_keys, right_key
 from llds.cli.config.shipped import shipped_instead
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)')
@@ -122,9 +123,14 @@ def unknown_key(key: str, options: Sequence[str]) -> str:
         if word not in accepted:
             where = f"a key of `{known}`" if known else "a key that llds knows"
             prefix = f"{known}." if known else ""
-            return f"Expected {where}, got `{prefix}{word}`. {nearest(word, accepted, prefix)}"
+            advice = _help_of(known) if word == "help" else right_key(word, accepted, prefix)
+            return f"Expected {where}, got `{prefix}{word}`. {advice}"
         known = f"{known}.{word}".lstrip(".")
     return f"Expected another key than `{key}`. `llds fit --help` lists them."
+
+
+def _help_of(key: str) -> str:
+    return f"`llds fit --help` explains those of `{key}`." if key else "Write `llds fit --help`."
 
 
 def dead_link(error: OmegaConfBaseException, key: str) -> str:
@@ -135,6 +141,32 @@ def dead_link(error: OmegaConfBaseException, key: str) -> str:
         key: Dotted key where it stands.
     """
     return f"Expected the ${{...}} in `{key}` to lead to a value, got: {str(error).splitlines()[0]}."
+
+
+def _no_keys(match: re.Match[str], options: Sequence[str]) -> str:
+    key = match[1]
+    inner = ", ".join(sorted(children(key, options)))
+    return (
+        f"Expected keys and values for `{key}`, got {match[2]}. Write --{key}.KEY VALUE"
+        f"{f', with a KEY of {inner}' if inner else ''}."
+    )
+
+
+def no_value(option: str, args: Sequence[str]) -> str:
+    """The message for an option without a value, with the whole key where the option takes the class above it.
+
+    Args:
+        option: Such as ``--model``.
+        args: The command's arguments.
+    """
+    ends = [word for word, after in zip(args, [*args[1:], "--"], strict=True) if after.startswith("-")]
+    word = next((one for one in ends if one.startswith(f"{option}.") and "=" not in one), option)
+    if word.endswith(".help"):
+        top = word.split(".")[0]
+        return (
+            f"Expected a class after `{word}`, got none. Write {word} CLASS; `llds fit {top}.help` says what may come."
+        )
+    return f"Expected a value after `{word}`, got none. Write {word} VALUE."
 
 
 def _required(match: re.Match[str], options: Sequence[str]) -> str:
@@ -154,10 +186,8 @@ _WHOLE_MESSAGES: list[tuple[str, Callable[[re.Match[str], Sequence[str]], str]]]
     (r"unrecognized arguments: (.+)", _unrecognized),
     (r"Subcommand '[^']+' does not accept option '([^']+)'", lambda match, options: unknown_key(match[1], options)),
     (r"the following arguments are required: (.+)", _required),
-    (
-        r"argument (--\S+): expected one argument",
-        lambda match, _: f"Expected a value after `{match[1]}`, got none. Write {match[1]} VALUE.",
-    ),
+    (r"argument (--\S+): expected one argument", lambda match, _: no_value(match[1], [])),
+    (r"Parser key \"([^\"]+)\":\s*Unable to load config '([^']*)'", _no_keys),
     (
         r"Parser key \"config\": File does not exist: '?([^']+)'?",
         lambda match, _: _no_such_file(match[1]),
@@ -171,7 +201,7 @@ def _unknown_parameter(finding: Finding, word: str, group: str = "") -> str:
     accepted = parameters(finding.class_path, group)
     outer = {"class_path", "init_args"} if not group else set()
     close_outer = nearest(word, outer) if outer else ""
-    advice = close_outer if close_outer.startswith("Did") else nearest(word, accepted, f"{place}.")
+    advice = close_outer if close_outer.startswith("Did") else right_key(word, accepted, f"{place}.")
     return f"Expected a parameter of {finding.class_path}{'.' * bool(group)}{group}, got `{place}.{word}`. {advice}"
 
 
@@ -186,9 +216,11 @@ def _no_such_class(finding: Finding, match: re.Match[str]) -> str:
 
 
 def _no_class(finding: Finding, match: re.Match[str]) -> str:
+    usual = base_keys().get(finding.key)
+    example = usual if isinstance(usual, str) else "package.module.Class"
     return (
         f"Expected `{finding.key}` to name a class, got {match[1]}. Write its full path, such as "
-        "`class_path: llds.losses.GRPOLoss`."
+        f"`class_path: {example}`."
     )
 
 
@@ -200,7 +232,12 @@ def _wrong_class(finding: Finding, match: re.Match[str]) -> str:
 
 
 def _abstract_class(finding: Finding, match: re.Match[str]) -> str:
-    return f"Expected `{finding.key}` to be a subclass of {match[1]}, got the abstract class itself. Name a subclass."
+    path = match[1] or finding.given
+    missing = sorted(getattr(import_object(path), "__abstractmethods__", ()))
+    if path.startswith("llds.") or not missing:
+        return f"Expected `{finding.key}` to be a subclass of {path}, got the abstract class itself. Name a subclass."
+    methods = " and ".join(f"`{name}`" for name in missing)
+    return f"Expected {path} of `{finding.key}` to define {methods}, which its base class asks for, got none. Write it."
 
 
 def _missing_parameter(finding: Finding, match: re.Match[str]) -> str:
@@ -218,7 +255,7 @@ _LEAVES: list[tuple[str, Callable[[Finding, re.Match[str]], str]]] = [
     (r"module '[^']+' has no attribute|No module named|type object '[^']+' has no attribute", _no_such_class),
     (r"Expected a dot import path string: (.+)", _no_class),
     (r"Import path (\S+) does not correspond to a subclass of (\w+)", _wrong_class),
-    (r"Expected an instantiatable class, but (\S+) is abstract", _abstract_class),
+    (r"Expected an instantiatable class, but (?:(\S+) )?is abstract", _abstract_class),
     (r"the following arguments are required: (.+)", _missing_parameter),
 ]
 

@@ -4,14 +4,17 @@ Needs neither torch nor Lightning; a training's own is in `llds.cli.training.par
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
-from llds.cli.config.errors import explain
+from llds.cli.config.errors import explain, no_value, read_findings
 from llds.cli.config.file import check_config_file, read_config_file
+from llds.cli.config.missing_package import missing_package
+from llds.cli.config.overlay import overlay_alone
 from llds.cli.config.shipped import configuration_file
 from llds.cli.help_format import ParagraphFormatter
 from llds.errors import ConfigurationError, LLDSError
@@ -21,8 +24,11 @@ _NO_KEYS = ("help", "config", "print_config", "version")
 
 
 @contextmanager
-def errors_of_constructors() -> Iterator[None]:
+def errors_of_constructors(config: Mapping[str, Any] | Namespace | None = None) -> Iterator[None]:
     """An error of ours that a constructor raised comes out as it was raised, not wrapped by jsonargparse.
+
+    Args:
+        config: What is built, for the key of a class that lacks a package.
 
     Raises:
         ConfigurationError: If a constructor refuses a value, or lacks a package.
@@ -33,10 +39,22 @@ def errors_of_constructors() -> Iterator[None]:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, (LLDSError, ImportError)):
             cause = cause.__cause__
-        if cause is None:
+        if isinstance(cause, LLDSError):
+            raise ConfigurationError(str(cause)) from error
+        # In a list of classes the cause is lost; the text has it.
+        values = config.as_dict() if isinstance(config, Namespace) else config or {}
+        found = missing_package(str(error), values) or _sentence_of_ours(str(error))
+        if not found and cause is not None:
+            found = f"Expected the packages that the configuration needs, got: {cause}"
+        if not found:
             raise
-        prefix = "Expected the packages that the configuration needs, got: " * isinstance(cause, ImportError)
-        raise ConfigurationError(f"{prefix}{cause}") from error
+        raise ConfigurationError(found) from error
+
+
+def _sentence_of_ours(message: str) -> str:
+    """An error of ours in what the parser says of a list of classes; empty if there is none."""
+    texts = [finding.text for finding in read_findings(message) if finding.class_path]
+    return next((text for text in texts if re.match(r"Expected .*\bgot\b", text)), "")
 
 
 class _HelpFormatter(ParagraphFormatter, DefaultHelpFormatter):
@@ -112,7 +130,20 @@ class ConfigurationParser(ArgumentParser):
         """
         if not self.exit_on_error:
             super().error(message, ex)
-        raise ConfigurationError(explain(message, self.option_keys())) from ex
+        args = getattr(self, "args", None) or []
+        option = re.match(r"argument (--\S+): expected one argument", message)
+        if option:
+            raise ConfigurationError(no_value(option[1], args)) from ex
+        is_incomplete = "required" in message or "not to be None" in message
+        alone = overlay_alone(args) if is_incomplete else ""
+        raise ConfigurationError(alone or explain(message, self._keys_of_message(message))) from ex
+
+    def _keys_of_message(self, message: str) -> list[str]:
+        """The keys that a message is about: those of its subcommand, where it names one."""
+        command = re.match(r"Subcommand '([^']+)'", message)
+        parsers = self._subcommands_action.choices if self._subcommands_action else {}
+        parser = parsers.get(command[1]) if command else None
+        return (parser or self).option_keys()
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Read a configuration file; an error in it names it."""

@@ -42,7 +42,7 @@ from llds.cli.training.ask import QUESTION_HELP, answer_question, prepare_for_qu
 from llds.cli.training.checkpoint_path import check_checkpoint, errors_of_damage
 from llds.cli.training.late_loggers import LateLoggers
 from llds.cli.training.lightning_settings import check_lightning_settings
-from llds.cli.training.parser import TrainingParser
+from llds.cli.training.parser import KEYS_OF_CLASSES, TrainingParser, with_class_of_help
 from llds.cli.training.probe import ProbingTrainer, prepare_for_probe
 from llds.cli.training.profile import PROFILE_HELP, with_profile
 from llds.cli.training.quiet import quiet
@@ -59,11 +59,14 @@ _ERRORS_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ES
 
 _EPILOG = """\
 keys below a class:
-  llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on
+  llds {0} --model.help, --data.help, --model.llds_penalty.help, and so on
   llds configs show base                              # all keys with their values
 
+keys of the classes that llds:base names, such as --model.optimization.learning_rate 1e-6:
+{1}
+
 examples:
-{1}"""
+{2}"""
 _EXAMPLES = {
     "fit": """\
   llds fit -c llds:quickstart
@@ -207,7 +210,7 @@ class SearchAgentCLI(LightningCLI):
         Raises:
             ConfigurationError: If a constructor refuses a value.
         """
-        with errors_of_constructors():
+        with errors_of_constructors(self.config[self.subcommand] if self.subcommand else self.config):
             super().instantiate_classes()
         if self.subcommand == "fit":
             check_lightning_settings(self.trainer, self._validates_between_iterations())
@@ -259,7 +262,7 @@ def _texts(command: str) -> dict[str, str]:
     return {
         "description": COMMANDS[command].help,
         "usage": f"llds {command} -c FILE [-c FILE ...] [--KEY VALUE ...]",
-        "epilog": _EPILOG.format(command, _EXAMPLES[command]),
+        "epilog": _EPILOG.format(command, KEYS_OF_CLASSES, _EXAMPLES[command]),
     }
 
 
@@ -271,6 +274,7 @@ def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI
         run: Whether the first argument is a subcommand to run; else everything is only built.
     """
     words = sys.argv[1:] if args is None else args
+    words = with_class_of_help(words) if run else words
     command = words[0] if run else None
     return SearchAgentCLI(
         command,
@@ -286,7 +290,7 @@ def build_cli(args: list[str] | None = None, run: bool = True) -> SearchAgentCLI
         trainer_class=ProbingTrainer,
         save_config_callback=SaveConfig,
         save_config_kwargs={"command": words},
-        args=args,
+        args=words,
         run=run,
     )
 

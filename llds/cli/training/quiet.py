@@ -20,6 +20,7 @@ def quiet() -> None:
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_is_wanted)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own code
+    warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # a default of a class of Lightning
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # prompts are in memory
     warnings.filterwarnings("ignore", message=".*`torch.distributed.* is deprecated")  # DeepSpeed's own calls
     warnings.filterwarnings("ignore", message=".*DeepSpeed Stage 3 checkpoint")  # `llds export` serves

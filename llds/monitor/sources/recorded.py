@@ -21,7 +21,7 @@ VOCABULARY = Vocabulary(
         "all_correct_groups": s.ALL_CORRECT,
         "fmt": s.ANSWERED,
         "trunc": s.ACTION_CUT,
-        "nsearch": s.SEARCHES,
+        "nsearch": s.TOOL_CALLS,
         "ntok": s.ACTION_TOKENS,
         "logp_correct_tok": s.LIKELIHOOD_CORRECT,
         "logp_incorrect_tok": s.LIKELIHOOD_INCORRECT,

@@ -36,7 +36,7 @@ VOCABULARY = Vocabulary(
         "avg_gen_tokens": s.ACTION_TOKENS,
         "rollout_count": s.TRAJECTORIES,
         "completions/clipped_ratio": s.ACTION_CUT,
-        "tools/call_frequency": s.SEARCHES,
+        "tools/call_frequency": s.TOOL_CALLS,
         "tools/failure_frequency": s.TOOL_FAILURES,
         "sampling/sampling_logp_difference/mean": s.GAP_MEAN,
         "sampling/sampling_logp_difference/max": s.GAP_MAX,

@@ -77,7 +77,7 @@ def _searches_vanish(tracks: Tracks) -> Finding | None:
     if asked < 0.05:
         return None
     found = None
-    for name, what in ((s.SEARCHES, "searches with a result"), (s.HIT_RATE, "searches that find the answer")):
+    for name, what in ((s.TOOL_CALLS, "tool calls with a result"), (s.HIT_RATE, "searches that find the answer")):
         left = _left(tracks, name)
         if left is None:
             continue
@@ -193,7 +193,7 @@ FAULTS = (
     Check("gap_grows", _gap_grows, (s.GAP_MEAN, s.BEHAVIOR_KL, s.WEIGHT_LAG)),
     Check("tools_fail", _tools_fail, (s.FAILED, s.TOOL_FAILURES)),
     Check("searches_find_nothing", _searches_find_nothing, (s.EMPTY_SEARCHES,)),
-    Check("searches_vanish", _searches_vanish, (s.SEARCHES, s.HIT_RATE, s.QUERIES)),
+    Check("searches_vanish", _searches_vanish, (s.TOOL_CALLS, s.HIT_RATE, s.QUERIES)),
     Check("format_breaks", _format_breaks, (s.VALID_ACTIONS, s.ANSWERED)),
     Check("format_erodes", _format_erodes, (s.VALID_ACTIONS, s.ANSWERED)),
     # Its averages are over more rows than that, so that it began before it is seen

@@ -102,7 +102,7 @@ def test_a_search_tool_that_opens_episodes_is_served_and_measured(tmp_path: Path
     assert float(row["retrieval/queries"]) == 8  # once for each trajectory, asked twice: once for each question
     assert float(row["retrieval/asked_before"]) == 6 / 8
     assert float(row["retrieval/hit_rate"]) == 0.5
-    assert float(row["rollout/searches"]) == 0  # of the agent
+    assert float(row["rollout/tool_calls"]) == 0  # of the agent
 
 
 def test_a_run_that_stops_by_an_error_closes_the_retriever(tmp_path: Path) -> None:

@@ -6,17 +6,28 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from llds.callbacks import CollapseMonitor
 from llds.cli import main
 from llds.cli.config.errors import explain
+from llds.cli.config.missing_package import missing_package
 from llds.cli.config.parser import ConfigurationParser
 from llds.cli.training.command import STOPPED_BY_LADDER, SearchAgentCLI, build_cli
+from llds.cli.training.parser import TrainingParser, with_class_of_help
 from llds.cli.training.quiet import quiet
 from llds.errors import ConfigurationError
+from llds.losses import Loss, LossInputs, LossOutput
 
 ROOT = Path(__file__).parents[3]
 QUICKSTART = str(ROOT / "conf" / "quickstart.yaml")
+
+
+class Unfinished(Loss):
+    """A loss without a denominator."""
+
+    def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
+        return LossOutput(inputs.log_probs.sum(), {})
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +76,12 @@ TYPOS_ON_THE_COMMAND_LINE = {
     "--retrieval.retriever.pth x": "Did you mean `retrieval.retriever.path`?",
     "--rollout.group_size many": "Expected `rollout.group_size` to be an integer, got many.",
     "--rollout.group_size": "Expected a value after `--rollout.group_size`, got none.",
+    "--model.llds_penalty.coefficient --rollout.group_size 3": "a value after `--model.llds_penalty.coefficient`, got",
+    "--model.lr 1": "Did you mean `model.optimization.learning_rate`?",
+    "--rollout.temperature 1": "`rollout.sampling.temperature` or `rollout.eval_sampling.temperature`?",
+    '--rollout.sampling {"temp":1}': "Did you mean `rollout.sampling.temperature`?",
+    "--rollout.sampling 3": "Expected keys and values for `rollout.sampling`, got 3.",
+    "--rollout.help": "`llds fit --help` explains those of `rollout`.",
     "--rollout.qqqq 1": "Choose from eval_limits, eval_sampling, group_size,",
     "stray": "Expected options that start with --, got `stray`.",
     "-c nope.yaml": "nope.yaml, got no such file.",
@@ -90,6 +107,7 @@ TYPOS_IN_A_FILE = {
     "model: {init_args: {policy_loss: {class_path: llds.loses.GRPOLoss}}}": "Did you mean `llds.losses`?",
     "model: {init_args: {policy_loss: GRPOLos}}": "to name a class, got GRPOLos.",
     "model: {init_args: {policy_loss: {class_path: llds.losses.Loss}}}": "a subclass of llds.losses.Loss",
+    f"model: {{init_args: {{policy_loss: {{class_path: {__name__}.Unfinished}}}}}}": "to define `denominator`",
     "model: {init_args: {policy_loss: {class_path: llds.callbacks.TrajectoryLog}}}": "to be a Loss, got llds.callbacks",
     "model: {init_args: {agent_tools: [{class_path: llds.agent_tools.SearchTol}]}}": "llds.agent_tools.SearchTool`?",
     "trainer: {callbacks: [{class_path: llds.callbacks.ExportPolicy}, {class_path: llds.callbacks.TrajectoryLo}]}": (
@@ -170,6 +188,41 @@ def test_help_of_fit_begins_with_our_own_keys_and_explains_them(
     assert text.startswith("usage: llds fit -c FILE [-c FILE ...] [--KEY VALUE ...]")
     assert text.index("--rollout.group_size") < text.index("--trainer.accelerator")
     assert "Most tokens of one action." in text
+    assert "model.optimization: learning_rate, weight_decay," in text, "keys of classes are not options of the parser"
+
+
+def test_the_help_of_a_class_finds_the_class_and_names_keys_as_they_are_typed(
+    parser: ConfigurationParser, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingParser, "help_of", ("", ""))
+    words = with_class_of_help(["fit", "-c", QUICKSTART, "--model.llds_penalty.help"])
+    assert words[-1] == "llds.losses.LLDSPenalty"
+    with pytest.raises(SystemExit):
+        parser.parse_args(words)
+    text = capsys.readouterr().out
+    assert text.startswith("usage: llds fit -c FILE [--model.llds_penalty.KEY VALUE ...]\n")
+    assert "--model.llds_penalty.coefficient" in text
+    with pytest.raises(ConfigurationError, match=r"Expected a class after `--trainer.logger.help`, got none"):
+        parser.parse_args(with_class_of_help(["fit", "--trainer.logger.help"]))
+
+
+def test_an_overlay_alone_is_told_as_one_with_what_it_changes(parser: ConfigurationParser) -> None:
+    for name, complaint in (("llds:ablations/no_llds", "llds:quickstart"), ("llds:rollout/overlap", "llds:quickstart")):
+        with pytest.raises(ConfigurationError, match=rf"an overlay.*llds fit -c {complaint} -c {name}\."):
+            parser.parse_args(["fit", "-c", name])
+
+
+def test_a_package_that_is_missing_is_named_with_the_key_and_the_command() -> None:
+    loggers = [{"class_path": "CSVLogger"}, {"class_path": "a.WandbLogger", "init_args": {}}]
+    message = """Does not validate against any of the Union subtypes
+      - Problem with given class_path 'a.WandbLogger':
+          Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip install -U 'wandb>=0.12.10'`"""
+    assert missing_package(message, {"trainer": {"logger": loggers}}) == (
+        "Expected package wandb for `trainer.logger` (a.WandbLogger), got none of that name. "
+        "Install it: pip install wandb (>=0.12.10)."
+    )
+    assert "pip install mlflow." in missing_package("No module named 'mlflow.tracking'", {})
+    assert missing_package("anything else", {}) == ""
 
 
 def test_advertisements_are_silent_and_warnings_are_not() -> None:

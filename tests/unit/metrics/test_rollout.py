@@ -40,7 +40,7 @@ def test_what_the_agent_did_by_hand() -> None:
             "reward/all_correct_groups": 1 / 2,  # b
             "rollout/failed": 1 / 5,
             "rollout/answered": 3 / 4,
-            "rollout/searches": 2 / 4,  # the search of the last turn was not served
+            "rollout/tool_calls": 2 / 4,  # the search of the last turn was not served
             "rollout/turns": (2 + 2 + 2 + 1) / 4,
             "rollout/action_tokens": (6 + 8 + 7 + 3) / 4,
             "rollout/total_tokens": 3 + (6 + 10 + 8 + 8 + 7 + 7 + 3) / 4,

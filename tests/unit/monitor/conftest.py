@@ -34,7 +34,7 @@ def healthy_rows(iterations: int = 80, seed: int = 0) -> list[Row]:
                 "rollout/failed": 0.0,
                 "rollout/answered": min(1.0, 0.98 + noise.gauss(0, 0.01)),
                 "rollout/valid_action_rate": min(1.0, 0.98 + noise.gauss(0, 0.01)),
-                "rollout/searches": 1.2 + noise.gauss(0, 0.05),
+                "rollout/tool_calls": 1.2 + noise.gauss(0, 0.05),
                 "rollout/first_action_match": 0.6 + noise.gauss(0, 0.02),
             }
         )

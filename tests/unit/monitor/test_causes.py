@@ -87,7 +87,7 @@ def test_what_a_spiral_brings_with_it_is_not_its_cause(spiral: Make) -> None:
     """At its end nothing can be parsed, nothing is searched, every reward is 0 and nothing is learned from."""
     rows = spiral(iterations=100)
     for row in rows[66:]:
-        row |= {"rollout/answered": 0.1, "rollout/valid_action_rate": 0.2, "rollout/searches": 0.05}
+        row |= {"rollout/answered": 0.1, "rollout/valid_action_rate": 0.2, "rollout/tool_calls": 0.05}
     for row in rows[70:]:
         row |= {"reward/mean": 0.0, "reward/informative_groups": 0.0}
         del row["llds/displacement_correct"], row["llds/lld_rate"], row["policy/log_likelihood_correct"]
@@ -137,7 +137,7 @@ def test_a_policy_that_asks_less_is_no_outage_of_the_retriever(asked: float, cau
         row |= {"retrieval/queries": 40.0, "retrieval/hit_rate": 0.6}
         if at >= 40:
             row["retrieval/queries"] *= asked
-            for name in ("rollout/searches", "retrieval/hit_rate"):
+            for name in ("rollout/tool_calls", "retrieval/hit_rate"):
                 row[name] *= 0.1
             for name in ("reward/mean", "llds/lld_rate"):
                 row[name] *= 0.3 if name == "reward/mean" else 3.0

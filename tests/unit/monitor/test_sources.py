@@ -57,6 +57,13 @@ def test_every_name_of_every_framework_leads_to_a_signal() -> None:
         assert set(vocabulary.names.values()) <= ours, vocabulary.framework
 
 
+def test_a_run_of_an_older_llds_is_read_by_the_names_of_today(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("iteration,reward/mean,rollout/searches\n0,0.5,1.25\n1,0.5,1.5\n")
+    table = read_metrics(tmp_path / "metrics.csv")
+    assert (table.framework, table.ignored) == ("llds", [])
+    assert [row["rollout/tool_calls"] for _, row in table.rows] == [1.25, 1.5]
+
+
 def test_a_console_log_of_verl(tmp_path: Path) -> None:
     def line(step: int, score: str) -> str:
         values = {**VERL, "critic/score/mean": score}
@@ -81,7 +88,7 @@ def test_a_console_log_of_verl(tmp_path: Path) -> None:
     assert first["policy/entropy"] == 0.9
     assert first["policy/likelihood_displacement"] == -0.002
     assert first["policy/behavior_kl"] == 0.0004
-    assert first["rollout/searches"] == 1.5
+    assert first["rollout/tool_calls"] == 1.5
     assert table.ignored == ["val-core/searchR1_nq/reward/mean@1", "timing_s/step"]
 
 

@@ -26,7 +26,7 @@ from tests.scripted_sampler import ScriptedSampler
 from tests.trajectories import random_trajectories
 
 SIGNALS = """
-iteration step reward/mean reward/informative_groups rollout/searches rollout/failed rollout/dropped
+iteration step reward/mean reward/informative_groups rollout/tool_calls rollout/failed rollout/dropped
 rollout/valid_action_rate rollout/first_action_match policy/entropy policy/ratio_max policy/behavior_gap_max
 policy/behavior_gap_mean policy/log_likelihood_correct policy/log_likelihood_incorrect policy/kl_ref
 policy/log_likelihood_correct_first policy/log_likelihood_correct_answer policy/clip_share llds/lld_rate
