@@ -12,7 +12,9 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_warn
 
-SEEDED = ("model.init_args.seed", "data.init_args.seed", "rollout.seed")
+from llds.evaluation.settings import PARTS_WITH_SEED
+
+SEEDED = tuple(PARTS_WITH_SEED.values())
 """Keys of the seeds that the one seed feeds where they are null."""
 
 
