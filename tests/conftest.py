@@ -12,6 +12,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Processes as many as cores: several threads in each would wait for each other, three times as long in all.
     os.environ["OMP_NUM_THREADS"] = "1"
 
+# Tests, and the processes that they start, ask no hub but one of their own (tests/hub.py).
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 EXACT = 1e-12
 """Absolute, for float64 results that must agree but for the order of sums."""
 
