@@ -18,6 +18,7 @@ import numpy as np
 
 from llds.errors import DataError
 from llds.files import BadRows, Row, file_hash, read_rows
+from llds.files.hub_data import is_on_hub
 from llds.files.rows import is_array_repr, is_unicode, shorten
 from llds.paths import where_looked
 from llds.retrieval.base import Passage
@@ -98,7 +99,7 @@ def check_corpus(path: Path) -> Corpus:
     Raises:
         DataError: The file is missing, empty or damaged, a row is not as it must be, or an id stands for two texts.
     """
-    if not path.exists():
+    if not is_on_hub(path) and not path.exists():
         raise DataError(
             f"Expected a corpus file, got {path}, which does not exist. {where_looked(path)}Check `retriever.corpus`."
         )
