@@ -14,6 +14,7 @@ from llds.data.columns import find_column, find_optional_column, read_text, refu
 from llds.data.source import DataSource
 from llds.errors import DataError
 from llds.files import Row
+from llds.files.rows import is_array_repr
 from llds.types import Prompt
 
 # In the order in which they are looked for. Dots reach into nested columns.
@@ -29,7 +30,7 @@ _INSTRUCTIONS = ("<answer>", "</answer>", "<search>")  # a question says none of
 _CONTAINER = re.compile(  # a list or a mapping that begins with a text or with another of them; an empty list
     r"""\s*(\[\s*["'\[{].*\]|\{\s*["'].*\}|\[\s*\])\s*""", re.DOTALL
 )
-_REPR_OF_ARRAY = re.compile(r"\s*array\(\s*\[.*\)\s*", re.DOTALL)
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*"(role|content)"\s*:""")
 _ANSWERS = "a string, a number or a list of them as gold answers"
 
 
@@ -63,10 +64,13 @@ def _columns(row: Row, source: DataSource) -> Mapping[str, Any]:
 
 def _question(row: Row, source: DataSource) -> str:
     value, column = find_column(row, source.question_field, "question_field", QUESTION_COLUMNS)
+    value = _messages_in_text(value)
     if isinstance(value, list):  # chat messages: the question is what the user said last
         said = [message["content"] for message in _messages(value, row, column) if message["role"] == "user"]
         value = said[-1] if said else None
     text = read_text(value, row, column, "a question")
+    if is_array_repr(text):
+        raise refuse(row, column, "a question or a list of chat messages (inside of a string as JSON)", text)
     if source.question_pattern is not None:
         found = re.search(source.question_pattern, text, re.DOTALL)
         return read_text(found and found[1], row, column, f"a question that matches {source.question_pattern!r}")
@@ -115,7 +119,7 @@ def _answers_of_item(item: Any, row: Row, column: str, source: DataSource) -> li
 
 def _in_text(text: str, row: Row, column: str, source: DataSource) -> Any:
     """What a text holds: a list or a record that is written as JSON (PopQA, csv), or answers between separators."""
-    is_array = _REPR_OF_ARRAY.fullmatch(text) is not None
+    is_array = is_array_repr(text)
     if not is_array and not _CONTAINER.fullmatch(text):
         return text.split(source.answer_separator)
     try:
@@ -148,7 +152,17 @@ def _chat(row: Row, source: DataSource) -> tuple[Mapping[str, str], ...] | None:
     if source.messages_field is None:
         return None
     value, column = find_column(row, source.messages_field, "messages_field", ())
-    return _messages(value, row, column)
+    return _messages(_messages_in_text(value), row, column)
+
+
+def _messages_in_text(value: Any) -> Any:
+    """Chat messages that stand as JSON in a text, as tables hold them; any other value as it is."""
+    if not isinstance(value, str) or not _MESSAGES.match(value):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _messages(value: Any, row: Row, column: str) -> tuple[Mapping[str, str], ...]:

@@ -131,6 +131,41 @@ def _check_rows(source: DataSource, bad_rows: BadRows, usable: int) -> None:
         raise DataError(f"Expected at least one row in {source.path}, got an empty data set. Check the file.")
 
 
+def read_sources(sources: Iterable[DataSource]) -> tuple[list[SourceQuestions], list[DataError]]:
+    """Read several data sources, all of them whatever is wrong with one.
+
+    Args:
+        sources: The sources.
+
+    Returns:
+        The questions of those that can be used, and what is wrong with the others, for `raise_together`.
+    """
+    found: list[SourceQuestions] = []
+    refused: list[DataError] = []
+    for source in sources:
+        try:
+            found.append(read_source(source))
+        except DataError as error:
+            refused.append(error)
+    return found, refused
+
+
+def raise_together(errors: Sequence[DataError]) -> None:
+    """Raise what is wrong with each of several files as one error; nothing where nothing is.
+
+    Args:
+        errors: One per file.
+
+    Raises:
+        DataError: If there are any.
+    """
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        lines = "\n".join(str(error) for error in errors)
+        raise DataError(f"Expected data files that can be used, got {len(errors)} that cannot:\n{lines}")
+
+
 def read_prompts(source: DataSource) -> PromptTable:
     """Return the prompts of a data source alone, without token ids.
 
@@ -181,14 +216,15 @@ def join_unique(tables: Sequence[PromptTable]) -> PromptTable:
         tables: At least one, each without repeated ids.
 
     Raises:
-        DataError: If an id comes twice.
+        DataError: If ids come twice; all of them are named.
     """
     if len(tables) > 1:
-        seen = _SeenIds()
+        seen, repeated = _SeenIds(), BadRows("error")
         for table in tables:
             for name, prompt_id, origin in zip(*map(table.column, ("data_source", "prompt_id", "origin")), strict=True):
                 if (first := seen.add(name, prompt_id, origin)) is not None:
-                    raise _repeated(name, prompt_id, first, origin)
+                    repeated.take(_repeated(name, prompt_id, first, origin))
+        repeated.check("the files together")
     return PromptTable.joined(tables)
 
 

@@ -12,8 +12,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_warn
 
 from llds.cli.config.saved import config_of_run
+from llds.evaluation.settings import PARTS_WITH_SEED
 
-SEEDED = ("model.init_args.seed", "data.init_args.seed", "rollout.seed")
+SEEDED = tuple(PARTS_WITH_SEED.values())
 """Keys of the seeds that the one seed feeds where they are null."""
 
 

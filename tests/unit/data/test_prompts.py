@@ -1,5 +1,6 @@
 """Rows as prompts: both layouts, named columns, and refusals that name file, row and column."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,16 @@ def test_chat_messages_without_a_user_hold_no_question(write_jsonl: Callable[...
     row = {**search_r1_row("Oslo"), "prompt": [{"role": "system", "content": "x"}]}
     with pytest.raises(DataError, match="a question in column"):
         read_prompts(DataSource(write_jsonl(row)))
+
+
+def test_chat_messages_in_a_string_are_read_as_json_and_numpys_are_refused(write_jsonl: Callable[..., str]) -> None:
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "Capital of Norway?"}]
+    path = write_jsonl({"prompt": json.dumps(messages), "answer": "Oslo"})
+    [prompt] = read_prompts(DataSource(path, messages_field="prompt"))
+    assert prompt.question == "Capital of Norway?"
+    assert prompt.messages == tuple(messages)
+    with pytest.raises(DataError, match=r"a question or a list of chat messages .* got \"array\(\["):
+        read_prompts(DataSource(write_jsonl({"prompt": f"array([{messages[1]}], dtype=object)", "answer": "Oslo"})))
 
 
 def test_an_empty_file_is_refused(write_jsonl: Callable[..., str]) -> None:

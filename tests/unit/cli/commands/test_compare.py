@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from llds.cli import main
 from llds.evaluation import new_record_folder, write_record
@@ -65,6 +66,48 @@ def test_the_latest_of_several_evaluations_is_said(tmp_path: Path, capsys: pytes
     run(tmp_path / "a", [1.0])
     main(["compare", run(tmp_path / "a", [0.0]), run(tmp_path / "b", [1.0])])
     assert "(the latest of 2 evaluations of" in capsys.readouterr().out
+
+
+def trained(folder: Path, scores: list[float], seed: int, lr: float, **changes: Any) -> str:
+    """An evaluated run that keeps its configuration."""
+    config = {"seed_everything": seed, "model": {"init_args": {"seed": seed, "learning_rate": lr}}}
+    weights, rollout = {"weights_sha256": str(folder)}, CARD["rollout"] | {"seed": seed}
+    path = run(folder, scores, policy=weights, rollout=rollout, **changes)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_runs_that_differ_in_their_seeds_are_one_row_and_seeds_are_no_other_condition(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {(0, 1e-4): 1, (1, 1e-4): 3, (0, 1e-3): 2, (1, 1e-3): 4}
+    sweep = [
+        trained(tmp_path / f"{lr}-{seed}", [1.0] * right + [0.0] * (4 - right), seed, lr)
+        for (seed, lr), right in scores.items()
+    ]
+    main(["compare", *sweep])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "NOT MEASURED LIKE" not in shown
+    assert "rollout.seed A: 0 B: 1 C: 0 D: 1" in shown
+    assert "A, B 0.0001 0, 1 50.0 ± 317.6" in shown  # 25 and 75: 12.706 * 35.36 / sqrt(2)
+    assert "C, D 0.001 0, 1 75.0 ± 317.6" in shown
+    assert "B - A" not in shown
+    main(["compare", *sweep, run(tmp_path / "start", [1.0, 0.0]), "--format", "md"])
+    written = capsys.readouterr()
+    assert written.out.splitlines()[0] == "| runs | model.learning_rate | seeds | NQ |"
+    assert "| 0.0001-0, 0.0001-1 | 0.0001 | 0, 1 | 50.0 ± 317.6 |" in written.out
+    assert "| start | - | unknown | 50.0 |" in written.out
+    assert "of one training run each: start." in written.err
+
+
+def test_one_run_of_an_experiment_is_compared_by_question_with_another_experiment_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["compare", trained(tmp_path / "a", [1.0, 0.0], 0, 1), trained(tmp_path / "b", [1.0, 1.0], 1, 1),
+          trained(tmp_path / "c", [0.0, 0.0], 0, 2)])  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "C - A" in shown
+    assert "B - A" not in shown
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
