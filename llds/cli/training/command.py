@@ -60,6 +60,10 @@ keys below a class:
   llds {0} --model.help, --data.help, --model.llds_penalty.help CLASS, and so on
   llds configs show base                              # all keys with their values
 
+security:
+  A configuration file can import and run any module of this machine: use -c only with files that you trust as you
+  would trust a script. Checkpoints cannot, unless --weights_only is false.
+
 examples:
 {1}"""
 _EXAMPLES = {

@@ -1,11 +1,16 @@
 """Comparing runs: differences of conditions are said first, numbers are paired, bad input is one line."""
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llds.cli import main
+from llds.cli.training.checkpoint_path import check_checkpoint
+from llds.errors import ConfigurationError
 from llds.evaluation import new_record_folder, write_record
 from tests.questions import question
 
@@ -65,6 +70,40 @@ def test_the_latest_of_several_evaluations_is_said(tmp_path: Path, capsys: pytes
     run(tmp_path / "a", [1.0])
     main(["compare", run(tmp_path / "a", [0.0]), run(tmp_path / "b", [1.0])])
     assert "(the latest of 2 evaluations of" in capsys.readouterr().out
+
+
+def test_a_strangers_run_folder_is_data_and_never_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = Path(run(tmp_path / "theirs", [0.0, 1.0]))
+    ours = run(tmp_path / "ours", [0.0, 1.0])
+    mark = tmp_path / "it_ran"
+    (theirs / "trap.py").write_text(f"open({str(mark)!r}, 'w')\nclass Trap: pass\n")
+    config = "import_from: [trap.py]\nmodel: {class_path: trap.Trap}\ncollapse: {ladder: [{class_path: trap.Trap}]}\n"
+    config += f"rollout: !!python/object/apply:os.system ['touch {mark}']\n"
+    (theirs / "metrics.csv").write_text("iteration,reward/mean\n1,0.5\n2,0.6\n")
+    monkeypatch.chdir(theirs)
+    monkeypatch.syspath_prepend(str(theirs))
+    for text in (config, config.rpartition("rollout")[0]):  # tags of Python are refused, the rest is read
+        (theirs / "config.yaml").write_text(text)
+        for command in (["report", str(theirs)], ["diagnose", str(theirs)], ["compare", ours, str(theirs)]):
+            with suppress(SystemExit):
+                main(command)
+    assert (theirs / "report.html").is_file()
+    checkpoint = theirs / "iteration-000001.ckpt"
+    torch.save({"state_dict": {}, "callbacks": Touches(mark)}, checkpoint)
+    with pytest.raises(ConfigurationError, match="If you trust who wrote it"):
+        check_checkpoint(checkpoint, weights_only=True)  # what `llds test --ckpt_path` asks first
+    assert not mark.exists()
+    assert "trap" not in sys.modules
+
+
+class Touches:
+    """Makes a file where it is unpickled as an object."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
