@@ -27,6 +27,10 @@ class RetrievalError(LLDSError, RuntimeError):
     """A retriever or its index cannot be used, or did not answer as it must."""
 
 
+class RetrieverUnavailableError(RetrievalError):
+    """A retrieval server does not answer now; it may do so later."""
+
+
 class ToolInputError(LLDSError, ValueError):
     """The model called a tool in a way it cannot serve; the message is shown to the model as an observation."""
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from llds.agent_tools.base import AgentTool, checked_tool_name
-from llds.errors import ConfigurationError, RetrievalError, ToolFailure, ToolInputError
+from llds.agent_tools.outage import Outage
+from llds.errors import (
+    ConfigurationError,
+    RetrievalError,
+    RetrieverUnavailableError,
+    ToolFailure,
+    ToolInputError,
+)
 from llds.retrieval.base import Passage, Retriever
 from llds.types import ToolResult
 
@@ -86,13 +93,20 @@ class SearchTool(AgentTool):
         self.statistics = SearchStatistics()
         self._answers: OrderedDict[str, list[Passage]] = OrderedDict()  # the one used last is last
         self._asked: set[str] = set()  # in this iteration
+        self._outage = Outage(0.0)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[str] = []  # queries that the next call will ask
         self._in_flight: dict[str, _Call] = {}  # the calls of queries that wait or were asked
 
-    def attach(self, retriever: Retriever) -> None:
-        """Use this retriever from now on; it must be open."""
+    def attach(self, retriever: Retriever, patience_s: float = 0.0) -> None:
+        """Use this retriever from now on; it must be open.
+
+        Args:
+            retriever: What is asked.
+            patience_s: Longest time that searches wait for a server that does not answer, in seconds.
+        """
         self.retriever = retriever
+        self._outage = Outage(patience_s)
         self._answers, self._asked = OrderedDict(), set()
 
     def describe(self) -> dict[str, Any]:
@@ -172,14 +186,12 @@ class SearchTool(AgentTool):
 
     def _begin_call(self, queries: list[str]) -> "_Call":
         # Those of the iteration and the loop that ask, whatever begins meanwhile.
-        answers, in_flight, statistics = self._answers, self._in_flight, self.statistics
+        answers, in_flight = self._answers, self._in_flight
 
         def note(call: _Call) -> None:
             for query in queries:
                 in_flight.pop(query, None)
-            if call.cancelled() or call.exception() is not None:
-                statistics.failed_calls += 1
-            else:
+            if not call.cancelled() and call.exception() is None:
                 answers.update(call.result())
 
         call = asyncio.create_task(self._ask_waiting(queries))
@@ -188,18 +200,34 @@ class SearchTool(AgentTool):
 
     async def _ask_waiting(self, queries: list[str]) -> dict[str, list[Passage]]:
         self._waiting = []
-        return dict(zip(queries, await self._ask(queries), strict=True))
+        return dict(zip(queries, await self._ask(queries, self.statistics), strict=True))
 
-    async def _ask(self, queries: list[str]) -> list[list[Passage]]:
-        statistics, retriever = self.statistics, self.retriever
+    async def _ask(self, queries: list[str], statistics: SearchStatistics) -> list[list[Passage]]:
+        """The passages of queries, when the retriever is there again."""
+        while True:
+            try:
+                reply = await self._try(queries, statistics)
+            except RetrieverUnavailableError as error:
+                if (wait_s := self._outage.wait_s(error)) is None:
+                    raise ToolFailure(f"The retriever failed: {error}") from error
+                await asyncio.sleep(wait_s)
+            except RetrievalError as error:
+                raise ToolFailure(f"The retriever failed: {error}") from error
+            else:
+                self._outage.ended()
+                return reply
+
+    async def _try(self, queries: list[str], statistics: SearchStatistics) -> list[list[Passage]]:
+        retriever = self.retriever
         assert retriever is not None  # noqa: S101 (run has checked it)
         statistics.calls += 1
         start = time.monotonic()
         try:
             reply = await asyncio.to_thread(retriever.retrieve, queries, self.top_k)
             self._check_reply(reply, queries)
-        except RetrievalError as error:
-            raise ToolFailure(f"The retriever failed: {error}") from error
+        except BaseException:
+            statistics.failed_calls += 1
+            raise
         finally:
             statistics.retriever_s += time.monotonic() - start
         return reply

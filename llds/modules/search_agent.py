@@ -361,6 +361,7 @@ class SearchAgentModule(pl.LightningModule):
         if batch.policy_batch.old_log_probs is None:  # the one step's forward was that of the old policy
             batch.policy_batch = replace(batch.policy_batch, old_log_probs=record.log_probs)
         batch.updated_log_probs = record.log_probs
+        self.nonfinite.tell(record.skipped, len(record.steps), self.iteration + 1)
         batch.metrics.hand_in(
             "update",
             mean_metrics(record.steps),

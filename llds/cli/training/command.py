@@ -65,6 +65,10 @@ keys below a class:
 keys of the classes that llds:base names, such as --model.optimization.learning_rate 1e-6:
 {1}
 
+security:
+  A configuration file can import and run any module of this machine: use -c only with files that you trust as you
+  would trust a script. Checkpoints cannot, unless --weights_only is false.
+
 examples:
 {2}"""
 _EXAMPLES = {

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from llds.agent_tools import SearchTool
+from llds.agent_tools import SearchTool, outage
 from llds.agent_tools.search import format_passages
-from llds.errors import ConfigurationError, RetrievalError, ToolFailure, ToolInputError
+from llds.errors import ConfigurationError, RetrievalError, RetrieverUnavailableError, ToolFailure, ToolInputError
 from llds.retrieval import Passage, Retriever
 
 
@@ -192,6 +192,33 @@ def test_a_retry_in_the_same_event_loop_asks_again(tool, retriever):
 
     assert asyncio.run(main()).document_ids == ("a/0", "a/1")
     assert retriever.calls == [["a"], ["a"]]
+
+
+def test_a_server_that_is_gone_is_waited_for_and_told_of_once(tool, retriever, monkeypatch, caplog):
+    monkeypatch.setattr(outage, "_POLL_S", 0.01)
+    monkeypatch.setattr(outage, "_TELL_AFTER_S", 0.005)
+    tool.attach(retriever, patience_s=20.0)
+    retriever.failures = [RetrieverUnavailableError("refused")] * 4
+    results = asyncio.run(ask(tool, "a", "b"))
+    assert documents(results) == [("a/0", "a/1"), ("b/0", "b/1")]
+    assert (tool.statistics.calls, tool.statistics.failed_calls) == (5, 4)
+    assert [record.getMessage()[:28] for record in caplog.records] == [
+        "The retriever does not answe",
+        "The retriever answers again,",
+    ]
+
+
+def test_patience_ends_for_all_who_ask_until_an_answer_comes(tool, retriever, monkeypatch):
+    monkeypatch.setattr(outage, "_POLL_S", 0.01)
+    tool.attach(retriever, patience_s=0.05)
+    retriever.failures = [RetrieverUnavailableError("refused")] * 1000
+    for query in ("a", "b"):
+        before = len(retriever.calls)
+        with pytest.raises(ToolFailure, match="refused"):
+            asyncio.run(tool.run(query))
+    assert len(retriever.calls) - before == 1
+    retriever.failures = []
+    assert asyncio.run(tool.run("b")).document_ids == ("b/0", "b/1")
 
 
 def test_a_tool_that_remembers_nothing_asks_again_in_a_new_iteration_of_the_same_event_loop(retriever):

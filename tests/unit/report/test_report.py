@@ -317,6 +317,12 @@ def test_nested_settings_become_dotted_keys() -> None:
     assert flatten(config) == {"a.b": [1, 2], "a.c.0.d": None, "e": {}}
 
 
+def test_a_log_that_counts_tokens_has_a_report(tmp_path: Path) -> None:
+    log = tmp_path / "a.csv"
+    log.write_text("step,reward\n" + "".join(f"{2**31 + 1000 * number},0.{number}\n" for number in range(9)))
+    assert write_report([read_run(log)], tmp_path / "report.html").stat().st_size > 10_000
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [0.1])
     (folder / "trajectories" / "iteration-000001.jsonl.gz").write_bytes(b"no gzip")

@@ -1,12 +1,17 @@
 """Comparing runs: differences of conditions are said first, numbers are paired, bad input is one line."""
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from llds.cli import main
+from llds.cli.training.checkpoint_path import check_checkpoint
+from llds.errors import ConfigurationError
 from llds.evaluation import new_record_folder, write_record
 from tests.questions import question
 
@@ -108,6 +113,40 @@ def test_one_run_of_an_experiment_is_compared_by_question_with_another_experimen
     shown = capsys.readouterr().out
     assert "C - A" in shown
     assert "B - A" not in shown
+
+
+def test_a_strangers_run_folder_is_data_and_never_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = Path(run(tmp_path / "theirs", [0.0, 1.0]))
+    ours = run(tmp_path / "ours", [0.0, 1.0])
+    mark = tmp_path / "it_ran"
+    (theirs / "trap.py").write_text(f"open({str(mark)!r}, 'w')\nclass Trap: pass\n")
+    config = "import_from: [trap.py]\nmodel: {class_path: trap.Trap}\ncollapse: {ladder: [{class_path: trap.Trap}]}\n"
+    config += f"rollout: !!python/object/apply:os.system ['touch {mark}']\n"
+    (theirs / "metrics.csv").write_text("iteration,reward/mean\n1,0.5\n2,0.6\n")
+    monkeypatch.chdir(theirs)
+    monkeypatch.syspath_prepend(str(theirs))
+    for text in (config, config.rpartition("rollout")[0]):  # tags of Python are refused, the rest is read
+        (theirs / "config.yaml").write_text(text)
+        for command in (["report", str(theirs)], ["diagnose", str(theirs)], ["compare", ours, str(theirs)]):
+            with suppress(SystemExit):
+                main(command)
+    assert (theirs / "report.html").is_file()
+    checkpoint = theirs / "iteration-000001.ckpt"
+    torch.save({"state_dict": {}, "callbacks": Touches(mark)}, checkpoint)
+    with pytest.raises(ConfigurationError, match="If you trust who wrote it"):
+        check_checkpoint(checkpoint, weights_only=True)  # what `llds test --ckpt_path` asks first
+    assert not mark.exists()
+    assert "trap" not in sys.modules
+
+
+class Touches:
+    """Makes a file where it is unpickled as an object."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
