@@ -234,15 +234,17 @@ class VLLMServerSampler(Sampler):
                 self._background().submit(self._generate(request, f"version {self.policy_version}"))
             )
 
-    def probe(self, request: SampleRequest) -> dict[str, Completion]:
-        """Sample one action on each server."""
-        end_ids = self._known.end_ids
-        answers = self._run(
-            self._pool.each(
-                lambda server: server.generate(request, end_ids, self.policy_version, "canary", self.deadline_s)
+    def probe(self, requests: Sequence[SampleRequest]) -> dict[str, list[Completion]]:
+        """Sample on each server, side by side."""
+
+        async def ask(server: ServerClient) -> list[Completion]:
+            version, deadline_s = self.policy_version, self.deadline_s
+            return await asyncio.gather(
+                *(server.generate(request, (), version, "canary", deadline_s) for request in requests)
             )
-        )
-        return {server.name: completion for server, completion in answers.items()}
+
+        answers = self._run(self._pool.each(ask))
+        return {server.name: completions for server, completions in answers.items()}
 
     def close_trajectory(self, trajectory: int) -> None:
         """Forget which server it was on."""
