@@ -40,7 +40,7 @@ class VLLMServerSampler(Sampler):
     Args:
         urls: Addresses of servers that run already, such as http://10.0.0.2:8000; empty: the sampler starts its own.
         servers: Number of servers to start on this machine.
-        engine: How they are set up; of servers at `urls` only its `dtype` is read.
+        engine: How they are set up; of servers at `urls` only `dtype` and `head_dtype` are read.
         transfer: How weights reach them: through this machine's memory, by NCCL between GPUs, or by CUDA IPC to GPUs
             that they share with the trainer.
         devices: GPUs of the servers, by number, dealt out in order; empty: all that this process sees, which is for
@@ -156,7 +156,8 @@ class VLLMServerSampler(Sampler):
     async def _check(self) -> None:
         for url in self.urls:
             server = ServerClient(url, self._pool.connections)
-            await check_server(server, self._known, self.engine_dtype, self.transfer == "shared_memory")
+            shares_memory = self.transfer == "shared_memory"
+            await check_server(server, self._known, self.engine_dtype, self.settings.head_dtype, shares_memory)
 
     async def _reachable(self) -> list[str]:
         servers = [ServerClient(url, self._pool.connections) for url in self.urls]
