@@ -301,6 +301,8 @@ class SearchAgentModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Forget an update that was left unfinished; log what a run that was killed may not have logged."""
+        with self.forward_context():
+            self.policy.try_attention(self.device)
         self.is_updating = False
         if self._is_resumed:
             write(self.loggers, self.metrics)

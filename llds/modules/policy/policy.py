@@ -27,7 +27,7 @@ from llds.modules.policy.adapters import LoRA, merged_weights, with_adapters
 from llds.modules.policy.fused_head import FusedHead
 from llds.modules.policy.noise import Silence
 from llds.modules.policy.partitioned_loading import bare_model, load_partitioned, miniature
-from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states, why_not_shared
+from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states, try_flash_attention, why_not_shared
 from llds.modules.policy.weights import full_weights
 from llds.paths import resolve_path, where_looked
 from llds.strategies import is_partitioned, rank
@@ -162,6 +162,14 @@ class Policy(nn.Module):
         iterator, and a tensor is valid only until the next is asked for.
         """
         return merged_weights(self.base_model) if self.has_adapter else full_weights(self.base_model)
+
+    def try_attention(self, device: torch.device) -> None:
+        """Try, on the device that trains and in its dtype, the attention that no other trial has run.
+
+        What cannot be used is told and replaced, at start-up and not in the middle of an iteration.
+        """
+        if self.shares_prefixes:
+            try_flash_attention(self.base_model.config, device, self.base_model.dtype)
 
     @property
     def is_partitioned(self) -> bool:
