@@ -327,6 +327,8 @@ class SearchAgentModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Forget an update that was left unfinished; log what a run that was killed may not have logged."""
+        with self.forward_context():
+            self.policy.try_attention(self.device)
         self.is_updating = False
         warn_of_rounding(self.policy, self.optimization.learning_rate, has_master=self._partition is not None)
         if self._is_resumed:

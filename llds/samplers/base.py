@@ -4,7 +4,7 @@ Every sampler takes requests one at a time from many trajectories at once; it ba
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,8 +138,8 @@ class Sampler(ABC):
     def join(self, engines: list[str]) -> None:  # noqa: B027 (optional hook)
         """Hear, on every rank, which engines there are."""
 
-    def probe(self, request: SampleRequest) -> dict[str, Completion]:
-        """Sample one action on each engine; by its name. Nothing where the weights are the trainer's own.
+    def probe(self, requests: Sequence[SampleRequest]) -> dict[str, list[Completion]]:
+        """Sample on each engine, past ends of turns; by its name. Nothing where the weights are the trainer's own.
 
         Raises:
             SamplerError: If none can.

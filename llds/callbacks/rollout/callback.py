@@ -40,6 +40,7 @@ from llds.rollout import (
     ToolCallPolicy,
 )
 from llds.samplers import SampledPolicy, Sampler, TransformersSampler
+from llds.samplers.canary import CanaryLimits
 from llds.strategies import rank, together, world_size
 from llds.types import Prompt, SamplingParams, Trajectory
 
@@ -69,6 +70,7 @@ class RolloutCallback(pl.Callback):
             None waits for all. Biased towards short trajectories, and not reproducible: it goes by time.
         oversampling: How far an iteration goes on drawing prompts in place of those whose group has no signal; None
             draws none. Biased towards prompts of middling difficulty.
+        canary: How far engines may be from the trainer after an update of their weights, before the run stops.
 
     Attributes:
         watcher: Sees the turns of all episodes as they come; set it before the first batch.
@@ -93,6 +95,7 @@ class RolloutCallback(pl.Callback):
         overlap: bool = False,
         stragglers: Stragglers | None = None,
         oversampling: Oversampling | None = None,
+        canary: CanaryLimits = CanaryLimits(),
     ) -> None:
         check_law(group_size, sampling, seed or 0)
         self.group_size = group_size
@@ -108,6 +111,7 @@ class RolloutCallback(pl.Callback):
         self.overlap = overlap
         self.stragglers = stragglers
         self.oversampling = oversampling
+        self.canary = canary
         self.watcher: EpisodeWatcher | None = None
         self._ranks: CollectiveRollouts | None = None
         self._next = NextRollout(group_size)
@@ -222,7 +226,7 @@ class RolloutCallback(pl.Callback):
         if self._ranks is None:
             assert self._policy is not None  # noqa: S101 (set by `setup`)
             attach_policy(self.sampler, pl_module, beside_training=self.overlap and pl_module.trainer.state.fn == "fit")
-            weights = WeightSync(self.sampler, self._policy, pl_module, self.sampling)
+            weights = WeightSync(self.sampler, self._policy, pl_module, self.sampling, self.canary)
             collector = RolloutCollector(
                 self.sampler,
                 pl_module.tokenizer,

@@ -34,7 +34,7 @@ from llds.modules.policy.adapters import LoRA, merged_weights, with_adapters
 from llds.modules.policy.fused_head import FusedHead
 from llds.modules.policy.noise import Silence
 from llds.modules.policy.partitioned_loading import bare_model, check_attention, load_partitioned, miniature
-from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states, why_not_shared
+from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states, try_flash_attention, why_not_shared
 from llds.modules.policy.weights import full_weights
 from llds.paths import where_looked
 from llds.samplers.saved_layout import in_saved_layout
@@ -182,6 +182,14 @@ class Policy(nn.Module):
         """
         weights = merged_weights(self.base_model) if self.has_adapter else full_weights(self.base_model)
         return in_saved_layout(self.base_model, weights) if as_saved else weights
+
+    def try_attention(self, device: torch.device) -> None:
+        """Try, on the device that trains and in its dtype, the attention that no other trial has run.
+
+        What cannot be used is told and replaced, at start-up and not in the middle of an iteration.
+        """
+        if self.shares_prefixes:
+            try_flash_attention(self.base_model.config, device, self.base_model.dtype)
 
     @property
     def is_partitioned(self) -> bool:

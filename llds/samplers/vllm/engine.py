@@ -68,6 +68,7 @@ class WeightReceiver:
             "hf_config": json.loads(config.hf_config.to_json_string(use_diff=False)),
             "dtype": str(config.dtype).removeprefix("torch."),
             "max_model_len": config.max_model_len,
+            "head_dtype": str(config.head_dtype).removeprefix("torch."),
             "logprobs_mode": config.logprobs_mode,
             "prefix_caching": bool(self.vllm_config.cache_config.enable_prefix_caching),
         }

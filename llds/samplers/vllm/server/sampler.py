@@ -40,7 +40,7 @@ class VLLMServerSampler(Sampler):
     Args:
         urls: Addresses of servers that run already, such as http://10.0.0.2:8000; empty: the sampler starts its own.
         servers: Number of servers to start on this machine.
-        engine: How they are set up; of servers at `urls` only its `dtype` is read.
+        engine: How they are set up; of servers at `urls` only `dtype` and `head_dtype` are read.
         transfer: How weights reach them: through this machine's memory, by NCCL between GPUs, or by CUDA IPC to GPUs
             that they share with the trainer.
         devices: GPUs of the servers, by number, dealt out in order; empty: all that this process sees, which is for
@@ -157,7 +157,8 @@ class VLLMServerSampler(Sampler):
     async def _check(self) -> None:
         for url in self.urls:
             server = ServerClient(url, self._pool.connections)
-            await check_server(server, self._known, self.engine_dtype, self.transfer == "shared_memory")
+            shares_memory = self.transfer == "shared_memory"
+            await check_server(server, self._known, self.engine_dtype, self.settings.head_dtype, shares_memory)
 
     async def _reachable(self) -> list[str]:
         servers = [ServerClient(url, self._pool.connections) for url in self.urls]
@@ -235,15 +236,17 @@ class VLLMServerSampler(Sampler):
                 self._background().submit(self._generate(request, f"version {self.policy_version}"))
             )
 
-    def probe(self, request: SampleRequest) -> dict[str, Completion]:
-        """Sample one action on each server."""
-        end_ids = self._known.end_ids
-        answers = self._run(
-            self._pool.each(
-                lambda server: server.generate(request, end_ids, self.policy_version, "canary", self.deadline_s)
+    def probe(self, requests: Sequence[SampleRequest]) -> dict[str, list[Completion]]:
+        """Sample on each server, side by side."""
+
+        async def ask(server: ServerClient) -> list[Completion]:
+            version, deadline_s = self.policy_version, self.deadline_s
+            return await asyncio.gather(
+                *(server.generate(request, (), version, "canary", deadline_s) for request in requests)
             )
-        )
-        return {server.name: completion for server, completion in answers.items()}
+
+        answers = self._run(self._pool.each(ask))
+        return {server.name: completions for server, completions in answers.items()}
 
     def close_trajectory(self, trajectory: int) -> None:
         """Forget which server it was on."""

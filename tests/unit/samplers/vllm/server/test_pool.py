@@ -19,7 +19,7 @@ from aiohttp import web
 from llds.errors import ConfigurationError, SamplerError, WeightUpdateError
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.paths import resolve_path
-from llds.samplers import SampledPolicy, SampleRequest, VLLMSampler, VLLMServerSampler
+from llds.samplers import SampledPolicy, SampleRequest, VLLMEngine, VLLMSampler, VLLMServerSampler
 from llds.samplers.event_loop import BackgroundLoop
 from llds.samplers.vllm.fingerprint import fingerprint
 from llds.samplers.vllm.server.client import ServerClient
@@ -312,7 +312,7 @@ def test_an_engine_in_the_process_of_one_of_several_trainers_is_refused() -> Non
 def description(**changes: Any) -> dict[str, Any]:
     config = json.loads((resolve_path(POLICY) / "config.json").read_text())
     known = {"hf_config": config, "dtype": "float32", "max_model_len": 512, "logprobs_mode": "processed_logprobs"}
-    return known | changes
+    return known | {"head_dtype": "float32"} | changes
 
 
 def server_like(stubs: Stubs, found: dict[str, Any], shift: int = 0, opens: bool = True, tokenizer: Any = None) -> str:
@@ -340,6 +340,7 @@ def prepare(url: str, max_tokens: int = 512, **settings: Any) -> None:
 
 def test_the_right_server_is_taken(stubs: Stubs) -> None:
     prepare(server_like(stubs, description()))
+    prepare(server_like(stubs, description(head_dtype="bfloat16")), engine=VLLMEngine(head_dtype="model"))
 
 
 def test_the_wrong_server_is_refused_with_the_key(stubs: Stubs) -> None:
@@ -349,6 +350,7 @@ def test_the_wrong_server_is_refused_with_the_key(stubs: Stubs) -> None:
         (description(max_model_len=256), 0, "--max-model-len 512"),
         (description(dtype="bfloat16"), 0, "--dtype float32"),
         (description(logprobs_mode="raw_logprobs"), 0, "--logprobs-mode processed_logprobs"),
+        (description(head_dtype="bfloat16"), 0, '--hf-overrides \'{"head_dtype": "float32"}\''),
         (description(), 1, "tokenizer"),
     ):
         with pytest.raises(ConfigurationError, match=r"`rollout\.sampler\.urls`") as error:
