@@ -73,6 +73,7 @@ def check_canary(engine: str, behavior: Sequence[float], scored: Sequence[float]
         raise WeightUpdateError(
             f"Expected {engine} to agree with the trainer on the canary's log-probabilities within {limit:g} nats, "
             f"got a difference of {gap:.3g}: it computes with other weights, a stale prefix cache or another sampling "
-            "law. Its actions would not be the policy's. Resume with `--ckpt_path last`."
+            "law. Its actions would not be the policy's. Resume with `--ckpt_path last`; where it is so from the first "
+            "update on, this sampler cannot take the model's weights: llds.samplers.TransformersSampler can."
         )
     return gap
