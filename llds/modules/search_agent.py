@@ -40,7 +40,7 @@ from llds.modules.nonfinite import NonFiniteGuard
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
 from llds.modules.policy import LoRA, Policy, PolicyOutput
-from llds.modules.policy.policy import load_config
+from llds.modules.policy.loading import load_config
 from llds.modules.policy.rounding import warn_of_rounding
 from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
 from llds.modules.start_up import check_checkpoint, check_training

@@ -15,34 +15,22 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llds.batches.policy_batch import PolicyBatch
 from llds.batches.prefix_tree import PrefixTree
 from llds.dtypes import DTYPES
-from llds.errors import ConfigurationError
-from llds.files import FROM_FOLDER, damage_of_folder, errors_of_folder, model_folder
+from llds.files import model_folder
 from llds.losses.log_probs import before_actions
 from llds.modules.policy.adapters import LoRA, merged_weights, with_adapters
-from llds.modules.policy.fused_head import FusedHead
+from llds.modules.policy.fused_head import FusedHead, logit_scale
+from llds.modules.policy.loading import load
 from llds.modules.policy.noise import Silence
-from llds.modules.policy.partitioned_loading import bare_model, check_attention, load_partitioned, miniature
+from llds.modules.policy.partitioned_loading import bare_model, load_partitioned, miniature
 from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states, try_flash_attention, why_not_shared
 from llds.modules.policy.weights import full_weights
-from llds.paths import where_looked
 from llds.samplers.saved_layout import in_saved_layout
 from llds.strategies import is_partitioned, rank
-
-_KEY = "model.policy"
-_EXPECTED = "Expected `model.policy` to be a folder with a transformers model (config.json and safetensors), got"
-_ADVICE = "Give a model's folder, its name on the hub (OWNER/NAME), or `llds:quickstart/policy`, in the package."
 
 
 class PolicyOutput(NamedTuple):
@@ -90,11 +78,11 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         if partition is None:
-            model = example = _load(path, dtype, attention)
+            model = example = load(path, dtype, attention)
         else:
-            model = load_partitioned(model_folder(path, _KEY), DTYPES[dtype], attention, partition)
+            model = load_partitioned(model_folder(path, "model.policy"), DTYPES[dtype], attention, partition)
             example = miniature(model)
-        self.logit_scale = _logit_scale(example, path)
+        self.logit_scale = logit_scale(example, path)
         self.shares_prefixes = share_prefixes and _can_share_prefixes(example)
         if self.shares_prefixes:
             model.set_attn_implementation(TREE_ATTENTION)
@@ -243,72 +231,3 @@ def _can_share_prefixes(model: PreTrainedModel) -> bool:
     if reason is not None:
         rank_zero_info(f"What trajectories share is computed for each of them: {reason}.")
     return reason is None
-
-
-def load_config(path: str) -> PreTrainedConfig:
-    """The configuration of a model, without its weights.
-
-    Args:
-        path: Folder, or name on the hub.
-
-    Raises:
-        ConfigurationError: If there is none, or it cannot be read.
-    """
-    folder = model_folder(path, _KEY)
-    if not (folder / "config.json").is_file():
-        raise ConfigurationError(f"{_EXPECTED} {folder}. {where_looked(folder)}{_ADVICE}")
-    with errors_of_folder(_EXPECTED, folder, _ADVICE):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **FROM_FOLDER)
-    return config
-
-
-def _load(path: str, dtype: str, attention: str) -> PreTrainedModel:
-    folder, config = model_folder(path, _KEY), load_config(path)
-    check_attention(config, attention)
-    if found := damage_of_folder(folder):
-        raise ConfigurationError(
-            f"{_EXPECTED} {folder}, which is damaged: {found}. Copy or export it again; if you have changed it on "
-            "purpose, delete checksums.json in it."
-        )
-    with errors_of_folder(_EXPECTED, folder, _ADVICE):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[dtype],
-            attn_implementation=attention,
-            output_loading_info=True,
-            **FROM_FOLDER,
-        )
-    model, report = loaded
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ConfigurationError(f"{_EXPECTED} {folder}, which lacks {len(missing)} weights ({missing[0]}). {_ADVICE}")
-    return model
-
-
-@torch.no_grad()
-def _logit_scale(model: PreTrainedModel, path: str) -> float:
-    """What the model multiplies the head's product by: 1 for most.
-
-    Raises:
-        ConfigurationError: If it changes it in another way: the loss would train another distribution than is sampled.
-    """
-    text = model.config.get_text_config()
-    ids = torch.arange(min(4, text.vocab_size), device=model.device)[None]
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    head: Any = model.get_output_embeddings()
-    linear, logits = head(hidden).double(), model(input_ids=ids, use_cache=False).logits.double()
-    if torch.equal(linear, logits):
-        return 1.0
-    capped = getattr(text, "final_logit_softcapping", None)
-    scale = float((linear * logits).sum() / (linear * linear).sum())
-    near = 0.02 if model.dtype == torch.bfloat16 else 1e-4
-    if not capped and head.bias is None and bool(((linear * scale - logits).abs() <= near * logits.abs().max()).all()):
-        said = [float(value) for value in vars(text).values() if isinstance(value, int | float) and value > 0]
-        known = [one for one in (*said, *(1 / one for one in said)) if abs(one - scale) < near * scale]
-        return min(known, key=lambda one: abs(one - scale)) if known else scale  # logits in bf16 give two digits
-    why = f"caps them softly (`final_logit_softcapping` {capped:g})" if capped else "changes them"
-    raise ConfigurationError(
-        "Expected `model.policy` to be a model whose logits are a linear map of its last hidden state, got "
-        f"{path}, a {type(model).__name__} that {why}: the loss would train another distribution than is sampled. "
-        "Choose another model."
-    )
