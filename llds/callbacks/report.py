@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from llds.callbacks.best_effort import best_effort
 from llds.errors import ConfigurationError, LLDSError
 from llds.modules import SearchAgentModule
+from llds.monitor.verdict import UNJUDGED
 
 _SECONDS_OF_A_PAGE = 5.0
 """What the first page is expected to take; then each is expected to take as long as the one before."""
@@ -50,30 +51,32 @@ class RunReport(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the page of the whole run."""
-        path = self._write(trainer)
-        if path is not None:
-            rank_zero_info(f"Report: {path}")
+        said = self._write(trainer)
+        if said:
+            rank_zero_info(f"Report: {said}")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Write the page of a run that was interrupted, if it has got an iteration to show."""
         if trainer.state.fn == "fit" and isinstance(pl_module, SearchAgentModule) and pl_module.iteration > 0:
             self._write(trainer)
 
-    def _write(self, trainer: pl.Trainer) -> Path | None:
-        """The page, which must never be what ends a run."""
+    def _write(self, trainer: pl.Trainer) -> str:
+        """Write the page, which must never be what ends a run; returns where it is, and that it says nothing yet."""
         if not trainer.is_global_zero:
-            return None
+            return ""
         # Imported here: bokeh is not needed by the other ranks, nor by any other command.
         from llds.report import read_run, write_report
 
         folder = Path(trainer.default_root_dir)
         with best_effort("No report"):
             try:
-                return write_report([read_run(folder)], folder / "report.html")
+                run = read_run(folder)
+                path = write_report([run], folder / "report.html")
+                return f"{path} ({run.verdict.words})" if run.verdict.kind in UNJUDGED else str(path)
             except LLDSError as error:
                 if (folder / "csv").exists():
                     rank_zero_warn(f"No report: {error}")
-        return None
+        return ""
 
 
 @dataclass

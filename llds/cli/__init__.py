@@ -3,6 +3,7 @@
 This file stays light, so that help comes at once, and Ctrl-C is quiet while torch and transformers are imported too.
 """
 
+import os
 import sys
 
 INTERRUPTED = 130
@@ -16,6 +17,8 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments; None takes those of the process.
     """
     words = sys.argv[1:] if args is None else args
+    if sys.platform == "win32":
+        sys.exit("llds: Expected Linux or macOS, got Windows. Use WSL (`wsl --install`) and install llds in it.")
     try:
         _run(words, is_process=args is None)
     except KeyboardInterrupt:
@@ -45,6 +48,9 @@ def _run(words: list[str], is_process: bool) -> None:
         from llds.cli.training.stand_ins import stand_in
 
         stand_in()  # the process ends with the help
+    if is_process and COMMANDS[words[0]].trains and "LOCAL_RANK" not in os.environ:
+        # The libraries take seconds on a warm disk, and half a minute on a cold one.
+        print(f"llds {words[0]}: loading torch, transformers and Lightning", file=sys.stderr, flush=True)
     try:
         COMMANDS[words[0]].run(words[1:])
     except LLDSError as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import lightning.pytorch as pl
-from lightning.fabric.loggers import Logger
+from lightning.fabric.loggers import Logger, TensorBoardLogger
 
 from llds.batches import RolloutBatch
 from llds.batches.iteration_metrics import IterationMetrics, place_of
@@ -62,13 +62,15 @@ def assemble(pl_module: pl.LightningModule, batch: RolloutBatch, place: Mapping[
 
 
 def write(loggers: Iterable[Logger], metrics: Mapping[str, float]) -> None:
-    """Hand an iteration's metrics to the loggers, at its number of optimizer steps.
+    """Hand an iteration's metrics to the loggers, at its number of optimizer steps; TensorBoard's at the iteration's.
 
     Args:
         loggers: Of the run.
-        metrics: With ``step``.
+        metrics: With ``step`` and ``iteration``.
     """
     values = {key: value for key, value in metrics.items() if key != "step"}
     for logger in loggers:
-        logger.log_metrics(values, step=int(metrics["step"]))
+        # What else has a column to choose as its horizontal axis; TensorBoard has that of the step alone.
+        axis = "iteration" if isinstance(logger, TensorBoardLogger) else "step"
+        logger.log_metrics(values, step=int(metrics[axis]))
         logger.save()

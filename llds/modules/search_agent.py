@@ -390,7 +390,7 @@ class SearchAgentModule(pl.LightningModule):
     # Metrics
 
     def place(self) -> dict[str, float]:
-        """Where the run stands; loggers take ``step`` (optimizer steps) as the horizontal axis."""
+        """Where the run stands; loggers take one of them as the horizontal axis (`write`)."""
         return {"iteration": float(self.iteration), "step": float(self.trainer.global_step)}
 
     def on_train_batch_end(self, outputs: Any, batch: RolloutBatch, batch_idx: int) -> None:
@@ -431,9 +431,11 @@ class SearchAgentModule(pl.LightningModule):
 
     def _log_evaluation(self, root: str) -> None:
         found = self.evaluation.metrics(root)
+        is_training = self.trainer.state.fn == "fit"
         if found:
-            place = self.place() if self.trainer.state.fn == "fit" else {}
-            self.log_dict(place | found, sync_dist=True)  # all ranks have the same values
+            self.log_dict(found, logger=not is_training, sync_dist=True)  # all ranks have the same values
+        if found and is_training and not self.trainer.sanity_checking:
+            write(self.loggers, self.place() | found)
 
     # Checkpoints
 

@@ -72,7 +72,6 @@ def render(runs: Sequence[Run]) -> str:
         verdicts=[run.diagnoses[-1] for run in runs],
         judged=[run.verdict for run in runs],
         events=[events(run) for run in runs],
-        phase_names=PHASES,
         bokeh=Markup(Resources(mode="inline", components=["bokeh"]).render_js()),  # noqa: S704 (bokeh's own)
         curves=curves,
         probed=probed,

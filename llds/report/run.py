@@ -12,7 +12,9 @@ from llds.errors import DataError
 from llds.evaluation.settings import flatten, read_config
 from llds.files.bounds import read_bytes
 from llds.monitor import Diagnosis, Settings, Verdict, diagnose, give_verdict
+from llds.monitor.diagnosis import PHASES
 from llds.monitor.sources import MetricTable, read_metrics
+from llds.monitor.verdict import UNJUDGED
 from llds.report.incidents import Incident, read_incidents
 from llds.report.probes import ReportedProbe, read_probes
 
@@ -50,6 +52,13 @@ class Run:
     def verdict(self) -> Verdict:
         """What its log as a whole lets one say."""
         return give_verdict(self.table.rows, self.diagnoses)
+
+    @property
+    def phase(self) -> str:
+        """The phase at its end, in words; a run that is too short to be judged is not healthy."""
+        phase = self.diagnoses[-1].phase
+        is_unjudged = self.verdict.kind in UNJUDGED and phase == "healthy"
+        return self.verdict.words.partition(":")[0] if is_unjudged else PHASES[phase]
 
     @property
     def logged(self) -> set[str]:

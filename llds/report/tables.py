@@ -6,7 +6,6 @@ from statistics import fmean
 from typing import Any
 
 from llds.monitor import signals as s
-from llds.monitor.diagnosis import PHASES
 from llds.report.curves import alarm_starts
 from llds.report.run import Run
 
@@ -52,7 +51,7 @@ def _outcome(run: Run) -> dict[str, str]:
         "alarms at iteration": ", ".join(map(str, alarm_starts(run.diagnoses))) or "none",
         "actions of the ladder": ", ".join(f"{one.iteration} ({one.action})" for one in run.incidents if one.has_acted)
         or "none",
-        "phase at the end": PHASES[end.phase],
+        "phase at the end": run.phase,
         "cause": (end.cause or "-").replace("_", " "),
     }
 

@@ -44,8 +44,8 @@ class FailurePolicy:
             raise TooManyFailuresError(
                 f"Expected at most a share of {self.max_failed:g} failed trajectories per iteration "
                 f"(`rollout.max_failed`), got {len(failed)} of {len(trajectories)}; the first: {failed[0].failure}. "
-                "Mend the cause; with `--ckpt_path last` the run then repeats this iteration, or begins anew where it is "
-                "the first."
+                "Mend the cause; with `--ckpt_path last` the run then repeats this iteration, or begins anew where it "
+                "is the first."
             )
 
     def survivors(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from llds.agent_tools import AgentTool, CalculatorTool
 from llds.cli.training.command import SearchAgentCLI, build_cli
 from llds.data import PromptDataModule
 from llds.losses import GSPOLoss
@@ -197,11 +198,18 @@ def test_loggers_follow_the_folder_of_the_run(where: str, tmp_path: Path) -> Non
     assert {logger.save_dir for logger in cli.trainer.loggers} == {"runs/elsewhere"}
 
 
+class ComputingAgent(SearchAgentModule):
+    """An agent that brings a tool itself."""
+
+    def configure_agent_tools(self) -> list[AgentTool]:
+        """The tools of the configuration, and the calculator."""
+        return [*super().configure_agent_tools(), CalculatorTool()]
+
+
 @pytest.mark.slow
-def test_another_class_of_module_keeps_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "conf" / "agents")
+def test_another_class_of_module_keeps_the_arguments() -> None:
     before = build("-c", QUICKSTART).config.model.init_args
-    cli = build("-c", QUICKSTART, "--model.class_path", "calculator.CalculatorAgent")
+    cli = build("-c", QUICKSTART, "--model.class_path", f"{__name__}.ComputingAgent")
     assert cli.config.model.init_args == before
     assert [tool.name for tool in cli.model.agent_tools] == ["search", "calculate"]  # type: ignore[union-attr]
 

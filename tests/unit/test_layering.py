@@ -68,6 +68,22 @@ def test_a_heavy_dependency_is_imported_in_one_file_at_most(name: str) -> None:
     assert len(users) <= 1, users
 
 
+ONLY_LINUX = ("/proc", "memfd_create", "sched_getaffinity", "import fcntl")
+ASK_FOR_LINUX = {
+    "callbacks/profile/peak_memory.py",  # another way where there is none
+    "samplers/vllm/engine.py",  # which refuses other systems for all of samplers/vllm
+    "samplers/vllm/weight_update.py",
+    "samplers/vllm/server/supervisor.py",
+}
+
+
+def test_what_only_linux_has_is_used_where_other_systems_are_refused_or_have_another_way() -> None:
+    package = ROOT / "llds"
+    found = {path.relative_to(package).as_posix() for path in package.rglob("*.py")
+             if any(word in path.read_text() for word in ONLY_LINUX)}  # fmt: skip
+    assert found <= ASK_FOR_LINUX
+
+
 def test_losses_rewards_and_metrics_need_neither_lightning_nor_transformers() -> None:
     for path in SOURCES:
         if package_of(path) in LAYERS[0] | LAYERS[1]:

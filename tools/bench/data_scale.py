@@ -1,6 +1,6 @@
 """How long a training set takes from its file to the first batch, and how much memory.
 
-python tools/bench/data_scale.py ../shared/data/train/r1searcher_stage_2.jsonl --rows 2000000
+python tools/bench/data_scale.py data/train/r1searcher_stage_2.jsonl --rows 2000000
 
 Writes a file of as many rows as asked for, with ids of their own, made of the questions of the given one; then sets up
 a data module in a process of its own and takes its first batch. Prints seconds (of the clock and of the processor), and

@@ -1,6 +1,6 @@
 """How long prompts take: reading and checking at start-up, and encoding, one by one against a batch at a time.
 
-python tools/bench/prompts.py ../shared/data/train/r1searcher_stage_2.jsonl --questions 170000
+python tools/bench/prompts.py data/train/r1searcher_stage_2.jsonl --questions 170000
 
 Reads the file, repeats its questions up to the number, and prints seconds. Encoding one by one is measured on a part.
 """

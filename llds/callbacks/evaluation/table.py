@@ -83,8 +83,8 @@ def behavior_table(summary: Summary) -> Table:
     headings = ("calls", "valid", "hits", "wrote", "total", "cut", "failed")
     table = _table("data source", headings, "")
     table.caption = (
-        "tool calls per question; valid actions; questions with passages that hold a gold answer; tokens that the policy "
-        "wrote, and in total; cut at a limit; failed by infrastructure (they count as wrong)"
+        "tool calls per question; valid actions; questions with passages that hold a gold answer; tokens that the "
+        "policy wrote, and in total; cut at a limit; failed by infrastructure (they count as wrong)"
     )
     rows = [*summary.sources] + [summary.all_questions] * (len(summary.sources) > 1)
     for source in rows:

@@ -1,12 +1,15 @@
 """The highest use of memory since one last looked."""
 
 import resource
+import sys
 from pathlib import Path
 
 import torch
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _MIB = 2**20
+_RUSAGE_BYTES = 1 if sys.platform == "darwin" else 1024
+"""Of a unit of ``ru_maxrss``, which macOS gives in bytes and other systems in KiB."""
 
 
 class PeakMemory:
@@ -32,5 +35,5 @@ class PeakMemory:
             peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
             _RESET.write_text("5")  # forgets the peak
         except (OSError, StopIteration):
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RUSAGE_BYTES / _MIB
         return peak

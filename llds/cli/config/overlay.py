@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from llds.cli.config.shipped import configuration_file
@@ -17,7 +18,7 @@ def overlay_alone(args: Sequence[str]) -> str:
     Args:
         args: The command's arguments.
     """
-    names = [word for flag, word in zip(args, args[1:], strict=False) if flag in ("-c", "--config")]
+    names = [word for flag, word in pairwise(args) if flag in ("-c", "--config")]
     recipes = [_recipe(name) for name in names]
     if not recipes or not all(recipes):
         return ""

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from llds import __version__
 from llds.cli.config.beside import with_lasting_paths
@@ -18,6 +19,8 @@ from llds.files import redacted, redacted_command, with_pins
 
 _ROOT = "${trainer.default_root_dir}"
 _NOT_OF_THE_RUN = ("config", "ckpt_path", "weights_only")
+_FOR_LOGGERS = ("seed_everything", "model", "data", "rollout", "retrieval", "signals", "collapse")
+_MEASURE = "reward/mean"
 
 
 class SaveConfig(SaveConfigCallback):
@@ -25,7 +28,7 @@ class SaveConfig(SaveConfigCallback):
 
     It is written once all settings have been checked and the data has been read. A run that is resumed with other
     settings replaces it. Evaluations leave it alone. Secrets (keys, tokens, passwords) are left out; models and data
-    that were asked for by name have the commit that was used.
+    that were asked for by name have the commit that was used. Loggers that show settings beside curves get them too.
 
     Args:
         parser: Parser of the subcommand.
@@ -36,6 +39,7 @@ class SaveConfig(SaveConfigCallback):
     def __init__(self, parser: LightningArgumentParser, config: Namespace, command: Sequence[str] = ()) -> None:
         super().__init__(parser, config)
         self.command = command
+        self._to_tell: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Do nothing: it is too early to write."""
@@ -50,13 +54,40 @@ class SaveConfig(SaveConfigCallback):
         values[IMPORT_FROM] = import_folders(values)
         values["trainer"]["logger"] = _with_link(values["trainer"]["logger"], values["trainer"]["default_root_dir"])
         values["trainer"]["default_root_dir"] = os.path.abspath(trainer.default_root_dir)
-        values = with_pins(with_lasting_paths(values))
+        values = redacted(with_pins(with_lasting_paths(values)))
+        self._to_tell = dict(_flat({name: values[name] for name in _FOR_LOGGERS if name in values}))
         header = f"# llds {__version__}: {shlex.join(['llds', *redacted_command(self.command)])}\n"
         path = Path(trainer.default_root_dir) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".partial-{path.name}")
-        partial.write_text(header + yaml.safe_dump(redacted(values), sort_keys=False, allow_unicode=True))
+        partial.write_text(header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         os.replace(partial, path)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Hand the settings to the loggers, once: TensorBoard wants them with a value of a measure."""
+        measured = trainer.callback_metrics.get(_MEASURE)
+        if not self._to_tell or measured is None:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(self._to_tell, {_MEASURE: float(measured)}, int(_iteration(trainer)))
+            elif not isinstance(logger, CSVLogger):
+                logger.log_hyperparams(self._to_tell)
+        self._to_tell = {}
+
+
+def _iteration(trainer: pl.Trainer) -> float:
+    return float(trainer.callback_metrics.get("iteration", 0))
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted keys, as the command line takes them; lists as text."""
+    if isinstance(value, dict):
+        for word, one in value.items():
+            inner = key if word in ("class_path", "init_args") else f"{key}.{word}".lstrip(".")
+            yield from _flat(one, inner)
+    else:
+        yield key, value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def config_of_run(ckpt_path: str | Path | None) -> dict[str, Any]:

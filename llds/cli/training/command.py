@@ -41,7 +41,7 @@ from llds.cli.table import COMMANDS
 from llds.cli.training.ask import QUESTION_HELP, answer_question, prepare_for_question
 from llds.cli.training.checkpoint_path import check_checkpoint, errors_of_damage
 from llds.cli.training.late_loggers import LateLoggers
-from llds.cli.training.lightning_settings import check_lightning_settings
+from llds.cli.training.lightning_settings import check_lightning_settings, choose_accelerator
 from llds.cli.training.parser import KEYS_OF_CLASSES, TrainingParser, with_class_of_help
 from llds.cli.training.probe import ProbingTrainer, prepare_for_probe
 from llds.cli.training.profile import PROFILE_HELP, with_profile
@@ -194,6 +194,7 @@ class SearchAgentCLI(LightningCLI):
                 f"({checkpoints[-1].name}). Go on with that run: --ckpt_path last. "
                 "Start another: --trainer.default_root_dir OTHER, or delete the folder."
             )
+        config.trainer.accelerator = choose_accelerator(config.trainer.accelerator)
         spread_seed(config)
         recall_pins(config_of_run(config.ckpt_path))
 

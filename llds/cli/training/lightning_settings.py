@@ -6,6 +6,7 @@ Lightning would tell a user to rewrite the training loop, or would say nothing w
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
@@ -14,9 +15,11 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.utilities import rank_zero_info
 
 from llds.errors import ConfigurationError
 
+_NO_MPS = "Apple's GPU (MPS) has no float64, in which llds counts and adds up"
 _OWN_LOOP = (StochasticWeightAveraging, GradientAccumulationScheduler, BatchSizeFinder, LearningRateFinder)
 
 
@@ -45,6 +48,22 @@ def check_lightning_settings(trainer: pl.Trainer, has_validations: bool) -> None
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         _check_callback(callback, has_validations)
+
+
+def choose_accelerator(asked: Any) -> Any:
+    """Return the accelerator for what ``trainer.accelerator`` says: on a Mac `auto` is the CPU.
+
+    Raises:
+        ConfigurationError: If Apple's GPU was asked for.
+    """
+    if not MPSAccelerator.is_available() or asked not in ("auto", "gpu", "mps"):
+        return asked
+    if asked != "auto":
+        raise ConfigurationError(
+            f"Expected `trainer.accelerator` cpu on a Mac, got {asked}: {_NO_MPS}. Set --trainer.accelerator cpu."
+        )
+    rank_zero_info(f"`trainer.accelerator`: the CPU, as {_NO_MPS}.")
+    return "cpu"
 
 
 def _check_callback(callback: pl.Callback, has_validations: bool) -> None:

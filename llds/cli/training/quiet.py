@@ -10,6 +10,8 @@ _NOISE = (
     "litlogger",  # an advertisement
     "TPU available",
     "Loading `train_dataloader` to estimate",
+    "`Trainer.fit` stopped",  # the progress line says that all iterations are done
+    "Setting accelerator to CPU",  # DeepSpeed, wherever it is installed
 )
 
 
@@ -19,6 +21,7 @@ def quiet() -> None:
     for name in _LIGHTNING:
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_is_wanted)
+    logging.getLogger("DeepSpeed").addFilter(_is_wanted)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own code
     warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # a default of a class of Lightning
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # prompts are in memory

@@ -1,10 +1,9 @@
 """An index in a folder that is either whole or not there, whatever was killed while it was built.
 
 It is built in a folder beside its place and renamed into it when its manifest, written last, is complete. A lock lets
-one process build while the others wait. POSIX only (``flock``), as everything that trains here is.
+one process build while the others wait.
 """
 
-import fcntl
 import logging
 import os
 import shutil
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from llds.errors import RetrievalError
 from llds.retrieval.index.chroma import ChromaDatabase, connect_folder
@@ -184,22 +185,25 @@ def file_lock(path: Path, name: str) -> Iterator[None]:
         name: What is locked, for messages.
 
     Raises:
-        RetrievalError: The file cannot be made.
+        RetrievalError: The file cannot be made, or the disk knows no locks.
     """
+    lock = FileLock(path, fallback_to_soft=False)  # a soft one would outlive its process
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise RetrievalError(
-            f"Expected a folder that can be written for {name}, got {path.parent} ({error}). Set another `path`."
-        ) from error
-    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(timeout=0)
+        except Timeout:
             _log.info("Another process opens or builds %s: waiting for it.", name)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise RetrievalError(
+            f"Expected a folder that can be written for {name}, and locked, got {path.parent} ({error}). Set another "
+            "`path`."
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _can_write(folder: Path) -> bool:

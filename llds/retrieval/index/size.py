@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from llds.errors import RetrievalError
 
 _log = logging.getLogger(__name__)
@@ -81,10 +83,8 @@ class Memory:
 
 def read_memory() -> Memory:
     """Return the memory that this process can use; a container's limit counts."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    kib = {name: int(value.split()[0]) for name, value in fields.items()}
-    total = (kib["MemTotal"] + kib["SwapTotal"]) * 1024
-    available = (kib["MemAvailable"] + kib["SwapFree"]) * 1024
+    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+    total, available = memory.total + swap.total, memory.available + swap.free
     limit, used = _read_number(_CGROUP / "memory.max"), _read_number(_CGROUP / "memory.current")
     if limit is not None and used is not None:
         total, available = min(total, limit), min(available, limit - used)

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,18 @@ _MISSING = (
 )
 
 
+def _check_system() -> None:
+    """Weights go to an engine through memory that only Linux shares in this way, and its processes end by `/proc`."""
+    if sys.platform != "linux":
+        raise ConfigurationError(
+            f"Expected Linux for a `rollout.sampler` of vLLM, got {sys.platform}. Use "
+            "llds.samplers.TransformersSampler."
+        )
+
+
 def check_installed() -> None:
     """Raise a `ConfigurationError` unless vLLM can be imported."""
+    _check_system()
     try:
         import vllm  # noqa: F401
     except ImportError as error:
@@ -46,6 +57,7 @@ def check_installed() -> None:
 
 def check_available() -> None:
     """Raise a `ConfigurationError` unless vLLM is installed; imports nothing of it."""
+    _check_system()
     if importlib.util.find_spec("vllm") is None:
         raise ConfigurationError(_MISSING.format("none installed"))
 

@@ -7,14 +7,16 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from llds.callbacks import RolloutProgressBar, RunReport, TrajectoryLog
+from llds.callbacks.progress import progress_line
 from llds.callbacks.report import TimeBudget
 from llds.errors import ConfigurationError
 from tests.runs import answers, make_run, rows, scripted
 
 
 @pytest.mark.slow
-def test_a_report_is_there_when_a_run_ends(tmp_path: Path) -> None:
+def test_a_report_is_there_when_a_run_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_run(tmp_path, RunReport(), TrajectoryLog(), iterations=2, sampler=scripted(answers)).fit()
+    assert "report.html (too short to say: 2 rows with a reward, it takes 12)" in caplog.text
     page = (tmp_path / "report.html").read_text()
     assert "iteration 2" in page
     assert "nats" in page
@@ -85,6 +87,17 @@ def test_many_short_iterations_never_exceed_the_share_and_long_ones_get_all() ->
 def test_the_bar_shows_the_iteration_that_has_just_ended(tmp_path: Path) -> None:
     run = make_run(tmp_path, iterations=1, sampler=scripted(answers)).fit()
     shown = RolloutProgressBar().get_metrics(run.trainer, run.module)
-    assert (shown["reward"], shown["searches"]) == ("0.250", "1.000")
-    assert float(shown["logp+"]) < 0
-    assert len(shown["s"].split("/")) == 3
+    assert (shown["reward"], shown["calls"]) == ("reward 0.250", "calls 1.00")
+    assert float(shown["likelihood"].removeprefix("likelihood ")) < 0
+    assert shown["seconds"].endswith(" s")
+
+
+def test_the_progress_line_leaves_out_what_a_narrow_terminal_has_no_room_for() -> None:
+    shown = {"reward": "reward 0.912", "likelihood": "likelihood -0.213", "calls": "calls 1.49"}
+    shown |= {"seconds": "2.9 s", "left": "00:52 left"}
+    whole = "iteration 12/30  reward 0.912  likelihood -0.213  calls 1.49  2.9 s  00:52 left"
+    assert progress_line(12, 30, shown, 79) == whole
+    assert progress_line(1000, 1000, shown, 79) == whole.replace("12/30", "1000/1000").replace("  calls 1.49", "")
+    assert progress_line(12, 30, shown, 41) == "iteration 12/30  reward 0.912  00:52 left"
+    assert progress_line(12, 30, shown, 40) == "iteration 12/30  reward 0.912"
+    assert progress_line(12, 30, shown, 10) == "iteration "

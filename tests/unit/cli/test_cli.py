@@ -27,6 +27,7 @@ class Unfinished(Loss):
     """A loss without a denominator."""
 
     def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
+        """The term."""
         return LossOutput(inputs.log_probs.sum(), {})
 
 
@@ -241,6 +242,12 @@ def test_advertisements_are_silent_and_warnings_are_not() -> None:
     finally:
         logger.removeHandler(recorder)
     assert seen == ["the loss is not finite"]
+
+
+def test_windows_is_refused_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(SystemExit, match=r"^llds: Expected Linux or macOS, got Windows. Use WSL"):
+        main(["fit", "-c", QUICKSTART])
 
 
 def test_a_run_that_its_ladder_stopped_ends_with_a_status_of_its_own() -> None:

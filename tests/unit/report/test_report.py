@@ -180,6 +180,17 @@ def test_a_log_of_another_framework_is_enough(tmp_path: Path) -> None:
     assert "<h2>Trajectories</h2>" not in page
 
 
+def test_a_run_of_three_iterations_is_too_short_to_say_and_not_healthy(tmp_path: Path) -> None:
+    short = read_run(make_run(tmp_path / "short", [0.5, 0.6, 0.7]))
+    assert short.phase == "too short to say"
+    page = write_report([short], tmp_path / "page.html").read_text()
+    verdict = page[page.index('<section id="verdict">') :]
+    assert "<b>too short to say</b>" in verdict
+    assert "too short to say: 3 rows" in verdict
+    assert ["phase at the end", "too short to say"] in comparison([short]).rows
+    assert read_run(make_run(tmp_path / "long", [0.5] * 14)).phase != short.phase
+
+
 def test_phases_become_bands_without_gaps() -> None:
     phases = ["healthy", "healthy", "decay", "decay", "healthy"]
     diagnoses = [Diagnosis(i, phase) for i, phase in enumerate(phases)]  # type: ignore[arg-type]

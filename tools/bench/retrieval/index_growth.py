@@ -1,7 +1,7 @@
 """How a Chroma index grows: time, memory and disk of its build, speed and recall of its answers, folder and server.
 
-    python tools/bench/retrieval/index_growth.py ../shared/data/corpus/wiki40k.jsonl.gz        # 10k, 20k, 40k
-    python tools/bench/retrieval/index_growth.py ../shared/data/corpus/wiki40k.jsonl.gz --sizes 50000 100000 200000
+    python tools/bench/retrieval/index_growth.py data/corpus/wiki40k.jsonl.gz        # 10k, 20k, 40k
+    python tools/bench/retrieval/index_growth.py data/corpus/wiki40k.jsonl.gz --sizes 50000 100000 200000
 
 Beyond the corpus given, passages are made of its own: the first half of one with the second half of another. Vectors
 are those of the offline embedder (`WordLlamaEmbedder`, 256 numbers). Each build runs in a process of its own, as does

@@ -1,22 +1,31 @@
 """One seed for all parts of a run; settings of Lightning without effect are refused."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from jsonargparse import Namespace
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateMonitor,
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from llds.cli.config.saved import SaveConfig, _flat
 from llds.cli.training.command import build_cli
-from llds.cli.training.lightning_settings import check_lightning_settings
+from llds.cli.training.lightning_settings import check_lightning_settings, choose_accelerator
+from llds.cli.training.parser import TrainingParser
 from llds.cli.training.seeds import SEEDED, spread_seed
 from llds.errors import ConfigurationError
+from llds.modules.measuring import write
 
 ROOT = Path(__file__).parents[4]
 
@@ -87,6 +96,36 @@ def test_a_callback_that_waits_for_validations_needs_some(callback: pl.Callback,
     check(callbacks=[callback], enable_checkpointing=True)
     with pytest.raises(ConfigurationError, match=advice):
         check(has_validations=False, callbacks=[callback], enable_checkpointing=True)
+
+
+def test_on_a_mac_the_cpu_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_accelerator("auto") == "auto"
+    monkeypatch.setattr(MPSAccelerator, "is_available", lambda: True)
+    assert [choose_accelerator(asked) for asked in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(ConfigurationError, match=r"got mps: Apple's GPU \(MPS\) has no float64"):
+        choose_accelerator("mps")
+
+
+def test_tensorboard_has_iterations_along_its_axis_and_the_settings_and_one_run_for_all_resumes(tmp_path: Path) -> None:
+    saving = SaveConfig(TrainingParser(), Namespace())
+    saving._to_tell = dict(
+        _flat({"model": {"class_path": "A", "init_args": {"lora": None, "betas": [0.9]}}, "seed": 1})
+    )
+    for iteration in (1, 2):  # a run, and the same when it goes on
+        logger = TensorBoardLogger(tmp_path, name="tensorboard", version="", default_hp_metric=False)
+        measured = {"iteration": torch.tensor(iteration), "reward/mean": torch.tensor(0.5)}
+        trainer: Any = SimpleNamespace(loggers=[logger], callback_metrics=measured)
+        write([logger], {"iteration": iteration, "step": 4 * iteration, "reward/mean": 0.5})
+        saving.on_train_batch_end(trainer, pl.LightningModule())
+        logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("reward/mean")] == [1, 1, 2]  # once more with the settings
+    assert "hp_metric" not in events.Tags()["scalars"]
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    told = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert {key: value.string_value or value.number_value for key, value in told.items()} == {
+        "model": "A", "model.lora": "None", "model.betas": "[0.9]", "seed": 1.0
+    }  # fmt: skip
 
 
 def test_what_works_is_let_through() -> None:

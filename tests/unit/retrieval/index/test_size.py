@@ -1,7 +1,9 @@
 """What an index needs is told before it is built, close to the truth, and too small a machine is refused."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from llds.errors import RetrievalError
@@ -94,8 +96,16 @@ def test_a_full_disk_is_named_and_the_build_goes_on_when_there_is_room(make_retr
 def test_the_memory_of_this_machine_is_read():
     memory = read_memory()
     assert 0 < memory.available <= memory.total
-    physical = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
-    assert memory.total <= 2 * physical
+    assert memory.total <= psutil.virtual_memory().total + psutil.swap_memory().total
+
+
+def test_the_memory_of_a_machine_without_proc_and_cgroups_is_read(monkeypatch):
+    """As on macOS."""
+    monkeypatch.setattr(index_size, "_CGROUP", Path("/nowhere"))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 << 30, available=5 << 30))
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(total=2 << 30, free=1 << 30))
+    monkeypatch.setattr(Path, "read_text", lambda path: pytest.fail(f"reads {path}") if "proc" in str(path) else "max")
+    assert read_memory() == Memory(18 << 30, 6 << 30)
 
 
 @pytest.mark.parametrize(
