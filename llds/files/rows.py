@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from llds.errors import DataError
 
@@ -15,8 +14,7 @@ _NAMED = 10  # of them, in a message
 _REPR_OF_ARRAY = re.compile(r"\s*array\(\s*\[.*\)\s*", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):  # made in a quarter of the time of a dataclass; there are millions
     """One row of a file.
 
     Attributes:
