@@ -24,18 +24,23 @@ _VERDICTS = (["yes"], ["no"], ["noanswer"])
 def extract_answer(text: str) -> str | None:
     """Return the text of the last complete ``<answer>...</answer>`` span, None without one.
 
+    Spans are read from left to right, as Search-R1's scorer does: a span begins at the first opening tag after the span
+    before it, so that of ``<answer><answer>Oslo</answer>`` the answer is ``<answer>Oslo``, which equals no gold answer.
+
     Args:
         text: Text that the policy generated, and nothing else.
 
     Returns:
         What stands between the tags, stripped; possibly empty.
     """
-    last_closing = text.rfind(_CLOSING)
-    opening = text.rfind(_OPENING, 0, max(last_closing, 0))
-    if opening < 0:
-        return None
-    start = opening + len(_OPENING)
-    return text[start : text.find(_CLOSING, start)].strip()
+    answer, opening = None, text.find(_OPENING)
+    while opening >= 0:
+        start = opening + len(_OPENING)
+        end = text.find(_CLOSING, start)
+        if end < 0:
+            break
+        answer, opening = text[start:end].strip(), text.find(_OPENING, end)
+    return answer
 
 
 def normalize_answer(text: str) -> str:
@@ -131,11 +136,32 @@ def _f1(words: list[str], gold_words: list[str]) -> float:
 
 
 class Reward(ABC):
-    """Scores a finished trajectory. Subclass it and name the class in YAML to reward something else."""
+    """Scores a finished trajectory. Subclass it and name the class in YAML to reward something else.
+
+    What is rewarded is trained on; whether the trajectory is *correct* is another question, on which signals, detector,
+    probes and report rest: a bonus for good form does not make a wrong answer right.
+
+    Attributes:
+        correct_from: Reward from which a trajectory counts as correct, for a class that judges better than exact match
+            does; None is exact match of the answer.
+    """
+
+    correct_from: float | None = None
 
     @abstractmethod
     def __call__(self, trajectory: Trajectory) -> float:
         """Return the reward of a trajectory whose episode has ended."""
+
+    def is_correct(self, trajectory: Trajectory, value: float) -> bool:
+        """Return whether a trajectory is correct.
+
+        Args:
+            trajectory: Its episode has ended.
+            value: Its reward by this class.
+        """
+        if self.correct_from is not None:
+            return value >= self.correct_from
+        return exact_match(trajectory.answer, trajectory.prompt.golden_answers) == 1
 
 
 class ExactMatchReward(Reward):

@@ -41,7 +41,7 @@ from llds.modules.policy import LoRA, Policy, PolicyOutput
 from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
 from llds.modules.start_up import check_checkpoint, check_training
 from llds.modules.updates import PolicyUpdate
-from llds.rollout import TagProtocol
+from llds.rollout import Protocol, TagProtocol
 from llds.strategies import (
     ZeRO3Strategy,
     load_training_state,
@@ -66,7 +66,7 @@ class SearchAgentModule(pl.LightningModule):
         reference: Folder of the reference policy; None is the initial policy.
         optimization: Optimizer, schedule and batch sizes.
         advantage_scale: Whether advantages are divided by their group's standard deviation ("none": Dr.GRPO).
-        protocol: Tags of actions and observations; None is Search-R1's.
+        protocol: The format of calls, answers and observations; None is Search-R1's tags.
         agent_tools: The tools of the agent, for `configure_agent_tools`.
         opening_tool: Asked about each question before the agent's first action; what it says stands in the prompt, at
             ``{observation}`` of the prompt template. A search tool makes one-shot retrieval (RAG).
@@ -108,7 +108,7 @@ class SearchAgentModule(pl.LightningModule):
         reference: str | None = None,
         optimization: Optimization = Optimization(),
         advantage_scale: Literal["std", "none"] = "std",
-        protocol: TagProtocol | None = None,
+        protocol: Protocol | None = None,
         agent_tools: list[AgentTool] | None = None,
         opening_tool: AgentTool | None = None,
         lora: LoRA | None = None,
@@ -127,7 +127,7 @@ class SearchAgentModule(pl.LightningModule):
         self.objective = Objective(policy_loss or GRPOLoss(), kl_penalty, llds_penalty, importance_correction)
         self.optimization = optimization
         self.advantage_scale = advantage_scale
-        self.protocol = protocol or TagProtocol()
+        self.protocol: Protocol = protocol or TagProtocol()
         self.lora = lora
         self.policy_dtype = dtype
         self.gradient_checkpointing = gradient_checkpointing

@@ -9,13 +9,14 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from llds.agent_tools import AgentTool
+from llds.agent_tools import AgentTool, ToolContext
 from llds.errors import ConfigurationError, SamplerError, ToolFailure, ToolInputError
 from llds.rollout.observation import ObservationEncoder
-from llds.rollout.protocol import ObservationText, TagProtocol
-from llds.rollout.tool_calls import ToolCallPolicy, call_tool
+from llds.rollout.protocol import ObservationText
+from llds.rollout.protocol import Protocol as ActionProtocol
+from llds.rollout.tool_calls import ToolCallPolicy, call_tool, run_calls
 from llds.samplers.base import Sampler, SampleRequest
-from llds.types import Action, Prompt, Trajectory, Turn
+from llds.types import Prompt, Trajectory, Turn
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Environment:
 
     sampler: Sampler
     tokenizer: PreTrainedTokenizerBase
-    protocol: TagProtocol
+    protocol: ActionProtocol
     tools: dict[str, AgentTool]
     opening_tool: AgentTool | None
     encoder: ObservationEncoder
@@ -120,7 +121,7 @@ async def _take_turn(environment: Environment, trajectory: Trajectory, seed: tup
         return False
     room -= len(turn.action_ids)
     if room > 0:
-        await _observe(environment, turn)
+        await _observe(environment, trajectory, turn, seed)
         if environment.watcher is not None:
             environment.watcher.observed(turn)
     if len(turn.observation_ids) >= room:  # an observation without room for an action after it is of no use
@@ -138,6 +139,7 @@ async def _act(environment: Environment, trajectory: Trajectory, max_tokens: int
             token_ids=trajectory.token_ids,
             max_tokens=max_tokens,
             stop_strings=tuple(environment.protocol.stop_strings(names)),
+            stop_ids=environment.protocol.stop_ids(),
             sampling=trajectory.sampling,
             seed=seed,
         )
@@ -148,25 +150,25 @@ async def _act(environment: Environment, trajectory: Trajectory, max_tokens: int
     return turn
 
 
-async def _observe(environment: Environment, turn: Turn) -> None:
+async def _observe(environment: Environment, trajectory: Trajectory, turn: Turn, seed: tuple[int, ...]) -> None:
     started = time.perf_counter()
-    text = await _respond(environment, turn, turn.action)
+    text = await _respond(environment, trajectory, turn, seed)
     turn.tool_s = time.perf_counter() - started
     observation = environment.encoder.encode(text, environment.limits.observation_tokens)
     turn.observation_ids, turn.observation_is_cut = observation.token_ids, observation.is_cut
 
 
-async def _respond(environment: Environment, turn: Turn, action: Action) -> ObservationText:
-    names = list(environment.tools)
+async def _respond(
+    environment: Environment, trajectory: Trajectory, turn: Turn, seed: tuple[int, ...]
+) -> ObservationText:
+    action, said = turn.action, _decode(environment, turn.action_ids)
     if action.kind == "invalid":
-        return environment.protocol.correct(_decode(environment, turn.action_ids), names)
-    try:
-        result = await call_tool(environment.tools[action.name], action.content, environment.tool_calls)
-    except ToolInputError as error:
-        turn.action = Action("invalid", action.name, action.content)
-        return environment.protocol.correct(_decode(environment, turn.action_ids), names, reason=str(error))
-    turn.document_ids = result.document_ids
-    return environment.protocol.observe(result.text, names)
+        return environment.protocol.correct(said, list(environment.tools), action.reason)
+    context = ToolContext(trajectory.prompt.row, trajectory.index, len(trajectory.turns) - 1, seed)
+    outcomes = await run_calls(environment.tools, action.tool_calls, environment.tool_calls, context)
+    turn.tool_errors = sum(one.is_error for one in outcomes)
+    turn.document_ids = tuple(document for one in outcomes for document in one.document_ids)
+    return environment.protocol.observe_all(action, said, [one.text for one in outcomes])
 
 
 def _decode(environment: Environment, ids: list[int]) -> str:

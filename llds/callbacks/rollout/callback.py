@@ -29,6 +29,7 @@ from llds.modules import SearchAgentModule
 from llds.rewards import ExactMatchReward, Reward
 from llds.rollout import (
     Collection,
+    Correctness,
     EpisodeLimits,
     EpisodeWatcher,
     FailurePolicy,
@@ -54,6 +55,8 @@ class RolloutCallback(pl.Callback):
         group_size: Trajectories of each training prompt.
         sampler: Generates actions; None is the trainer's own policy.
         reward: Scores a trajectory; None is exact match.
+        correct: When a trajectory is correct, for signals, probes and detector; None asks the reward, which by default
+            means exact match.
         sampling: The sampling law in training.
         eval_sampling: The sampling law in validation, test and predict; greedy by default.
         limits: Limits of an episode in training.
@@ -82,6 +85,7 @@ class RolloutCallback(pl.Callback):
         group_size: int = 5,
         sampler: Sampler | None = None,
         reward: Reward | None = None,
+        correct: Correctness | None = None,
         sampling: SamplingParams = SamplingParams(),
         eval_sampling: SamplingParams = SamplingParams(temperature=0.0),
         limits: EpisodeLimits = EpisodeLimits(),
@@ -98,6 +102,7 @@ class RolloutCallback(pl.Callback):
         self.group_size = group_size
         self.sampler = sampler or TransformersSampler()
         self.reward = reward or ExactMatchReward()
+        self.correct = correct
         self.sampling = sampling
         self.eval_sampling = eval_sampling
         self.limits = limits
@@ -207,8 +212,8 @@ class RolloutCallback(pl.Callback):
             pl_module: Scores.
             trajectories: At least one, none of them failed.
         """
-        tag, masking = pl_module.protocol.answer_tag, pl_module.objective.answer_masking
-        collated = collate(trajectories, answer_spans(trajectories, pl_module.tokenizer, tag, masking))
+        mark, masking = pl_module.protocol.answer_mark, pl_module.objective.answer_masking
+        collated = collate(trajectories, answer_spans(trajectories, pl_module.tokenizer, mark, masking))
         check_trained_ids(trajectories, collated)
         return pl_module.prepare(collated)
 
@@ -232,7 +237,7 @@ class RolloutCallback(pl.Callback):
                 pl_module.opening_tool,
                 self.watcher,
             )
-            self._ranks = CollectiveRollouts(collector, weights, self.sampler, self.reward)
+            self._ranks = CollectiveRollouts(collector, weights, self.sampler, self.reward, self.correct)
         return self._ranks
 
     # Beside the iterations

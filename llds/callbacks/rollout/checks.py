@@ -50,6 +50,7 @@ def check_limits(key: str, limits: EpisodeLimits, pl_module: SearchAgentModule, 
         prompt_tokens: Most tokens of a prompt.
     """
     check_room(key, limits, prompt_tokens, pl_module.opening_tool is not None)
+    pl_module.protocol.attach(pl_module.tokenizer, pl_module.agent_tools)
     names = [tool.name for tool in pl_module.agent_tools]
     ObservationEncoder(pl_module.tokenizer, pl_module.protocol, names).check_limit(limits.observation_tokens)
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from llds.callbacks.rollout.weight_sync import WeightSync
 from llds.rewards import Reward
-from llds.rollout import Collection, Rollout, RolloutCollector, RolloutUnderWay
+from llds.rollout import Collection, Correctness, Rollout, RolloutCollector, RolloutUnderWay
 from llds.rollout.scoring import score
 from llds.samplers import Sampler
 from llds.strategies import gather, together
@@ -27,17 +27,26 @@ class CollectiveRollouts:
         weights: Keeps the sampler at the policy's weights.
         sampler: Generates actions.
         reward: Scores a trajectory.
+        correct: When a trajectory is correct; None asks the reward.
 
     Attributes:
         collector: The same.
         weights: The same.
     """
 
-    def __init__(self, collector: RolloutCollector, weights: WeightSync, sampler: Sampler, reward: Reward) -> None:
+    def __init__(
+        self,
+        collector: RolloutCollector,
+        weights: WeightSync,
+        sampler: Sampler,
+        reward: Reward,
+        correct: Correctness | None = None,
+    ) -> None:
         self.collector = collector
         self.weights = weights
         self._sampler = sampler
         self._reward = reward
+        self._correct = correct
 
     def finish(self, under_way: RolloutUnderWay, collection: Collection) -> Rollout:
         """Wait for a rollout, sample anew what engines lost, and reward.
@@ -77,7 +86,7 @@ class CollectiveRollouts:
 
     def _rewarded(self, trajectories: list[Trajectory]) -> list[Trajectory]:
         for trajectory in trajectories:
-            trajectory.reward = score(self._reward, trajectory)
+            score(self._reward, trajectory, self._correct)
         return trajectories
 
     def _resample_lost(self, trajectories: Sequence[Trajectory], collection: Collection) -> None:

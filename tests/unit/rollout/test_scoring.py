@@ -8,9 +8,9 @@ import pytest
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from llds.errors import ConfigurationError
-from llds.rewards import Reward
-from llds.rollout.scoring import score
-from llds.types import Prompt, SamplingParams, Trajectory
+from llds.rewards import F1Reward, Reward
+from llds.rollout.scoring import Correctness, score
+from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
 
 
 class Theirs(Reward):
@@ -26,7 +26,39 @@ class Theirs(Reward):
 
 def scored(function: Callable[[Trajectory], Any], **changes: Any) -> float:
     prompt = Prompt("q7", "Who?", ("a",), origin="train.jsonl:7")
-    return score(Theirs(function), Trajectory(prompt, "g", 3, SamplingParams(), **changes))
+    trajectory = Trajectory(prompt, "g", 3, SamplingParams(), **changes)
+    score(Theirs(function), trajectory)
+    return trajectory.reward
+
+
+def judged(reward: Reward, answer: str, correct: Correctness | None = None) -> tuple[float, bool]:
+    turns = [Turn([3], [-0.1], "stop", Action("answer", "", answer))]
+    trajectory = Trajectory(Prompt("q7", "Where?", ("city of Oslo",)), "g", 3, SamplingParams(), turns=turns)
+    score(reward, trajectory, correct)
+    return round(trajectory.reward, 2), trajectory.is_correct
+
+
+def test_a_word_overlap_is_a_reward_but_no_right_answer() -> None:
+    assert judged(F1Reward(), "the city of Bergen") == (0.67, False)
+    assert judged(F1Reward(), "The city of Oslo!") == (1.0, True)
+    assert judged(F1Reward(), "the city of Bergen", Correctness(at_least=0.6)) == (0.67, True)
+
+
+def test_a_bonus_makes_no_wrong_answer_right() -> None:
+    form = Theirs(lambda one: 1.2 if one.answer == "city of Oslo" else 0.2)
+    assert [judged(form, answer)[1] for answer in ("city of Oslo", "Bergen")] == [True, False]
+
+
+def test_a_class_that_judges_better_than_exact_match_says_from_where_on() -> None:
+    verifier = Theirs(lambda one: 0.8 * float("Oslo" in (one.answer or "")))
+    assert judged(verifier, "Oslo, the city") == (0.8, False)
+    verifier.correct_from = 0.8
+    assert judged(verifier, "Oslo, the city") == (0.8, True)
+
+
+def test_a_threshold_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"rollout\.correct\.at_least"):
+        Correctness(at_least=float("nan"))
 
 
 def leave(_: Trajectory) -> Any:
