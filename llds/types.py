@@ -193,7 +193,10 @@ class Trajectory:
         failure: What failed, where the status is ``failed``.
         failed_by: Which part of the infrastructure it was; "time" for one that was abandoned as a straggler.
         reward: Set by the reward function after the episode.
+        rewards: What each part of the reward gave, by name, where there are several; those that do not apply are left
+            out.
         is_correct: Whether the answer is right, which is not the same as a reward above 0: set with the reward.
+        environment_reward: What its environment said that the episode was worth; None where it says nothing.
     """
 
     prompt: Prompt
@@ -204,9 +207,11 @@ class Trajectory:
     turns: list[Turn] = field(default_factory=list)
     status: TrajectoryStatus = "out_of_turns"
     failure: str = ""
-    failed_by: Literal["", "tool", "sampler", "time"] = ""
+    failed_by: Literal["", "tool", "sampler", "reward", "time"] = ""
     reward: float = 0.0
+    rewards: dict[str, float] = field(default_factory=dict)
     is_correct: bool = False
+    environment_reward: float | None = None
 
     @property
     def token_ids(self) -> list[int]:
@@ -263,4 +268,5 @@ class Trajectory:
             "answer": self.answer,
             "reward": self.reward,
             "is_correct": self.is_correct,
+            **({"rewards": self.rewards} if self.rewards else {}),
         }

@@ -2,7 +2,16 @@
 
 from llds.agent_tools.base import AgentTool, ToolContext
 from llds.agent_tools.calculator import CalculatorTool
+from llds.agent_tools.environment import EnvironmentFactory
 from llds.agent_tools.function import FunctionTool
 from llds.agent_tools.search import SearchStatistics, SearchTool
 
-__all__ = ["AgentTool", "CalculatorTool", "FunctionTool", "SearchStatistics", "SearchTool", "ToolContext"]
+__all__ = [
+    "AgentTool",
+    "CalculatorTool",
+    "EnvironmentFactory",
+    "FunctionTool",
+    "SearchStatistics",
+    "SearchTool",
+    "ToolContext",
+]

@@ -163,6 +163,8 @@ class AgentTool(ABC):
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ToolInputError(f"{self.name} takes JSON with {', '.join(known)}. This is none: {error}.") from None
+        if not isinstance(found, dict) and len(known) == 1:
+            return {next(iter(known)): found}
         if not isinstance(found, dict):
             raise ToolInputError(f"{self.name} takes a JSON object with {', '.join(known)}.")
         return found

@@ -19,10 +19,11 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
         iteration: Iterations that were trained before, which is the version of the trainer's weights.
 
     Returns:
-        Means over trajectories: ``reward/mean`` (0-1), ``rollout/answered``, ``rollout/failed`` (shares),
-        ``rollout/searches`` (tool calls served), ``rollout/turns``, ``rollout/action_tokens``,
-        ``rollout/total_tokens``, ``rollout/repeated_ngrams`` (share of the n-grams of a trajectory's actions that
-        occurred in it before), ``rollout/weight_lag`` (iterations by which the sampler's weights were behind); means
+        Means over trajectories: ``reward/mean`` (0-1), ``reward/<part>/mean`` where it has parts,
+        ``rollout/answered``, ``rollout/failed`` (shares), ``rollout/searches`` (tool calls served),
+        ``rollout/turns``, ``rollout/action_tokens``, ``rollout/total_tokens``, ``rollout/repeated_ngrams`` (share of
+        the n-grams of a trajectory's actions that occurred in it before), ``rollout/weight_lag`` (iterations by which
+        the sampler's weights were behind); means
         over actions: ``rollout/valid_action_rate``, ``rollout/action_cut`` (share that hit the limit),
         ``rollout/observation_cut``, ``rollout/tool_failures`` and ``rollout/tool_errors`` (shares of the tool calls
         that infrastructure failed, and that the tool refused because of their argument); over groups:
@@ -53,6 +54,10 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
         "rollout/tool_failures": _failed_calls(trajectories),
         "rollout/tool_errors": _refused_calls(alive),
         "rollout/weight_lag": _mean(iteration - trajectory.policy_version for trajectory in trajectories),
+    }
+    parts = dict.fromkeys(name for one in alive for name in one.rewards)
+    values |= {
+        f"reward/{name}/mean": _mean(one.rewards[name] for one in alive if name in one.rewards) for name in parts
     }
     return {key: value for key, value in values.items() if value is not None}
 

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from llds.agent_tools import AgentTool
+from llds.agent_tools import AgentTool, EnvironmentFactory
 from llds.batches import PolicyBatch, RolloutBatch
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError
@@ -70,6 +70,7 @@ class SearchAgentModule(pl.LightningModule):
         agent_tools: The tools of the agent, for `configure_agent_tools`.
         opening_tool: Asked about each question before the agent's first action; what it says stands in the prompt, at
             ``{observation}`` of the prompt template. A search tool makes one-shot retrieval (RAG).
+        environment: Makes an environment for each trajectory, whose methods are tools beside the others.
         lora: Trains adapters only; the reference is then the model without them.
         dtype: Data type of the weights.
         gradient_checkpointing: Whether to recompute activations in the backward pass.
@@ -111,6 +112,7 @@ class SearchAgentModule(pl.LightningModule):
         protocol: Protocol | None = None,
         agent_tools: list[AgentTool] | None = None,
         opening_tool: AgentTool | None = None,
+        environment: EnvironmentFactory | None = None,
         lora: LoRA | None = None,
         dtype: Literal["float32", "bfloat16", "float64"] = "float32",
         gradient_checkpointing: bool = False,
@@ -137,6 +139,7 @@ class SearchAgentModule(pl.LightningModule):
         self.tokenizer = load_tokenizer(policy)
         self._given_tools = agent_tools or []
         self.opening_tool = opening_tool
+        self.environment = environment
         self.anchor = LaggedAnchor.of(self.objective.active_llds)
         self.reference: Policy | None = None
         self.is_loaded = False
@@ -154,7 +157,7 @@ class SearchAgentModule(pl.LightningModule):
     @cached_property
     def agent_tools(self) -> list[AgentTool]:
         """The tools of this agent, made once, after the constructors of all subclasses."""
-        return self.configure_agent_tools()
+        return [*self.configure_agent_tools(), *(self.environment.tools if self.environment else [])]
 
     def configure_agent_tools(self) -> list[AgentTool]:
         """The tools of this agent: those given in the configuration. Override to bring your own."""

@@ -9,7 +9,7 @@ from llds.rollout.failures import FailurePolicy
 from llds.rollout.observation import EncodedObservation, ObservationEncoder
 from llds.rollout.oversampling import Oversampling
 from llds.rollout.protocol import ChatToolProtocol, ObservationText, Protocol, TagProtocol
-from llds.rollout.scoring import Correctness
+from llds.rollout.scoring import Correctness, RewardCalls
 from llds.rollout.stragglers import Stragglers
 from llds.rollout.tool_calls import ToolCallPolicy
 
@@ -28,6 +28,7 @@ __all__ = [
     "ObservationText",
     "Oversampling",
     "Protocol",
+    "RewardCalls",
     "Rollout",
     "RolloutCollector",
     "RolloutUnderWay",

@@ -6,14 +6,14 @@ Trajectories advance independently. One that waits for a tool never holds back a
 import asyncio
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from llds.agent_tools import AgentTool
+from llds.agent_tools import AgentTool, EnvironmentFactory
 from llds.rollout.episode import Environment, EpisodeLimits, EpisodeWatcher, run_episode
 from llds.rollout.observation import ObservationEncoder
 from llds.rollout.protocol import Protocol
@@ -88,6 +88,7 @@ class RolloutCollector:
         tool_calls: Deadline and retries of a tool call.
         opening_tool: Asked about each question before the first action; its result becomes part of the prompt.
         watcher: Sees the turns of all episodes as they come.
+        stateful: Makes an environment for each trajectory.
 
     Raises:
         ConfigurationError: If the protocol cannot work with a tool or with the tokenizer.
@@ -102,6 +103,7 @@ class RolloutCollector:
         tool_calls: ToolCallPolicy,
         opening_tool: AgentTool | None = None,
         watcher: EpisodeWatcher | None = None,
+        stateful: EnvironmentFactory | None = None,
     ) -> None:
         self.sampler = sampler
         # Of its own: transformers sets what is split on the tokenizer, and others use theirs while the loop runs.
@@ -112,6 +114,7 @@ class RolloutCollector:
         self.tool_calls = tool_calls
         self.opening_tool = opening_tool
         self.watcher = watcher
+        self.stateful = stateful
         self.encoder = ObservationEncoder(self.tokenizer, protocol, list(self.tools))
         self._loop = BackgroundLoop(tool_calls.blocked_s, blocking_tool)
 
@@ -167,9 +170,13 @@ class RolloutCollector:
         """
         for trajectory in trajectories:
             trajectory.turns, trajectory.status = [], "out_of_turns"
-            trajectory.failure, trajectory.failed_by = "", ""
+            trajectory.failure, trajectory.failed_by, trajectory.environment_reward = "", "", None
             trajectory.policy_version = self.sampler.policy_version
         self._loop.run(self._run_all(trajectories, collection))
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run something else on the event loop, to its end."""
+        return self._loop.run(coroutine)
 
     def close(self) -> None:
         """Stop the event loop; nothing can be collected afterwards."""
@@ -196,6 +203,7 @@ class RolloutCollector:
             limits=collection.limits,
             tool_calls=self.tool_calls,
             watcher=self.watcher,
+            stateful=self.stateful,
         )
         try:
             async with asyncio.TaskGroup() as group:

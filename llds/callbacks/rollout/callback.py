@@ -34,12 +34,14 @@ from llds.rollout import (
     EpisodeWatcher,
     FailurePolicy,
     Oversampling,
+    RewardCalls,
     Rollout,
     RolloutCollector,
     RolloutUnderWay,
     Stragglers,
     ToolCallPolicy,
 )
+from llds.rollout.scoring import Scoring
 from llds.samplers import SampledPolicy, Sampler, TransformersSampler
 from llds.strategies import rank, together, world_size
 from llds.types import Prompt, SamplingParams, Trajectory
@@ -62,6 +64,7 @@ class RolloutCallback(pl.Callback):
         limits: Limits of an episode in training.
         eval_limits: Limits of an episode in validation, test and predict.
         tool_calls: Deadline and retries of a tool call.
+        reward_calls: Of a reward that asks a server.
         on_failure: What becomes of the group of a failed trajectory: the others stay ("drop_trajectory"; a group of
             one that remains is dropped too), or all go ("drop_group").
         max_failed: Share of failed trajectories in one iteration, 0-1, above which the run stops.
@@ -91,6 +94,7 @@ class RolloutCallback(pl.Callback):
         limits: EpisodeLimits = EpisodeLimits(),
         eval_limits: EpisodeLimits = EpisodeLimits(turns=4),
         tool_calls: ToolCallPolicy = ToolCallPolicy(),
+        reward_calls: RewardCalls = RewardCalls(),
         on_failure: Literal["drop_trajectory", "drop_group"] = "drop_trajectory",
         max_failed: float = 0.5,
         seed: int | None = None,
@@ -102,7 +106,7 @@ class RolloutCallback(pl.Callback):
         self.group_size = group_size
         self.sampler = sampler or TransformersSampler()
         self.reward = reward or ExactMatchReward()
-        self.correct = correct
+        self.scoring = Scoring(self.reward, correct, reward_calls)
         self.sampling = sampling
         self.eval_sampling = eval_sampling
         self.limits = limits
@@ -128,7 +132,7 @@ class RolloutCallback(pl.Callback):
         together(partial(pl_module.check, stage))
         pl_module.temperature = self.sampling.temperature
         data = cast(PromptDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-        check_template(data.template, pl_module.opening_tool is not None)
+        check_template(data.template, pl_module.opening_tool is not None, pl_module.environment is not None)
         if stage == "fit":
             if self.overlap:
                 check_overlap(pl_module.objective, self.sampler)
@@ -236,8 +240,9 @@ class RolloutCallback(pl.Callback):
                 self.tool_calls,
                 pl_module.opening_tool,
                 self.watcher,
+                pl_module.environment,
             )
-            self._ranks = CollectiveRollouts(collector, weights, self.sampler, self.reward, self.correct)
+            self._ranks = CollectiveRollouts(collector, weights, self.sampler, self.scoring)
         return self._ranks
 
     # Beside the iterations

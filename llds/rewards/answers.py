@@ -1,18 +1,12 @@
-"""Outcome rewards: what an answer is worth against the gold answers.
-
-Stands after the rollout and before the advantages. Only the answer that the policy itself sampled counts
-(`Trajectory.answer`); text that was retrieved is never read here, so it cannot earn anything.
+"""What an answer is worth against the gold answers, as pure functions of text.
 
 Every function is linear in the length of its input: answers are as long as the model likes.
 """
 
 import re
 import string
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-
-from llds.types import Trajectory
 
 _OPENING = "<answer>"
 _CLOSING = "</answer>"
@@ -33,14 +27,12 @@ def extract_answer(text: str) -> str | None:
     Returns:
         What stands between the tags, stripped; possibly empty.
     """
-    answer, opening = None, text.find(_OPENING)
-    while opening >= 0:
-        start = opening + len(_OPENING)
-        end = text.find(_CLOSING, start)
-        if end < 0:
-            break
-        answer, opening = text[start:end].strip(), text.find(_OPENING, end)
-    return answer
+    last = text.rfind(_OPENING, 0, max(text.rfind(_CLOSING), 0))
+    if last < 0:
+        return None
+    before = text.rfind(_CLOSING, 0, last)  # no span goes beyond a closing tag: this one began after it
+    start = text.find(_OPENING, max(before, 0)) + len(_OPENING)
+    return text[start : text.find(_CLOSING, start)].strip()
 
 
 def normalize_answer(text: str) -> str:
@@ -133,48 +125,3 @@ def _f1(words: list[str], gold_words: list[str]) -> float:
         return 0.0
     common = (Counter(words) & Counter(gold_words)).total()
     return 2 * common / max(1, len(words) + len(gold_words))
-
-
-class Reward(ABC):
-    """Scores a finished trajectory. Subclass it and name the class in YAML to reward something else.
-
-    What is rewarded is trained on; whether the trajectory is *correct* is another question, on which signals, detector,
-    probes and report rest: a bonus for good form does not make a wrong answer right.
-
-    Attributes:
-        correct_from: Reward from which a trajectory counts as correct, for a class that judges better than exact match
-            does; None is exact match of the answer.
-    """
-
-    correct_from: float | None = None
-
-    @abstractmethod
-    def __call__(self, trajectory: Trajectory) -> float:
-        """Return the reward of a trajectory whose episode has ended."""
-
-    def is_correct(self, trajectory: Trajectory, value: float) -> bool:
-        """Return whether a trajectory is correct.
-
-        Args:
-            trajectory: Its episode has ended.
-            value: Its reward by this class.
-        """
-        if self.correct_from is not None:
-            return value >= self.correct_from
-        return exact_match(trajectory.answer, trajectory.prompt.golden_answers) == 1
-
-
-class ExactMatchReward(Reward):
-    """1 for an answer that equals a gold answer after normalization, else 0; the reward of the paper."""
-
-    def __call__(self, trajectory: Trajectory) -> float:
-        """Return 1.0 or 0.0; a trajectory without an answer is worth 0."""
-        return exact_match(trajectory.answer, trajectory.prompt.golden_answers)
-
-
-class F1Reward(Reward):
-    """Word overlap of the answer with the closest gold answer, between 0 and 1: a denser signal than exact match."""
-
-    def __call__(self, trajectory: Trajectory) -> float:
-        """Return the best F1; a trajectory without an answer is worth 0."""
-        return token_f1(trajectory.answer, trajectory.prompt.golden_answers)
