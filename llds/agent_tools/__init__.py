@@ -4,6 +4,8 @@ from llds.agent_tools.base import AgentTool, ToolContext
 from llds.agent_tools.calculator import CalculatorTool
 from llds.agent_tools.environment import EnvironmentFactory
 from llds.agent_tools.function import FunctionTool
+from llds.agent_tools.http import HTTPTool
+from llds.agent_tools.python import PythonTool
 from llds.agent_tools.search import SearchStatistics, SearchTool
 
 __all__ = [
@@ -11,6 +13,8 @@ __all__ = [
     "CalculatorTool",
     "EnvironmentFactory",
     "FunctionTool",
+    "HTTPTool",
+    "PythonTool",
     "SearchStatistics",
     "SearchTool",
     "ToolContext",

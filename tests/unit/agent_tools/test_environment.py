@@ -2,15 +2,17 @@
 
 import asyncio
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 from transformers import PreTrainedTokenizerFast
 
-from llds.agent_tools import EnvironmentFactory, ToolContext
-from llds.errors import ConfigurationError
+from llds.agent_tools import EnvironmentFactory, FunctionTool, ToolContext
+from llds.errors import ConfigurationError, ToolInputError
 from llds.rewards import EnvironmentReward
 from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy
 from llds.rollout.scoring import Scoring
@@ -54,7 +56,7 @@ class Counter:
 
     def close(self) -> None:
         """Leave."""
-        Counter.alive.remove(self)
+        Counter.alive = [one for one in Counter.alive if one is not self]
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +159,30 @@ def test_the_database_of_the_recipe_answers_and_says_what_is_wrong_with_a_statem
         shop.query(endless)
     shop.close()
     assert [tool.name for tool in EnvironmentFactory(module.SqlEnvironment).tools] == ["query", "tables"]
+
+
+def test_the_page_about_an_agent_of_ones_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "own_agent.md").read_text()
+    for name, code in re.findall(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL):
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    configurations = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert len(configurations) == 4
+    functions = [one["init_args"]["function"] for one in configurations[0]["model"]["init_args"]["agent_tools"][1:]]
+    tools = {tool.name: tool for tool in map(FunctionTool, functions)}
+    context = ToolContext({"hint": "It is a city."})
+    assert asyncio.run(tools["population"].call('{"city": "Oslo", "year": 2020}', context)).text == "717710"
+    assert asyncio.run(tools["hint"].call("Oslo", context)).text == "It is a city."
+    with pytest.raises(ToolInputError, match="There are: Oslo, Bergen"):
+        asyncio.run(tools["population"].call({"city": "Paris"}, context))
+    shop = EnvironmentFactory(**configurations[2]["model"]["init_args"]["environment"])
+    trajectory = Trajectory(Prompt("p", "?", ("1",), row={"budget": 5}), "g", 0, SamplingParams())
+
+    async def buy() -> str:
+        async with shop.opened(trajectory):
+            with pytest.raises(ToolInputError, match="pay for 2, and there are 3"):
+                await shop.tools[0].call({"count": 3}, ToolContext())
+            return (await shop.tools[0].call("2", ToolContext())).text
+
+    assert asyncio.run(buy()) == "You have 2 apples and 1 left."
+    assert trajectory.environment_reward == pytest.approx(2 / 3)
