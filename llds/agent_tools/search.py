@@ -74,7 +74,8 @@ class SearchTool(AgentTool):
         ConfigurationError: A setting is out of its range; or, from `run`, no retriever is attached.
     """
 
-    description = "Finds passages. Write a short question or keywords between the tags."
+    description = "Finds passages. Write a short question or keywords."
+    argument_name = "query"
 
     def __init__(
         self, top_k: int = 3, name: str = "search", max_query_chars: int = 1000, cache_size: int = 10_000
@@ -119,7 +120,7 @@ class SearchTool(AgentTool):
         self._answers, self._asked = OrderedDict(kept), set()
         self.statistics = SearchStatistics()
 
-    async def run(self, argument: str) -> ToolResult:
+    async def run(self, argument: str) -> ToolResult:  # type: ignore[override]
         """Return the passages for a query, best first, one a line.
 
         Raises:
@@ -141,10 +142,7 @@ class SearchTool(AgentTool):
     def _checked_query(self, argument: str) -> str:
         query = " ".join(argument.split())
         if not query:
-            raise ToolInputError(
-                f"The search query is empty. Write what you are looking for, like "
-                f"<{self.name}>capital of France</{self.name}>."
-            )
+            raise ToolInputError("The search query is empty. Write what you are looking for, like: capital of France.")
         if len(query) > self.max_query_chars:
             raise ToolInputError(
                 f"The search query has {len(query)} characters, more than {self.max_query_chars}. Write a shorter one."

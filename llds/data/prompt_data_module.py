@@ -112,6 +112,7 @@ class PromptDataModule(LightningDataModule):
             DataError: If a file, a row or a prompt cannot be used.
             ConfigurationError: If the stage has no data.
         """
+        self._announce_tools()
         refused: list[DataError] = []
         for name in _STAGES[stage]:
             if name == "predict" and self._asked is not None:
@@ -212,6 +213,12 @@ class PromptDataModule(LightningDataModule):
         for line in (line for part in parts for line in part.notes()):
             rank_zero_info(f"`data.{name}`: {line}")
         return []
+
+    def _announce_tools(self) -> None:
+        """Let prompts tell the model of its tools, as the module's protocol does."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if module is not None:
+            self.template = self.template.announcing(module.protocol.announce(module.agent_tools))
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedConfig
 
-from llds.agent_tools import AgentTool
+from llds.agent_tools import AgentTool, EnvironmentFactory
 from llds.batches import PolicyBatch, RolloutBatch
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError
@@ -46,7 +46,7 @@ from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
 from llds.modules.start_up import check_checkpoint, check_training
 from llds.modules.updates import PolicyUpdate
 from llds.paths import resolve_path
-from llds.rollout import TagProtocol
+from llds.rollout import Protocol, TagProtocol
 from llds.strategies import (
     ZeRO3Strategy,
     gather,
@@ -73,10 +73,11 @@ class SearchAgentModule(pl.LightningModule):
         reference: Folder or name of the reference policy; None is the initial policy.
         optimization: Optimizer, schedule and batch sizes.
         advantage_scale: Whether advantages are divided by their group's standard deviation ("none": Dr.GRPO).
-        protocol: Tags of actions and observations; None is Search-R1's.
+        protocol: The format of calls, answers and observations; None is Search-R1's tags.
         agent_tools: The tools of the agent, for `configure_agent_tools`.
         opening_tool: Asked about each question before the agent's first action; what it says stands in the prompt, at
             ``{observation}`` of the prompt template. A search tool makes one-shot retrieval (RAG).
+        environment: Makes an environment for each trajectory, whose methods are tools beside the others.
         lora: Trains adapters only; the reference is then the model without them.
         dtype: Data type of the weights.
         gradient_checkpointing: Whether to recompute activations in the backward pass.
@@ -115,9 +116,10 @@ class SearchAgentModule(pl.LightningModule):
         reference: str | None = None,
         optimization: Optimization = Optimization(),
         advantage_scale: Literal["std", "none"] = "std",
-        protocol: TagProtocol | None = None,
+        protocol: Protocol | None = None,
         agent_tools: list[AgentTool] | None = None,
         opening_tool: AgentTool | None = None,
+        environment: EnvironmentFactory | None = None,
         lora: LoRA | None = None,
         dtype: Literal["float32", "bfloat16", "float64"] = "float32",
         gradient_checkpointing: bool = False,
@@ -133,7 +135,7 @@ class SearchAgentModule(pl.LightningModule):
         self.objective = Objective(policy_loss or GRPOLoss(), kl_penalty, llds_penalty, importance_correction)
         self.optimization = optimization
         self.advantage_scale = advantage_scale
-        self.protocol = protocol or TagProtocol()
+        self.protocol: Protocol = protocol or TagProtocol()
         self.lora = lora
         self.policy_dtype = dtype
         self.gradient_checkpointing = gradient_checkpointing
@@ -144,6 +146,7 @@ class SearchAgentModule(pl.LightningModule):
         self.policy_path = pin_of(policy)
         self._given_tools = agent_tools or []
         self.opening_tool = opening_tool
+        self.environment = environment
         self.anchor = LaggedAnchor.of(self.objective.active_llds)
         self.reference: Policy | None = None
         self.is_loaded = False
@@ -161,7 +164,7 @@ class SearchAgentModule(pl.LightningModule):
     @cached_property
     def agent_tools(self) -> list[AgentTool]:
         """The tools of this agent, made once, after the constructors of all subclasses."""
-        return self.configure_agent_tools()
+        return [*self.configure_agent_tools(), *(self.environment.tools if self.environment else [])]
 
     def configure_agent_tools(self) -> list[AgentTool]:
         """The tools of this agent: those given in the configuration. Override to bring your own."""

@@ -66,6 +66,6 @@ class UpdateRecord:
             entropy=self.entropy,
             action_index=batch.action_index,
             answered=answered,
-            rewards=batch.rewards,
+            correct=batch.correct,
             ref_log_probs=batch.ref_log_probs,
         )

@@ -30,6 +30,7 @@ class SampleRequest:
         stop_strings: Closing tags; the token in which one ends is the last of the action.
         sampling: The sampling law.
         seed: Non-negative numbers that name this action among all others; equal seeds and contexts give equal actions.
+        stop_ids: Tokens that end the action, beside those that end a turn anyway.
     """
 
     trajectory: int
@@ -38,6 +39,7 @@ class SampleRequest:
     stop_strings: tuple[str, ...]
     sampling: SamplingParams
     seed: tuple[int, ...]
+    stop_ids: tuple[int, ...] = ()
 
     def uniforms(self) -> np.ndarray:
         """One uniform number in [0, 1) for each token of the action, fixed by the seed."""

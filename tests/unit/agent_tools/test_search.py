@@ -287,7 +287,7 @@ def test_a_reply_of_the_wrong_length_is_a_failure(tool, retriever, reply, monkey
 def test_an_empty_query_is_the_models_mistake(tool, retriever, query):
     [error] = asyncio.run(ask(tool, query))
     assert isinstance(error, ToolInputError)
-    assert "<search>capital of France</search>" in str(error)
+    assert "like: capital of France" in str(error)
     assert retriever.calls == []
 
 

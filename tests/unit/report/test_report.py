@@ -247,10 +247,29 @@ def test_equal_trajectories_are_shown_once_and_counted(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [0.1])
     with gzip.open(folder / "trajectories" / "iteration-000001.jsonl.gz", "wt") as file:
         for reward in (0.0, 1.0, 1.0):
-            file.write(json.dumps(trajectory(reward=reward)) + "\n")
+            file.write(json.dumps(trajectory(reward=reward, is_correct=reward > 0)) + "\n")
     [[question]] = reported_trajectories(read_run(folder), [], 10**6).values()
     assert [(one.reward, one.count) for one in question.trajectories] == [(1.0, 2), (0.0, 1)]
     assert (question.count, question.right) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "right"),
+    [
+        ({"reward": 0.67, "is_correct": False}, 0),
+        ({"reward": -1.0, "is_correct": True}, 1),
+        ({"reward": 1.0, "answer": "x"}, 1),  # a log of before
+        ({"reward": 0.67, "answer": "y"}, 0),
+    ],
+)
+def test_right_is_what_the_log_says_and_not_a_reward_above_0(
+    tmp_path: Path, changes: dict[str, Any], right: int
+) -> None:
+    folder = make_run(tmp_path / "run", [0.1])
+    with gzip.open(folder / "trajectories" / "iteration-000001.jsonl.gz", "wt") as file:
+        file.write(json.dumps(trajectory(**changes)) + "\n")
+    [[question]] = reported_trajectories(read_run(folder), [], 10**6).values()
+    assert question.right == right
 
 
 def test_every_signal_has_a_place_and_families_share_one() -> None:

@@ -38,6 +38,8 @@ class Planned(Reward):
         breaks_at: Iteration and position at which it raises.
     """
 
+    correct_from = 1.0
+
     def __init__(self, breaks_at: tuple[int, int] | None = None) -> None:
         self.breaks_at = breaks_at
 
