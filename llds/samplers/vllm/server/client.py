@@ -13,7 +13,6 @@ from llds.samplers.vllm.weight_update import Receipt
 from llds.types import Completion
 
 _QUICK_S = 10.0
-_UPDATE_S = 600.0
 
 
 class ServerLost(Exception):  # noqa: N818 (a state of the world)
@@ -46,15 +45,17 @@ class ServerClient:
     Args:
         url: Its address, such as ``http://127.0.0.1:8000``.
         connections: To speak through.
+        update_s: Longest time that a request of a weight update may take, in seconds.
 
     Attributes:
         in_flight: Actions that it is sampling for this process.
         lost: Why it is not used any more; empty while it is.
     """
 
-    def __init__(self, url: str, connections: Connections) -> None:
+    def __init__(self, url: str, connections: Connections, update_s: float = 270.0) -> None:
         self.url = url.rstrip("/")
         self._connections = connections
+        self._update_s = update_s
         self.in_flight = 0
         self.lost = ""
 
@@ -104,12 +105,12 @@ class ServerClient:
     async def call(self, method: str, *arguments: str) -> list[Any]:
         """Call a method of the server's workers, one on each of its GPUs; returns the result of each."""
         body = {"method": method, "args": list(arguments)}
-        answer = await self.post("collective_rpc", body, _UPDATE_S)
+        answer = await self.post("collective_rpc", body, self._update_s)
         return list(answer["results"]) if answer else []
 
     async def begin_update(self, brings_its_own: str) -> None:
         """Stop whatever is still being sampled, and get ready for weights."""
-        await self.post("pause?mode=abort", {}, _UPDATE_S)
+        await self.post("pause?mode=abort", {}, self._update_s)
         await self.call("llds_begin_update", brings_its_own)
 
     async def end_update(self, version: int) -> tuple[list[Receipt], bool]:
