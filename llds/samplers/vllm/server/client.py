@@ -15,6 +15,27 @@ from llds.types import Completion
 _QUICK_S = 10.0
 
 
+def read_reply(content: bytes, version: int) -> Completion:
+    """An action out of the reply of a server.
+
+    Args:
+        content: JSON, with an entry for each token.
+        version: Of the weights that it must be by.
+
+    Raises:
+        SamplerError: If it is not whole, or by other weights.
+    """
+    choice = json.loads(content)["choices"][0]
+    return completion(
+        choice["token_ids"],
+        [entry["logprob"] for entry in choice["logprobs"]["content"]],
+        choice["finish_reason"],
+        choice["stop_reason"],
+        choice["weight_versions"] or (),
+        version,
+    )
+
+
 class ServerLost(Exception):  # noqa: N818 (a state of the world)
     """A server does not answer, answers with old weights, or its engine died: whatever it was doing is lost."""
 
@@ -85,20 +106,11 @@ class ServerClient:
         }
         self.in_flight += 1
         try:
-            answer = await self.post("inference/v1/generate", body, deadline_s)
+            answer = await self._posted("inference/v1/generate", body, deadline_s)
         finally:
             self.in_flight -= 1
-        choice = answer["choices"][0]
-        log_probs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
         try:
-            return completion(
-                choice["token_ids"],
-                log_probs,
-                choice["finish_reason"],
-                choice["stop_reason"],
-                choice["weight_versions"] or (),
-                version,
-            )
+            return read_reply(answer, version)
         except SamplerError as error:
             raise ServerLost(str(error)) from error
 
@@ -147,23 +159,27 @@ class ServerClient:
             ServerLost: If there is none in time, or the server has failed.
             SamplerError: If it is a refusal, or leads to another address.
         """
+        answer = await self._posted(path, body, deadline_s)
+        return json.loads(answer) if answer else None
+
+    async def _posted(self, path: str, body: dict[str, Any], deadline_s: float) -> bytes:
         timeout = aiohttp.ClientTimeout(deadline_s, sock_connect=_QUICK_S)
         try:
             async with self._connections.session.post(
                 f"{self.url}/{path}", json=body, timeout=timeout, allow_redirects=False
             ) as answer:
                 self._refuse_redirect(answer, path)
-                text = await answer.text()
+                content = await answer.read()
         except TimeoutError as error:
             raise ServerLost(f"no answer from {self.url}/{path} within {deadline_s:g} s") from error
         except aiohttp.ClientError as error:
             raise ServerLost(f"{type(error).__name__}: {error}") from error
         if answer.status >= 400:
-            said = " ".join(text.split())[:300]  # on one line, whatever it is
+            said = " ".join(content.decode(errors="replace").split())[:300]  # on one line, whatever it is
             if answer.status >= 500:
                 raise ServerLost(f"{self.url}/{path} failed ({answer.status}): {said}")
             raise SamplerError(f"{self.name} refused {path} ({answer.status}): {said}")
-        return json.loads(text) if text else None
+        return content
 
     def _refuse_redirect(self, answer: aiohttp.ClientResponse, path: str) -> None:
         """Prompts and weights go where the configuration says and nowhere else."""
