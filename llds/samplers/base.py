@@ -3,6 +3,7 @@
 Every sampler takes requests one at a time from many trajectories at once; it batches them as it sees fit.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class Sampler(ABC):
     Attributes:
         policy_version: Version of the weights in use; stamped on every trajectory.
         engine_dtype: Data type of an engine's own copy of the weights.
+        update_deadline_s: Longest time, in seconds, that an update of the weights may take before the process ends.
         can_overlap: Whether it can sample with weights of its own while the policy trains.
         can_resample: Whether trajectories that it lost can be sampled again after `start`.
         takes_saved_layout: Whether it loads weights as the model's files hold them, and not as transformers computes
@@ -90,6 +92,7 @@ class Sampler(ABC):
 
     policy_version: int = 0
     engine_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    update_deadline_s: float = math.inf
     can_overlap: bool = False
     can_resample: bool = False
     takes_saved_layout: bool = False
@@ -125,6 +128,9 @@ class Sampler(ABC):
         Raises:
             ConfigurationError: Naming the key.
         """
+
+    def make_room(self) -> None:  # noqa: B027 (optional hook)
+        """Give memory back that engines need to start or to wake up; before `start`, on every rank."""
 
     def start(self) -> list[str]:
         """Start or restart engines where that is the sampler's business; before each update, on rank 0 only.

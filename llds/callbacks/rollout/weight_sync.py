@@ -18,7 +18,7 @@ from llds.files import model_folder
 from llds.modules import SearchAgentModule
 from llds.samplers import SampledPolicy, Sampler, SampleRequest, TransformersSampler
 from llds.samplers.canary import Canary, CanaryLimits, canary_trajectory, mean_gap
-from llds.strategies import rank, together
+from llds.strategies import ends_within, rank, together
 from llds.types import Completion, SamplingParams
 
 
@@ -99,10 +99,13 @@ class WeightSync:
             return
         started = time.perf_counter()
         self._version = None
+        self._sampler.make_room()
         engines = together(lambda: self._sampler.start() if rank() == 0 else [])[0]
         self._sampler.join(engines)
-        together(self._send)
-        gap = self._prove()
+        deadline_s, key = self._sampler.update_deadline_s, "rollout.sampler.update_deadline_s"
+        with ends_within(deadline_s, "the update of the engines' weights", key):
+            together(self._send)
+            gap = self._prove()
         self._version = self._module.iteration
         if gap is not None:
             self.metrics = {"rollout/canary_gap": gap, "time/weight_update_s": time.perf_counter() - started}

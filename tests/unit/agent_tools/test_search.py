@@ -113,6 +113,59 @@ def test_queries_of_a_later_pass_do_not_wait_for_an_earlier_call(tool, retriever
     assert retriever.calls == [["a"], ["b"]]
 
 
+def asked_over_time(tool, count, apart_s):
+    async def main():
+        asked = []
+        for number in range(count):
+            asked.append(asyncio.create_task(tool.run(f"q{number}")))
+            await asyncio.sleep(apart_s)
+        return await asyncio.gather(*asked)
+
+    return asyncio.run(main())
+
+
+def test_queries_that_come_while_the_first_lingers_share_its_call(retriever):
+    tool = SearchTool(linger_s=0.2)
+    tool.attach(retriever)
+    results = asked_over_time(tool, 4, 0.005)
+    assert retriever.calls == [["q0", "q1", "q2", "q3"]]
+    assert [ids[0] for ids in documents(results)] == ["q0/0", "q1/0", "q2/0", "q3/0"]
+
+
+def test_a_full_call_goes_at_once_and_none_is_larger(retriever):
+    tool = SearchTool(linger_s=30.0, max_batch=2)
+    tool.attach(retriever)
+    asyncio.run(asyncio.wait_for(ask(tool, "a", "b", "c", "d"), 10))
+    assert retriever.calls == [["a", "b"], ["c", "d"]]
+
+
+def test_what_comes_while_all_calls_are_under_way_shares_the_next(retriever):
+    tool = SearchTool(max_calls=1)
+    tool.attach(retriever)
+    retriever.delay_s = 0.1
+    asked_over_time(tool, 5, 0.01)
+    assert retriever.calls == [["q0"], ["q1", "q2", "q3", "q4"]]
+    assert tool.statistics.calls == 2
+
+
+def test_a_failed_call_gives_its_place_to_the_next(retriever):
+    tool = SearchTool(max_calls=1)
+    tool.attach(retriever)
+    retriever.failures = [RetrievalError("down")]
+    retriever.delay_s = 0.02
+    first, second = asyncio.run(ask(tool, "a")), asyncio.run(ask(tool, "a"))
+    assert isinstance(first[0], ToolFailure)
+    assert documents(second) == [("a/0", "a/1", "a/2")]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"linger_s": -1.0}, {"linger_s": float("inf")}, {"max_batch": 0}, {"max_calls": 0}]
+)
+def test_settings_of_calls_out_of_range_are_refused(settings):
+    with pytest.raises(ConfigurationError, match="linger_s >= 0"):
+        SearchTool(**settings)
+
+
 def test_an_identical_query_is_asked_once_together_in_flight_and_later(tool, retriever):
     retriever.delay_s = 0.1
 

@@ -67,6 +67,15 @@ class Sleeper(ScriptedSampler):
 
     events: list[str]
 
+    def make_room(self) -> None:
+        """Ask for memory, before a lost engine is started anew."""
+        self.events.append("room")
+
+    def start(self) -> list[str]:
+        """Start, which takes memory."""
+        assert self.events[-1] == "room"
+        return []
+
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Wake up."""
         super().update_weights(weights, version)
@@ -105,7 +114,8 @@ def test_an_engine_that_gave_its_weights_up_gets_them_before_it_samples_again(
     run.data.eval_batch_size = 2  # three batches, with the same weights
     run.fit()
     # Trained on, with the memory of the engine; then validated and sampled from with the weights of the iteration.
-    assert sampler.events == ["weights 0", "rest", "weights 1", "rest", "weights 2"]
+    expected = ["room", "weights 0", "rest", "room", "weights 1", "rest", "room", "weights 2"]
+    assert sampler.events == expected
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,34 @@ def test_the_receipt_of_every_gpu_of_a_server_counts(stubs: Stubs, broken: int) 
         sampler.close()
 
 
+@pytest.mark.parametrize(
+    ("settings", "emptied"), [({"sleep": True}, 1), ({"transfer": "ipc"}, 1), ({"transfer": "nccl"}, 0), ({}, 0)]
+)
+def test_memory_is_given_back_before_servers_start_on_the_gpus_that_train(
+    settings: dict[str, Any], emptied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(None))
+    sampler = VLLMServerSampler(urls=["http://127.0.0.1:1"], **settings)
+    sampler.make_room()
+    assert len(calls) == emptied
+
+
+def test_a_server_that_hangs_in_an_update_is_lost_within_its_deadline(stubs: Stubs) -> None:
+    async def hangs(path: str, body: dict[str, Any]) -> web.Response:
+        await asyncio.sleep(0 if path.startswith("pause") else 5)
+        return web.json_response({"success": True, "results": [None]})
+
+    url = stubs.start(hangs)
+    sampler = VLLMServerSampler(urls=[url], update_deadline_s=0.2)
+    sampler.join([url])
+    try:
+        with pytest.raises(SamplerError, match=r"no answer from .*collective_rpc within 0\.18 s"):
+            sampler.update_weights([("w", torch.ones(2))], 0)
+    finally:
+        sampler.close()
+
+
 def test_servers_that_outlive_a_run_leave_the_group_of_devices(stubs: Stubs, pool: ServerPool) -> None:
     url = stubs.start(answer)
     pool.join([url])
