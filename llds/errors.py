@@ -6,8 +6,8 @@ Three kinds, told apart because they are handled differently:
 * **The user's input** (`ConfigurationError`, `DataError`, `RetrievalError` at start-up): one clear message, a non-zero
   exit.
 * **The model's mistake** (`ToolInputError`): becomes an observation that the model reads; the episode goes on.
-* **Infrastructure** (`ToolFailure`, `SamplerError`): retried within bounds, then recorded on the trajectory, which
-  leaves the loss. Never training text. Too many of them raise `TooManyFailuresError`.
+* **Infrastructure** (`ToolFailure`, `SamplerError`, `RewardFailure`): retried within bounds, then recorded on the
+  trajectory, which leaves the loss. Never training text. Too many of them raise `TooManyFailuresError`.
 """
 
 
@@ -27,12 +27,20 @@ class RetrievalError(LLDSError, RuntimeError):
     """A retriever or its index cannot be used, or did not answer as it must."""
 
 
+class RetrieverUnavailableError(RetrievalError):
+    """A retrieval server does not answer now; it may do so later."""
+
+
 class ToolInputError(LLDSError, ValueError):
     """The model called a tool in a way it cannot serve; the message is shown to the model as an observation."""
 
 
 class ToolFailure(LLDSError, RuntimeError):  # noqa: N818 (a failure of the world, not an error of the caller)
     """A tool could not do its work (down, too slow, broken). The trajectory that asked is marked failed."""
+
+
+class RewardFailure(LLDSError, RuntimeError):  # noqa: N818 (a failure of the world, not an error of the caller)
+    """A reward could not be found out (a judge that is down). The trajectory is marked failed; never a reward of 0."""
 
 
 class BlockedError(LLDSError, RuntimeError):

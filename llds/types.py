@@ -17,6 +17,9 @@ StopReason = Literal["stop", "eos", "length"]
 ActionKind = Literal["tool", "answer", "invalid"]
 """What an action asks for: a tool call, the end of the episode, or nothing that the protocol understands."""
 
+ARGUMENT = "argument"
+"""Name of the argument of a tool that takes one text."""
+
 TrajectoryStatus = Literal["answered", "out_of_turns", "out_of_room", "failed"]
 """How an episode ended: with an answer; after the last turn; at the total length limit; by infrastructure."""
 
@@ -95,18 +98,44 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """One call of a tool, as the policy wrote it.
+
+    Attributes:
+        name: Of the tool.
+        arguments: By name.
+        call_id: That the policy gave it; empty without one.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    call_id: str = ""
+
+
+@dataclass(frozen=True)
 class Action:
-    """An action as the tag protocol reads it.
+    """An action as the protocol reads it.
 
     Attributes:
         kind: What it asks for.
-        name: The tool's name for ``tool``, else empty.
-        content: The text between the tags: the tool's argument or the answer.
+        name: The (first) tool's name for ``tool``, else empty.
+        content: The tool's argument or the answer, as text.
+        calls: The calls of a protocol whose arguments have names, in order; empty where `content` is the argument.
+        reason: Why it could not be understood, where the kind is ``invalid`` and the protocol knows.
     """
 
     kind: ActionKind
     name: str = ""
     content: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    reason: str = ""
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """All calls that it makes."""
+        if self.calls or self.kind != "tool":
+            return self.calls
+        return (ToolCall(self.name, {ARGUMENT: self.content}),)
 
 
 @dataclass(frozen=True)
@@ -135,6 +164,7 @@ class Turn:
         observation_is_cut: Whether the observation was cut at its limit.
         document_ids: Passages that a search returned, best first.
         tool_s: Seconds spent waiting for the tool.
+        tool_errors: Calls whose tool refused its arguments, which the observation says; the action itself was valid.
     """
 
     action_ids: list[int]
@@ -145,6 +175,7 @@ class Turn:
     observation_is_cut: bool = False
     document_ids: tuple[str, ...] = ()
     tool_s: float = 0.0
+    tool_errors: int = 0
 
 
 @dataclass
@@ -162,6 +193,10 @@ class Trajectory:
         failure: What failed, where the status is ``failed``.
         failed_by: Which part of the infrastructure it was; "time" for one that was abandoned as a straggler.
         reward: Set by the reward function after the episode.
+        rewards: What each part of the reward gave, by name, where there are several; those that do not apply are left
+            out.
+        is_correct: Whether the answer is right, which is not the same as a reward above 0: set with the reward.
+        environment_reward: What its environment said that the episode was worth; None where it says nothing.
     """
 
     prompt: Prompt
@@ -172,8 +207,11 @@ class Trajectory:
     turns: list[Turn] = field(default_factory=list)
     status: TrajectoryStatus = "out_of_turns"
     failure: str = ""
-    failed_by: Literal["", "tool", "sampler", "time"] = ""
+    failed_by: Literal["", "tool", "sampler", "reward", "time"] = ""
     reward: float = 0.0
+    rewards: dict[str, float] = field(default_factory=dict)
+    is_correct: bool = False
+    environment_reward: float | None = None
 
     @property
     def token_ids(self) -> list[int]:
@@ -229,4 +267,6 @@ class Trajectory:
             "failure": self.failure,
             "answer": self.answer,
             "reward": self.reward,
+            "is_correct": self.is_correct,
+            **({"rewards": self.rewards} if self.rewards else {}),
         }

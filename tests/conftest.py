@@ -12,6 +12,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Processes as many as cores: several threads in each would wait for each other, three times as long in all.
     os.environ["OMP_NUM_THREADS"] = "1"
 
+# Tests, and the processes that they start, ask no hub but one of their own (tests/hub.py).
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 EXACT = 1e-12
 """Absolute, for float64 results that must agree but for the order of sums."""
 
@@ -59,11 +62,12 @@ def _talkative() -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process per core, at most four, for ``-m "not slow"`` on all unit tests; everything else runs in this one.
+    """One process per core where all unit tests run, at most four (two for slow ones); a room or two run in this one.
 
-    Slow tests start processes of their own and watch the clock, and a room or two are done before a worker is up.
+    Slow tests start processes of their own, and a room or two are done before a worker is up.
     """
     unit = Path(__file__).parent / "unit"
-    is_whole = any(unit.is_relative_to(Path(str(one)).absolute()) for one in config.args)
-    is_quick = is_whole and config.getoption("markexpr") == "not slow"
-    return min(len(os.sched_getaffinity(0)), 4) if is_quick else 0
+    if not any(unit.is_relative_to(Path(str(one)).absolute()) for one in config.args):
+        return 0
+    most = {"not slow": 4, "slow": 2}.get(config.getoption("markexpr"), 0)
+    return min(os.cpu_count() or 1, most)

@@ -47,6 +47,8 @@ class Oracle(AgentTool):
 class FirstIsRight(Reward):
     """Rewards the first trajectory of each group, so that every iteration has something to learn."""
 
+    correct_from = 1.0
+
     def __call__(self, trajectory: Trajectory) -> float:
         """Score."""
         return float(trajectory.index % 4 == 0)

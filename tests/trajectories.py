@@ -13,7 +13,7 @@ def random_trajectory(seed: int, group: int, reward: float, vocabulary: int = 50
         return [draw.randrange(2, vocabulary) for _ in range(draw.randint(low, high))]
 
     prompt = Prompt("p", "?", ("gold",), prompt_ids=tuple(tokens(3, 6)))
-    trajectory = Trajectory(prompt, f"0-{group}", seed, SamplingParams(), reward=reward)
+    trajectory = Trajectory(prompt, f"0-{group}", seed, SamplingParams(), reward=reward, is_correct=reward > 0)
     for number in range(turns):
         action = tokens(2, 5)
         observation = tokens(3, 8) if number + 1 < turns else []

@@ -170,6 +170,7 @@ class Scored(Reward):
     def __init__(self, clock: Clock, how: Callable[[Trajectory], float], from_the_start: bool = False) -> None:
         self.clock, self.how, self.from_the_start = clock, how, from_the_start
         self.exact = ExactMatchReward()
+        self.correct_from = 1.0
 
     def __call__(self, trajectory: Trajectory) -> float:
         """Score."""

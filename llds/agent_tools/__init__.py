@@ -1,7 +1,21 @@
 """Agent tools: what the policy can call while it answers a question; `base` says how to add one."""
 
-from llds.agent_tools.base import AgentTool
+from llds.agent_tools.base import AgentTool, ToolContext
 from llds.agent_tools.calculator import CalculatorTool
+from llds.agent_tools.environment import EnvironmentFactory
+from llds.agent_tools.function import FunctionTool
+from llds.agent_tools.http import HTTPTool
+from llds.agent_tools.python import PythonTool
 from llds.agent_tools.search import SearchStatistics, SearchTool
 
-__all__ = ["AgentTool", "CalculatorTool", "SearchStatistics", "SearchTool"]
+__all__ = [
+    "AgentTool",
+    "CalculatorTool",
+    "EnvironmentFactory",
+    "FunctionTool",
+    "HTTPTool",
+    "PythonTool",
+    "SearchStatistics",
+    "SearchTool",
+    "ToolContext",
+]

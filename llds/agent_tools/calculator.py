@@ -50,11 +50,12 @@ class CalculatorTool(AgentTool):
     """
 
     description = "Computes arithmetic. " + _USAGE
+    argument_name = "expression"
 
     def __init__(self, name: str = "calculate") -> None:
         self.name = checked_tool_name(name, "name")
 
-    async def run(self, argument: str) -> ToolResult:
+    async def run(self, argument: str) -> ToolResult:  # type: ignore[override]
         """Return the value of the expression.
 
         Raises:

@@ -6,13 +6,23 @@ the collector), and whether the passages were any good (`llds.metrics`).
 """
 
 import asyncio
+import math
+import sys
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from llds.agent_tools.base import AgentTool, checked_tool_name
-from llds.errors import ConfigurationError, RetrievalError, ToolFailure, ToolInputError
+from llds.agent_tools.outage import Outage
+from llds.errors import (
+    ConfigurationError,
+    RetrievalError,
+    RetrieverUnavailableError,
+    ToolFailure,
+    ToolInputError,
+)
 from llds.retrieval.base import Passage, Retriever
 from llds.types import ToolResult
 
@@ -45,10 +55,26 @@ class SearchStatistics:
     retriever_s: float = 0.0
 
 
+@dataclass
+class _Waiting:
+    """Queries that wait for their call.
+
+    Attributes:
+        queries: In the order in which they came.
+        is_full: Set when no more may join.
+        call: The call, once it is made.
+    """
+
+    queries: list[str] = field(default_factory=list)
+    is_full: asyncio.Event = field(default_factory=asyncio.Event)
+    call: _Call = field(init=False)
+
+
 class SearchTool(AgentTool):
     """Searches the corpus of the retriever that the retrieval callback attaches.
 
-    Queries that arrive in the same pass of the event loop go to the retriever in one call, in a worker thread. Within
+    Queries that arrive in the same pass of the event loop, or within `linger_s`, or while `max_calls` calls are under
+    way, go to the retriever in one call, in a worker thread. Within
     an iteration the same query is asked once, and the answers that were used last are remembered in the next ones;
     failed calls are not, so that a retry asks again.
 
@@ -58,6 +84,10 @@ class SearchTool(AgentTool):
         max_query_chars: Longest query in characters; a longer one is the model's mistake.
         cache_size: Queries whose answers are remembered from one iteration to the next, about 2 kB each; 0 forgets them
             all, for a retriever whose answers change.
+        linger_s: Time for which a query waits for others to join its call, in seconds; 0 does not wait.
+        max_batch: Most queries of one call.
+        max_calls: Most calls at once; None sets no limit. For an index whose scan costs the same for one query as for
+            many: 1 or 2, and what arrives during a scan shares the next.
 
     Attributes:
         retriever: What is asked; None until `attach`.
@@ -67,10 +97,18 @@ class SearchTool(AgentTool):
         ConfigurationError: A setting is out of its range; or, from `run`, no retriever is attached.
     """
 
-    description = "Finds passages. Write a short question or keywords between the tags."
+    description = "Finds passages. Write a short question or keywords."
+    argument_name = "query"
 
     def __init__(
-        self, top_k: int = 3, name: str = "search", max_query_chars: int = 1000, cache_size: int = 10_000
+        self,
+        top_k: int = 3,
+        name: str = "search",
+        max_query_chars: int = 1000,
+        cache_size: int = 10_000,
+        linger_s: float = 0.0,
+        max_batch: int = 512,
+        max_calls: int | None = None,
     ) -> None:
         if top_k < 1:
             raise ConfigurationError(f"Expected `top_k` of the search tool >= 1, got {top_k}. Raise it.")
@@ -78,21 +116,37 @@ class SearchTool(AgentTool):
             raise ConfigurationError(f"Expected `max_query_chars` >= 1, got {max_query_chars}. Raise it.")
         if cache_size < 0:
             raise ConfigurationError(f"Expected `cache_size` of the search tool >= 0, got {cache_size}.")
+        if not 0 <= linger_s < math.inf or max_batch < 1 or (max_calls is not None and max_calls < 1):
+            raise ConfigurationError(
+                "Expected the search tool to have linger_s >= 0, max_batch >= 1 and max_calls >= 1 or null, got "
+                f"{linger_s}, {max_batch} and {max_calls}."
+            )
         self.top_k = top_k
         self.name = checked_tool_name(name, "name")
         self.max_query_chars = max_query_chars
         self.cache_size = cache_size
+        self.linger_s = linger_s
+        self.max_batch = max_batch
+        self.max_calls = max_calls
         self.retriever: Retriever | None = None
         self.statistics = SearchStatistics()
         self._answers: OrderedDict[str, list[Passage]] = OrderedDict()  # the one used last is last
         self._asked: set[str] = set()  # in this iteration
+        self._outage = Outage(0.0)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: list[str] = []  # queries that the next call will ask
+        self._waiting: _Waiting | None = None  # what the next call will ask
+        self._slots = asyncio.Semaphore(max_calls or sys.maxsize)
         self._in_flight: dict[str, _Call] = {}  # the calls of queries that wait or were asked
 
-    def attach(self, retriever: Retriever) -> None:
-        """Use this retriever from now on; it must be open."""
+    def attach(self, retriever: Retriever, patience_s: float = 0.0) -> None:
+        """Use this retriever from now on; it must be open.
+
+        Args:
+            retriever: What is asked.
+            patience_s: Longest time that searches wait for a server that does not answer, in seconds.
+        """
         self.retriever = retriever
+        self._outage = Outage(patience_s)
         self._answers, self._asked = OrderedDict(), set()
 
     def describe(self) -> dict[str, Any]:
@@ -105,7 +159,7 @@ class SearchTool(AgentTool):
         self._answers, self._asked = OrderedDict(kept), set()
         self.statistics = SearchStatistics()
 
-    async def run(self, argument: str) -> ToolResult:
+    async def run(self, argument: str) -> ToolResult:  # type: ignore[override]
         """Return the passages for a query, best first, one a line.
 
         Raises:
@@ -127,10 +181,7 @@ class SearchTool(AgentTool):
     def _checked_query(self, argument: str) -> str:
         query = " ".join(argument.split())
         if not query:
-            raise ToolInputError(
-                f"The search query is empty. Write what you are looking for, like "
-                f"<{self.name}>capital of France</{self.name}>."
-            )
+            raise ToolInputError("The search query is empty. Write what you are looking for, like: capital of France.")
         if len(query) > self.max_query_chars:
             raise ToolInputError(
                 f"The search query has {len(query)} characters, more than {self.max_query_chars}. Write a shorter one."
@@ -159,47 +210,71 @@ class SearchTool(AgentTool):
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop = loop
-            self._waiting, self._in_flight = [], {}
+            self._waiting, self._in_flight = None, {}
+            self._slots = asyncio.Semaphore(self.max_calls or sys.maxsize)
 
     def _enqueue(self, query: str) -> None:
-        if not self._waiting:
-            self._waiting = [query]
+        if self._waiting is None:
+            self._waiting = _Waiting()
             # A new task starts after everything that is ready in this pass has run, and so has added its query.
-            self._in_flight[query] = self._begin_call(self._waiting)
-        else:
-            self._in_flight[query] = self._in_flight[self._waiting[0]]
-            self._waiting.append(query)
+            self._waiting.call = self._begin_call(self._waiting)
+        waiting = self._waiting
+        waiting.queries.append(query)
+        self._in_flight[query] = waiting.call
+        if len(waiting.queries) == self.max_batch:
+            waiting.is_full.set()
+            self._waiting = None
 
-    def _begin_call(self, queries: list[str]) -> "_Call":
+    def _begin_call(self, waiting: "_Waiting") -> "_Call":
         # Those of the iteration and the loop that ask, whatever begins meanwhile.
-        answers, in_flight, statistics = self._answers, self._in_flight, self.statistics
+        answers, in_flight = self._answers, self._in_flight
 
         def note(call: _Call) -> None:
-            for query in queries:
+            for query in waiting.queries:
                 in_flight.pop(query, None)
-            if call.cancelled() or call.exception() is not None:
-                statistics.failed_calls += 1
-            else:
+            if not call.cancelled() and call.exception() is None:
                 answers.update(call.result())
 
-        call = asyncio.create_task(self._ask_waiting(queries))
+        call = asyncio.create_task(self._ask_waiting(waiting))
         call.add_done_callback(note)  # the first, so that it has run when those who wait for the call go on
         return call
 
-    async def _ask_waiting(self, queries: list[str]) -> dict[str, list[Passage]]:
-        self._waiting = []
-        return dict(zip(queries, await self._ask(queries), strict=True))
+    async def _ask_waiting(self, waiting: "_Waiting") -> dict[str, list[Passage]]:
+        statistics = self.statistics  # of the iteration that asks, whatever begins while it waits
+        if self.linger_s:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(waiting.is_full.wait(), self.linger_s)
+        async with self._slots:  # others may join until there is one
+            if self._waiting is waiting:
+                self._waiting = None
+            return dict(zip(waiting.queries, await self._ask(waiting.queries, statistics), strict=True))
 
-    async def _ask(self, queries: list[str]) -> list[list[Passage]]:
-        statistics, retriever = self.statistics, self.retriever
+    async def _ask(self, queries: list[str], statistics: SearchStatistics) -> list[list[Passage]]:
+        """The passages of queries, when the retriever is there again."""
+        while True:
+            try:
+                reply = await self._try(queries, statistics)
+            except RetrieverUnavailableError as error:
+                if (wait_s := self._outage.wait_s(error)) is None:
+                    raise ToolFailure(f"The retriever failed: {error}") from error
+                await asyncio.sleep(wait_s)
+            except RetrievalError as error:
+                raise ToolFailure(f"The retriever failed: {error}") from error
+            else:
+                self._outage.ended()
+                return reply
+
+    async def _try(self, queries: list[str], statistics: SearchStatistics) -> list[list[Passage]]:
+        retriever = self.retriever
         assert retriever is not None  # noqa: S101 (run has checked it)
         statistics.calls += 1
         start = time.monotonic()
         try:
             reply = await asyncio.to_thread(retriever.retrieve, queries, self.top_k)
             self._check_reply(reply, queries)
-        except RetrievalError as error:
-            raise ToolFailure(f"The retriever failed: {error}") from error
+        except BaseException:
+            statistics.failed_calls += 1
+            raise
         finally:
             statistics.retriever_s += time.monotonic() - start
         return reply

@@ -25,6 +25,7 @@ class PolicyBatch:
         answer_mask: True on the tokens of the final answer span, ``[B, T]`` bool.
         behavior_log_probs: What the sampler reported, 0 off the mask, ``[B, T]`` fp32.
         rewards: ``[B]`` fp32.
+        correct: Whether each trajectory is correct, ``[B]`` bool.
         advantages: ``[B]`` fp32; zero until the module sets them.
         groups: Group number of each row, ``[B]`` long.
         old_log_probs: Under the policy at the start of the iteration, ``[B, T]`` fp32; None where the step's
@@ -39,6 +40,7 @@ class PolicyBatch:
     answer_mask: Tensor
     behavior_log_probs: Tensor
     rewards: Tensor
+    correct: Tensor
     advantages: Tensor
     groups: Tensor
     old_log_probs: Tensor | None = None
@@ -135,6 +137,7 @@ def collate(trajectories: Sequence[Trajectory], answer_spans: Sequence[range] | 
         answer_mask=answer_mask,
         behavior_log_probs=behavior_log_probs,
         rewards=torch.tensor([trajectory.reward for trajectory in trajectories], dtype=torch.float32),
+        correct=torch.tensor([trajectory.is_correct for trajectory in trajectories], dtype=torch.bool),
         advantages=torch.zeros(len(trajectories)),
         groups=torch.tensor([numbers[trajectory.group_id] for trajectory in trajectories]),
     )

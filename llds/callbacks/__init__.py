@@ -13,6 +13,7 @@ from llds.callbacks.checkpoint import (
 )
 from llds.callbacks.collapse import CollapseMonitor
 from llds.callbacks.evaluation import EvaluationTable
+from llds.callbacks.policy_check import PolicyCheck
 from llds.callbacks.probe import LLDProbe
 from llds.callbacks.profile import IterationProfile
 from llds.callbacks.progress import RolloutProgressBar
@@ -31,6 +32,7 @@ __all__ = [
     "IterationProfile",
     "IterationSignals",
     "LLDProbe",
+    "PolicyCheck",
     "RetrievalCallback",
     "RolloutCallback",
     "RolloutProgressBar",

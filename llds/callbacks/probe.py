@@ -206,8 +206,8 @@ class LLDProbe(pl.Callback):
 
 def _is_informative(group: list[Trajectory]) -> bool:
     """Whether it has right and wrong trajectories, and each has something to train on."""
-    rewards = [trajectory.reward for trajectory in group]
-    return min(rewards) <= 0 < max(rewards) and all(any(turn.action_ids for turn in one.turns) for one in group)
+    kinds = {trajectory.is_correct for trajectory in group}
+    return len(kinds) == 2 and all(any(turn.action_ids for turn in one.turns) for one in group)
 
 
 def _in_words(probe: Probe) -> str:

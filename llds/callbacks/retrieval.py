@@ -25,12 +25,20 @@ class RetrievalCallback(MetricSource):
 
     Args:
         retriever: Finds passages; None for an agent without a search tool.
+        patience_s: Longest time that searches wait for a retrieval server that does not answer, in seconds, as while it
+            is started anew; the tries of `rollout.tool_calls` must last as long. 0 does not wait.
+
+    Raises:
+        ConfigurationError: If the patience is negative.
     """
 
     part: ClassVar[str] = "retrieval"
 
-    def __init__(self, retriever: Retriever | None = None) -> None:
+    def __init__(self, retriever: Retriever | None = None, patience_s: float = 60.0) -> None:
+        if patience_s < 0:
+            raise ConfigurationError(f"Expected `retrieval.patience_s` >= 0, got {patience_s}.")
         self.retriever = retriever
+        self.patience_s = patience_s
         self._tools: list[SearchTool] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: SearchAgentModule, stage: str) -> None:
@@ -53,13 +61,18 @@ class RetrievalCallback(MetricSource):
         name, seconds = type(self.retriever).__name__, time.perf_counter() - started
         rank_zero_info(f"{name} ready in {seconds:.1f} s (fingerprint {self.retriever.fingerprint})")
         for tool in self._tools:
-            tool.attach(self.retriever)
+            tool.attach(self.retriever, self.patience_s)
 
     def _open(self, retriever: Retriever, trainer: pl.Trainer) -> None:
         """Open it on every rank: rank 0 first, which builds a missing index, then the first of each machine."""
         turn = 0 if trainer.is_global_zero else 1 if trainer.local_rank == 0 else 2
         for now in range(3):
             together(retriever.open if now == turn else lambda: None)
+
+    @property
+    def opened(self) -> Retriever | None:
+        """The retriever, where a tool of the agent uses it."""
+        return self.retriever if self._tools else None
 
     def measure(self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch) -> dict[str, float]:
         """The retrieval's signals; none of an agent without a search tool."""

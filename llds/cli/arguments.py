@@ -2,6 +2,8 @@
 
 import argparse
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from llds.cli.config.accepted import nearest
@@ -35,3 +37,17 @@ class ArgumentParser(argparse.ArgumentParser):
             options = [word for action in self._actions for word in action.option_strings if word.startswith("--")]
             advice = f" {nearest(unknown[1], options)}"
         raise ConfigurationError(f"Expected `{self.usage}`, got: {message}.{advice}")
+
+
+def names_of(paths: Sequence[str | Path]) -> list[str]:
+    """The last parts of the paths, as many as tell them apart.
+
+    Args:
+        paths: At least one.
+    """
+    parts = [Path(path).resolve().parts for path in paths]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-count:]) for one in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names

@@ -11,7 +11,7 @@ from llds.files import Row
 from llds.files.rows import is_unicode, shorten
 
 _MISSING = object()
-_MAX_CHARS = 100_000  # no question is longer; a file that lost its line breaks is
+MAX_CHARS = 100_000  # no question is longer; a file that lost its line breaks is
 
 
 def find_column(row: Row, field: str | None, key: str, usual: Sequence[str]) -> tuple[Any, str]:
@@ -68,8 +68,8 @@ def read_text(value: Any, row: Row, column: str, expected: str) -> str:
     text = value.strip() if isinstance(value, str) else ""
     if not text:
         raise refuse(row, column, expected, value)
-    if len(value) > _MAX_CHARS:
-        raise refuse(row, column, f"{expected} of at most {_MAX_CHARS:,} characters", value)
+    if len(value) > MAX_CHARS:
+        raise refuse(row, column, f"{expected} of at most {MAX_CHARS:,} characters", value)
     if "\x00" in value or not is_unicode(value):  # half of a surrogate pair is what no tokenizer takes
         raise refuse(row, column, f"{expected} in valid Unicode without null characters", value)
     return text

@@ -12,6 +12,7 @@ from pathlib import Path
 from ahocorasick_rs import AhoCorasick
 
 from llds.errors import DataError
+from llds.files import BadRows
 from llds.paths import resolve_path
 from llds.rewards import comparable_answer, contains_answer, normalize_answer
 
@@ -62,13 +63,15 @@ def answers_in_corpus(answers: Iterable[str], corpus: str | Path) -> set[str]:
     words = sorted(answers - plain)
     matcher = AhoCorasick([_with_edges(answer) for answer in words], store_patterns=False)
     found: set[str] = set()
-    for _, passage in iter_passages(resolve_path(corpus)):
+    bad_rows = BadRows("error")
+    for _, passage in iter_passages(resolve_path(corpus), bad_rows):
         content = passage_content(passage)
         text = _with_edges(normalize_answer(content), always=True)
         found.update(words[number] for number, _, _ in matcher.find_matches_as_indexes(text, overlapping=True))
         found.update(answer for answer in plain - found if contains_answer(content, answer))
         if len(found) == len(answers):
             break
+    bad_rows.check(corpus)
     return found
 
 

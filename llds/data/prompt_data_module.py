@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from llds.data.loader import PromptLoader
 from llds.data.prompt_table import PromptTable
 from llds.data.source import DataSource
-from llds.data.source_reader import SourceQuestions, join_unique, read_source
+from llds.data.source_reader import SourceQuestions, join_unique, raise_together, read_source
 from llds.data.template import PromptTemplate
 from llds.errors import ConfigurationError, DataError
 from llds.types import Prompt
@@ -112,6 +112,7 @@ class PromptDataModule(LightningDataModule):
             DataError: If a file, a row or a prompt cannot be used.
             ConfigurationError: If the stage has no data.
         """
+        self._announce_tools()
         refused: list[DataError] = []
         for name in _STAGES[stage]:
             if name == "predict" and self._asked is not None:
@@ -126,7 +127,7 @@ class PromptDataModule(LightningDataModule):
                     f"Add a path: --data.{name} FILE."
                 )
             refused += self._read(name, sources)
-        _raise_together(refused)
+        raise_together(refused)
 
     def train_dataloader(self) -> PromptLoader:
         """Return the loader of training prompts, at the position of the checkpoint that a run resumes from."""
@@ -213,6 +214,12 @@ class PromptDataModule(LightningDataModule):
             rank_zero_info(f"`data.{name}`: {line}")
         return []
 
+    def _announce_tools(self) -> None:
+        """Let prompts tell the model of its tools, as the module's protocol does."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if module is not None:
+            self.template = self.template.announcing(module.protocol.announce(module.agent_tools))
+
     def _find_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
             if self.trainer is None:
@@ -269,15 +276,6 @@ class PromptDataModule(LightningDataModule):
 
     def _evaluation_loader(self, name: str) -> PromptLoader:
         return PromptLoader(self.prompts[name], self.eval_batch_size, encode=self._encode)
-
-
-def _raise_together(errors: Sequence[DataError]) -> None:
-    """Raise what is wrong with each of several files as one error."""
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        lines = "\n".join(str(error) for error in errors)
-        raise DataError(f"Expected data files that can be used, got {len(errors)} that cannot:\n{lines}")
 
 
 def _check_weights(name: str, sources: Sequence[DataSource]) -> None:

@@ -7,14 +7,15 @@ sets call things; what a column may hold is in `llds.data.columns`.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llds.data.columns import find_column, find_optional_column, read_text, refuse
+from llds.data.columns import MAX_CHARS, find_column, find_optional_column, read_text, refuse
+from llds.data.prompt_table import PromptRow
 from llds.data.source import DataSource
 from llds.errors import DataError
 from llds.files import Row
-from llds.types import Prompt
+from llds.files.rows import is_array_repr, is_unicode
 
 # In the order in which they are looked for. Dots reach into nested columns.
 QUESTION_COLUMNS = ("question", "extra_info.question", "query", "prompt", "problem", "Question")
@@ -29,11 +30,13 @@ _INSTRUCTIONS = ("<answer>", "</answer>", "<search>")  # a question says none of
 _CONTAINER = re.compile(  # a list or a mapping that begins with a text or with another of them; an empty list
     r"""\s*(\[\s*["'\[{].*\]|\{\s*["'].*\}|\[\s*\])\s*""", re.DOTALL
 )
-_REPR_OF_ARRAY = re.compile(r"\s*array\(\s*\[.*\)\s*", re.DOTALL)
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*"(role|content)"\s*:""")
+_OPENINGS = ("[", "{", "array(")  # of what holds answers or messages
+_MOST_SHAPES = 100
 _ANSWERS = "a string, a number or a list of them as gold answers"
 
 
-def prompt_from_row(row: Row, source: DataSource) -> Prompt:
+def prompt_from_row(row: Row, source: DataSource) -> PromptRow:
     """Make a prompt of a row.
 
     Args:
@@ -43,7 +46,7 @@ def prompt_from_row(row: Row, source: DataSource) -> Prompt:
     Raises:
         DataError: If a column is missing or holds something else than it must.
     """
-    return Prompt(
+    return PromptRow(
         prompt_id=_prompt_id(row, source),
         question=_question(row, source),
         golden_answers=_golden_answers(row, source),
@@ -52,6 +55,98 @@ def prompt_from_row(row: Row, source: DataSource) -> Prompt:
         origin=row.origin,
         row=_columns(row, source),
     )
+
+
+class PromptMaker:
+    """Makes prompts of the rows of a source: rows of the usual shape in a quarter of the time, with the same result.
+
+    Usual is a question that is a text, gold answers that are a text or a list of texts, and nothing in them that must
+    be looked at. All other rows go to `prompt_from_row`, which knows what is wrong with them.
+
+    Args:
+        source: Names of the columns.
+    """
+
+    def __init__(self, source: DataSource) -> None:
+        self._source = source
+        self._is_plain = (
+            source.question_pattern is None
+            and source.messages_field is None
+            and source.row_fields is None
+            and isinstance(source.answer_field, str | None)
+        )
+        self._name = source.name or source.file_stem
+        self._columns: dict[tuple[str, ...], _UsualColumns | None] = {}
+
+    def __call__(self, row: Row) -> PromptRow:
+        """Make a prompt of a row.
+
+        Args:
+            row: The row.
+
+        Raises:
+            DataError: As `prompt_from_row`.
+        """
+        names = tuple(row.values)
+        if names not in self._columns:
+            self._columns[names] = self._usual_columns(names)
+        columns = self._columns[names]
+        prompt = None if columns is None else self._quickly(row, columns)
+        return prompt_from_row(row, self._source) if prompt is None else prompt
+
+    def _usual_columns(self, names: tuple[str, ...]) -> "_UsualColumns | None":
+        """The columns of rows with these names; None where they must be looked for in each row."""
+        source = self._source
+        if not self._is_plain or len(self._columns) > _MOST_SHAPES or ALIAS_COLUMN in names:
+            return None
+        question = _usual_column(names, source.question_field, QUESTION_COLUMNS)
+        answer = _usual_column(names, source.answer_field, ANSWER_COLUMNS)
+        prompt_id = _usual_column(names, source.id_field, ID_COLUMNS)
+        name = "" if source.name else _usual_column(names, source.data_source_field, DATA_SOURCE_COLUMNS)
+        if not question or not answer or prompt_id is None or name is None:
+            return None
+        return question, answer, prompt_id, name
+
+    def _quickly(self, row: Row, columns: "_UsualColumns") -> PromptRow | None:
+        """The prompt of a row of the usual shape; None of any other."""
+        values = row.values
+        question_column, answer_column, id_column, name_column = columns
+        question, golds = _plain(values[question_column]), values[answer_column]
+        if type(golds) is not list:
+            golds = [golds] if type(golds) is str and self._source.answer_separator not in golds else [""]
+        answers = (_plain(golds[0]),) if len(golds) == 1 else tuple(map(_plain, golds))
+        prompt_id = values[id_column] if id_column else row.number
+        prompt_id = str(prompt_id) if type(prompt_id) is int else _plain(prompt_id)
+        name = _plain(values[name_column]) if name_column else self._name
+        if not question or not answers or not all(answers) or not prompt_id or not name:
+            return None
+        if len(answers) > 1:
+            answers = tuple(dict.fromkeys(answers))
+        return PromptRow(prompt_id, question, answers, name, None, row.origin, values)
+
+
+_UsualColumns = tuple[str, str, str, str]
+"""Columns of question, answers, id and data set's name; the last two may be empty, which is none."""
+
+
+def _usual_column(names: tuple[str, ...], field: str | None, usual: Sequence[str]) -> str | None:
+    """The column at the top of a row that is looked for; empty where there is none, None where it may lie deeper."""
+    for name in usual if field is None else (field,):
+        if name in names:
+            return name
+        if name.partition(".")[0] in names or field is not None:
+            return None
+    return ""
+
+
+def _plain(value: Any) -> str:
+    """A text without white space around it; empty for all that is none, or must be looked at."""
+    if type(value) is not str or len(value) > MAX_CHARS or "<" in value or "\x00" in value:
+        return ""
+    text = value.strip()
+    if text.startswith(_OPENINGS) or not (text.isascii() or is_unicode(text)):
+        return ""
+    return text
 
 
 def _columns(row: Row, source: DataSource) -> Mapping[str, Any]:
@@ -63,10 +158,13 @@ def _columns(row: Row, source: DataSource) -> Mapping[str, Any]:
 
 def _question(row: Row, source: DataSource) -> str:
     value, column = find_column(row, source.question_field, "question_field", QUESTION_COLUMNS)
+    value = _messages_in_text(value)
     if isinstance(value, list):  # chat messages: the question is what the user said last
         said = [message["content"] for message in _messages(value, row, column) if message["role"] == "user"]
         value = said[-1] if said else None
     text = read_text(value, row, column, "a question")
+    if is_array_repr(text):
+        raise refuse(row, column, "a question or a list of chat messages (inside of a string as JSON)", text)
     if source.question_pattern is not None:
         found = re.search(source.question_pattern, text, re.DOTALL)
         return read_text(found and found[1], row, column, f"a question that matches {source.question_pattern!r}")
@@ -115,7 +213,7 @@ def _answers_of_item(item: Any, row: Row, column: str, source: DataSource) -> li
 
 def _in_text(text: str, row: Row, column: str, source: DataSource) -> Any:
     """What a text holds: a list or a record that is written as JSON (PopQA, csv), or answers between separators."""
-    is_array = _REPR_OF_ARRAY.fullmatch(text) is not None
+    is_array = is_array_repr(text)
     if not is_array and not _CONTAINER.fullmatch(text):
         return text.split(source.answer_separator)
     try:
@@ -148,7 +246,17 @@ def _chat(row: Row, source: DataSource) -> tuple[Mapping[str, str], ...] | None:
     if source.messages_field is None:
         return None
     value, column = find_column(row, source.messages_field, "messages_field", ())
-    return _messages(value, row, column)
+    return _messages(_messages_in_text(value), row, column)
+
+
+def _messages_in_text(value: Any) -> Any:
+    """Chat messages that stand as JSON in a text, as tables hold them; any other value as it is."""
+    if not isinstance(value, str) or not _MESSAGES.match(value):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _messages(value: Any, row: Row, column: str) -> tuple[Mapping[str, str], ...]:

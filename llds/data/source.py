@@ -11,7 +11,7 @@ from typing import Any
 
 from llds.errors import ConfigurationError
 from llds.files import FileFormat, OnBadRow
-from llds.paths import resolve_path
+from llds.files.hub_data import name_of_data
 
 ANSWER_SEPARATOR = "<|answer_split|>"
 
@@ -24,7 +24,8 @@ class DataSource:
     there. Dots reach into nested columns. Rows are read, filtered, shuffled and cut to the limit, in this order.
 
     Args:
-        path: A jsonl, json, csv or tsv file (also in gzip) or a parquet file; ``llds:...`` for one inside the package.
+        path: A jsonl, json, csv or tsv file (also in gzip) or a parquet file; ``llds:...`` for one inside the package;
+            ``hf://datasets/OWNER/NAME[@REVISION][/SPLIT or FILE]`` for what the hub has by name.
         limit: Number of questions that are used; None is all.
         shuffle: Whether the questions are shuffled before the limit is applied: with it, a random sample. (Training
             prompts are shuffled anew in each pass anyway: ``data.shuffle``.)
@@ -96,8 +97,8 @@ class DataSource:
 
     @cached_property
     def file_stem(self) -> str:
-        """The file's name up to its first point: the data set's name where nothing else names it."""
-        return resolve_path(self.path).name.split(".")[0]
+        """The data set's name where nothing else names it."""
+        return name_of_data(self.path)
 
     def _refuse(self, key: str, expected: str, value: Any, advice: str) -> ConfigurationError:
         return ConfigurationError(

@@ -11,19 +11,20 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from llds.data.corpus_filter import with_answer_in
-from llds.data.prompt_table import PromptTable
-from llds.data.prompts import prompt_from_row
+from llds.data.prompt_table import PromptRow, PromptTable
+from llds.data.prompts import PromptMaker
 from llds.data.source import DataSource
 from llds.errors import DataError
 from llds.files import BadRows, file_hash, read_rows
 from llds.types import Prompt
 
 _ROW_BITS = 40
+_Prompt = TypeVar("_Prompt", Prompt, PromptRow)
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,41 @@ def _check_rows(source: DataSource, bad_rows: BadRows, usable: int) -> None:
         raise DataError(f"Expected at least one row in {source.path}, got an empty data set. Check the file.")
 
 
+def read_sources(sources: Iterable[DataSource]) -> tuple[list[SourceQuestions], list[DataError]]:
+    """Read several data sources, all of them whatever is wrong with one.
+
+    Args:
+        sources: The sources.
+
+    Returns:
+        The questions of those that can be used, and what is wrong with the others, for `raise_together`.
+    """
+    found: list[SourceQuestions] = []
+    refused: list[DataError] = []
+    for source in sources:
+        try:
+            found.append(read_source(source))
+        except DataError as error:
+            refused.append(error)
+    return found, refused
+
+
+def raise_together(errors: Sequence[DataError]) -> None:
+    """Raise what is wrong with each of several files as one error; nothing where nothing is.
+
+    Args:
+        errors: One per file.
+
+    Raises:
+        DataError: If there are any.
+    """
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        lines = "\n".join(str(error) for error in errors)
+        raise DataError(f"Expected data files that can be used, got {len(errors)} that cannot:\n{lines}")
+
+
 def read_prompts(source: DataSource) -> PromptTable:
     """Return the prompts of a data source alone, without token ids.
 
@@ -155,7 +191,7 @@ def questions_hash(prompts: Iterable[Prompt]) -> str:
     return digest.hexdigest()
 
 
-def check_unique(prompts: Iterable[Prompt], bad_rows: BadRows | None = None) -> Iterator[Prompt]:
+def check_unique(prompts: Iterable[_Prompt], bad_rows: BadRows | None = None) -> Iterator[_Prompt]:
     """Yield the prompts; those whose id another one of the same data source had before are malformed.
 
     Args:
@@ -181,14 +217,15 @@ def join_unique(tables: Sequence[PromptTable]) -> PromptTable:
         tables: At least one, each without repeated ids.
 
     Raises:
-        DataError: If an id comes twice.
+        DataError: If ids come twice; all of them are named.
     """
     if len(tables) > 1:
-        seen = _SeenIds()
+        seen, repeated = _SeenIds(), BadRows("error")
         for table in tables:
             for name, prompt_id, origin in zip(*map(table.column, ("data_source", "prompt_id", "origin")), strict=True):
                 if (first := seen.add(name, prompt_id, origin)) is not None:
-                    raise _repeated(name, prompt_id, first, origin)
+                    repeated.take(_repeated(name, prompt_id, first, origin))
+        repeated.check("the files together")
     return PromptTable.joined(tables)
 
 
@@ -196,7 +233,8 @@ class _SeenIds:
     """Where each id was first: by a hash of 60 bits, and the numbers of file and row; some 110 bytes each."""
 
     def __init__(self) -> None:
-        self._files: dict[str, int] = {}
+        self._files: list[str] = []
+        self._start = ""  # of the origins of the file that is read now
         self._first: dict[int, int] = {}
 
     def add(self, data_source: str, prompt_id: str, origin: str) -> str | None:
@@ -207,13 +245,12 @@ class _SeenIds:
             prompt_id: The id in it.
             origin: ``file:row`` where it stands.
         """
-        file, _, row = origin.rpartition(":")
-        key = hash((data_source, prompt_id)) >> 4
-        first = self._first.get(key)
-        if first is None:
-            self._first[key] = self._files.setdefault(file, len(self._files)) << _ROW_BITS | int(row)
-            return None
-        return f"{list(self._files)[first >> _ROW_BITS]}:{first & (1 << _ROW_BITS) - 1}"
+        if not self._start or not origin.startswith(self._start):
+            self._start = origin[: origin.rindex(":") + 1]
+            self._files.append(self._start)
+        here = len(self._files) << _ROW_BITS | int(origin[len(self._start) :])
+        first = self._first.setdefault(hash((data_source, prompt_id)) >> 4, here)
+        return None if first is here else f"{self._files[(first >> _ROW_BITS) - 1]}{first & (1 << _ROW_BITS) - 1}"
 
 
 def _repeated(data_source: str, prompt_id: str, first: str, second: str) -> DataError:
@@ -223,17 +260,18 @@ def _repeated(data_source: str, prompt_id: str, first: str, second: str) -> Data
     )
 
 
-def _well_formed(source: DataSource, bad_rows: BadRows) -> Iterator[Prompt]:
+def _well_formed(source: DataSource, bad_rows: BadRows) -> Iterator[PromptRow]:
+    make = PromptMaker(source)
     for row in read_rows(source.path, bad_rows=bad_rows, file_format=source.format):
         try:
-            prompt = prompt_from_row(row, source)
+            prompt = make(row)
         except DataError as error:
             bad_rows.take(error)
         else:
             yield prompt
 
 
-def _chosen(prompts: Iterator[Prompt], source: DataSource) -> Iterator[Prompt]:
+def _chosen(prompts: Iterator[PromptRow], source: DataSource) -> Iterator[PromptRow]:
     """The prompts of the data sets that the source names, under the names that it gives them."""
     if source.data_sources is None:
         yield from prompts
@@ -245,7 +283,7 @@ def _chosen(prompts: Iterator[Prompt], source: DataSource) -> Iterator[Prompt]:
     for prompt in prompts:
         found[prompt.data_source] += 1
         if prompt.data_source in names:
-            yield replace(prompt, data_source=names[prompt.data_source])
+            yield prompt._replace(data_source=names[prompt.data_source])
     missing = sorted(names.keys() - found.keys())
     if missing and found:
         raise DataError(

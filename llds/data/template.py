@@ -5,12 +5,13 @@ written in it (``<|im_end|>``) never becomes that token, so that a data file can
 opens the episode (one-shot retrieval), the template leaves a place for what it says; the episode fills it.
 
 Left out: the tags themselves, which are the protocol's (`llds.rollout.protocol`); a protocol with other tags needs a
-template with other words.
+template with other words. What the protocol says of the tools is put where the template has ``{tools}``, or handed to
+the tokenizer's chat template.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llds.data.segments import Segment, SpecialTokens, encode_segments
 from llds.errors import ConfigurationError, DataError
+from llds.rollout.protocol import ToolAnnouncement
 from llds.types import Prompt
 
 SEARCH_PROMPT = (
@@ -30,6 +32,7 @@ SEARCH_PROMPT = (
 )
 _SLOT = "{question}"
 _OPENING_SLOT = "{observation}"
+_TOOLS_SLOT = "{tools}"
 _MARK = "\ue000"  # of the private use area: in no template
 _OPENING_MARK = f"{_MARK}opening\ue001"
 _MOST_ESCAPED = 6  # bytes that a chat template can make of one: \\u0041
@@ -41,16 +44,29 @@ class PromptTemplate:
     """Puts the question into a text, and the text into a chat turn where the model was trained on chats.
 
     Args:
-        text: What the policy reads; ``{question}`` stands for the question and, where the agent has an opening tool,
-            ``{observation}`` for what that says about it. All other braces are plain text.
+        text: What the policy reads; ``{question}`` stands for the question, ``{tools}`` for what the protocol says of
+            the agent's tools and, where the agent has an opening tool, ``{observation}`` for what that says about the
+            question. All other braces are plain text.
         chat: Whether the text becomes the user's turn of the tokenizer's chat template. Messages that the data file
             brings then replace it.
+        system: The system message of the chat; where a row of the data file brings one, that one stands. ``{tools}`` as
+            in the text.
+
+    Attributes:
+        announcement: How the protocol tells the model of its tools; set by `announcing`.
     """
 
     text: str = SEARCH_PROMPT
     chat: bool = False
+    system: str = ""
+    announcement: ToolAnnouncement = field(default=ToolAnnouncement(), init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.system and not self.chat:
+            raise ConfigurationError(
+                "Expected `data.template.chat: true` where `data.template.system` is set, because only a chat has a "
+                "system message, got false. Set it, or put the words into `data.template.text`."
+            )
         if self.text.count(_SLOT) != 1:
             raise ConfigurationError(
                 f"Expected `data.template.text` to hold {_SLOT} once, got {self.text.count(_SLOT)} times. "
@@ -61,6 +77,26 @@ class PromptTemplate:
                 f"Expected `data.template.text` to hold {_OPENING_SLOT} at most once, got "
                 f"{self.text.count(_OPENING_SLOT)} times. Remove the others."
             )
+
+    def announcing(self, announcement: ToolAnnouncement) -> "PromptTemplate":
+        """The same template, telling of these tools.
+
+        Raises:
+            ConfigurationError: If the chat template tells of them, and there is none; or nothing stands at ``{tools}``.
+        """
+        if announcement.chat_arguments and not self.chat:
+            raise ConfigurationError(
+                "Expected `data.template.chat: true`, because the protocol (`model.protocol`) tells the model of its "
+                "tools by the tokenizer's chat template, got false. Set it, or use llds.rollout.TagProtocol."
+            )
+        if _TOOLS_SLOT in self.text + self.system and not announcement.text:
+            raise ConfigurationError(
+                f"Expected no {_TOOLS_SLOT} in `data.template`: there are no tools, or the protocol (`model.protocol`) "
+                "tells of them in another place. Remove it."
+            )
+        told = replace(self)
+        object.__setattr__(told, "announcement", announcement)
+        return told
 
     @property
     def has_opening(self) -> bool:
@@ -158,7 +194,8 @@ class PromptTemplate:
 
     def _render(self, prompt: Prompt, data: list[str], tokenizer: PreTrainedTokenizerBase) -> str:
         """The whole prompt as text, with ``data`` in the place of what `_data` returned."""
-        text = self.text.replace(_OPENING_SLOT, _OPENING_MARK)
+        tools = self.announcement.text
+        text = self.text.replace(_TOOLS_SLOT, tools).replace(_OPENING_SLOT, _OPENING_MARK)
         if not self.chat:
             return text.replace(_SLOT, data[0])
         if tokenizer.chat_template is None:
@@ -168,9 +205,12 @@ class PromptTemplate:
             )
         roles = ["user"] if prompt.messages is None else [message["role"] for message in prompt.messages]
         contents = [text.replace(_SLOT, data[0])] if prompt.messages is None else data
+        if self.system and roles[0] != "system":
+            roles, contents = ["system", *roles], [self.system.replace(_TOOLS_SLOT, tools), *contents]
         messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        arguments = dict(self.announcement.chat_arguments)
         try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **arguments))
         except TemplateError as error:
             raise DataError(
                 f"Expected messages that the tokenizer's chat template accepts, got roles {roles} at {prompt.origin} "

@@ -6,13 +6,16 @@ only compared.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-DifferenceKind = Literal["condition", "policy", "environment"]
-"""Whether a difference makes two results incomparable, is what one wants to compare, or should not matter but may."""
+from llds.evaluation.settings import flatten
+
+DifferenceKind = Literal["condition", "policy", "seed", "environment"]
+"""Whether a difference makes two results incomparable, is what one wants to compare, is chance, or matters little."""
 
 _NOT_SET = "(not set)"
 _KINDS: dict[str, DifferenceKind] = {"policy": "policy", "environment": "environment"}
+_SEEDS = ("rollout.seed", "rollout.seed_everything")
 _RECORDED_ONLY = ("created",)
 
 
@@ -32,26 +35,17 @@ class Difference:
 
 
 def card_differences(cards: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    """What differs between cards: conditions first, then the policies, then the environment.
+    """What differs between cards: conditions first, then the policies, seeds, and the environment.
 
     Args:
         cards: At least two.
     """
-    flat = [dict(_flatten(card)) for card in cards]
+    flat = [flatten(card) for card in cards]
     keys = dict.fromkeys(key for card in flat for key in card)
     found = []
     for key in keys:
         values = tuple(card.get(key, _NOT_SET) for card in flat)
         root = key.split(".")[0]
         if root not in _RECORDED_ONLY and any(value != values[0] for value in values):
-            found.append(Difference(key, values, _KINDS.get(root, "condition")))
-    order = ("condition", "policy", "environment")
-    return sorted(found, key=lambda one: order.index(one.kind))
-
-
-def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        return [item for key, one in value.items() for item in _flatten(one, f"{prefix}.{key}".lstrip("."))]
-    if isinstance(value, (list, tuple)) and any(isinstance(one, (Mapping, list, tuple)) for one in value):
-        return [item for number, one in enumerate(value) for item in _flatten(one, f"{prefix}.{number}")]
-    return [(prefix, value)]
+            found.append(Difference(key, values, "seed" if key in _SEEDS else _KINDS.get(root, "condition")))
+    return sorted(found, key=lambda one: get_args(DifferenceKind).index(one.kind))

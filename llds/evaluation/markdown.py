@@ -12,8 +12,8 @@ def markdown_table(title: str, summary: Summary) -> str:
         title: Names the row.
         summary: The numbers.
     """
-    columns: list[SourceResult | Average] = [*sorted(summary.sources, key=_place), *summary.averages]
-    names = [_name(column) for column in columns]
+    columns = columns_of(summary)
+    names = [column_name(column).replace("|", "\\|") for column in columns]
     rows = [
         ["", *names],
         ["---", *["---:"] * len(columns)],
@@ -26,18 +26,24 @@ def markdown_table(title: str, summary: Summary) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def columns_of(summary: Summary) -> list[SourceResult | Average]:
+    """The columns of a paper's table: data sources in the order of the papers, then averages."""
+    return [*sorted(summary.sources, key=_place), *summary.averages]
+
+
+def column_name(column: SourceResult | Average) -> str:
+    """The heading of a column."""
+    if isinstance(column, Average):
+        return average_name(column)
+    benchmark = benchmark_of(column.name)
+    return (GENERAL | MULTI_HOP)[benchmark] if benchmark else column.name
+
+
 def average_name(average: Average) -> str:
     """The average with the number of its sources, and of how many where some are missing."""
     count = len(average.sources)
     of = f" of {count + len(average.missing)}" if average.missing else ""
     return f"{average.name} ({count}{of})"
-
-
-def _name(column: SourceResult | Average) -> str:
-    if isinstance(column, Average):
-        return average_name(column)
-    benchmark = benchmark_of(column.name)
-    return (GENERAL | MULTI_HOP)[benchmark] if benchmark else column.name.replace("|", "\\|")
 
 
 def _place(source: SourceResult) -> int:

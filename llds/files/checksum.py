@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llds.errors import DataError
 from llds.files.bounds import check_is_file
-from llds.paths import resolve_path
+from llds.files.hub_data import data_files
 
 _CHUNK = 1 << 22
 MANIFEST = "checksums.json"
@@ -15,18 +15,23 @@ MANIFEST = "checksums.json"
 
 
 def file_hash(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, as ``sha256sum`` prints it.
+    """Return the SHA-256 of a file's bytes, as ``sha256sum`` prints it; of the parts of a split, that of their hashes.
 
     Args:
-        path: The file; ``llds:...`` for one inside the package.
+        path: The file; ``llds:...`` for one inside the package; ``hf://datasets/...`` for what the hub has by name.
 
     Raises:
         DataError: If it cannot be read.
     """
+    hashes = [_hash_of(file) for file in data_files(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _hash_of(path: Path) -> str:
     try:
-        if resolve_path(path).exists():
-            check_is_file(resolve_path(path))  # a pipe has no end
-        with resolve_path(path).open("rb") as file:
+        if path.exists():
+            check_is_file(path)  # a pipe has no end
+        with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"Expected a readable file at {path}, got {error}. Check the path.") from error

@@ -17,7 +17,7 @@ FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet"]
 
 _HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
-_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _FOREIGN = {  # the first bytes of what people put in the place of data, and what to do about it
     b"version https://git-lfs": "a pointer of Git LFS instead of the data: fetch the data with `git lfs pull`",
     b"<!doctype": "a web page: the download went wrong, fetch the file again",
@@ -74,7 +74,7 @@ def detect_format(file: Path) -> FileFormat:
         head = stream.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
     _refuse_foreign(head, file)
     name = file.name.lower().removesuffix(".gz")
-    suffix = next((one for one in _SUFFIXES if name.endswith(one)), "")
+    suffix = next((one for one in SUFFIXES if name.endswith(one)), "")
     if suffix in (".csv", ".tsv"):
         return cast(FileFormat, suffix[1:])
     if head.startswith(b"["):
@@ -86,7 +86,7 @@ def detect_format(file: Path) -> FileFormat:
     if not suffix and head:
         raise DataError(
             f"Expected jsonl, a json list, csv, tsv or parquet (each but parquet also in gzip), got {shorten(head)} "
-            f"at {file}:1. Convert the file, name it by its format ({', '.join(_SUFFIXES)}), or set `format`."
+            f"at {file}:1. Convert the file, name it by its format ({', '.join(SUFFIXES)}), or set `format`."
         )
     return "json" if suffix == ".json" else "jsonl"
 

@@ -6,17 +6,17 @@ may be skipped; a file that is damaged is always an error, as nobody can say how
 
 import zlib
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from llds.errors import DataError
 from llds.files.bounds import check_is_file
 from llds.files.csv_rows import read_csv, read_tsv
 from llds.files.formats import FileFormat, detect_format
+from llds.files.hub_data import data_files
 from llds.files.json_rows import read_json, read_jsonl
 from llds.files.parquet_rows import read_parquet
 from llds.files.rows import BadRows, Row, reason
-from llds.paths import resolve_path
 
 _READERS: dict[FileFormat, Callable[[Path, BadRows], Iterator[Row]]] = {
     "jsonl": read_jsonl,
@@ -36,7 +36,8 @@ def read_rows(
     """Yield the rows of a file in order.
 
     Args:
-        path: The file; ``llds:...`` for one inside the package. Text may be packed with gzip.
+        path: The file; ``llds:...`` for one inside the package; ``hf://datasets/...`` for what the hub has by name.
+            Text may be packed with gzip.
         limit: Number of rows to read, from the first; None is all.
         bad_rows: Takes the rows that are malformed; None raises the first of them.
         file_format: The format; None finds it by the file's content and name.
@@ -45,12 +46,22 @@ def read_rows(
         DataError: If the file is missing, has an unknown format or is damaged, or a row is malformed. Raised when the
             reader gets there.
     """
-    file = resolve_path(path)
+    files = data_files(path)
+    rows = chain.from_iterable(_rows_of(file, bad_rows or BadRows(), file_format) for file in files)
+    yield from islice(rows if len(files) == 1 else _numbered_on(rows), limit)
+
+
+def _numbered_on(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows of the parts of a split with numbers that no two of them share; where a row stands stays said."""
+    for number, row in enumerate(rows, start=1):
+        yield Row(row.origin, number, row.values)
+
+
+def _rows_of(file: Path, bad_rows: BadRows, file_format: FileFormat | None) -> Iterator[Row]:
     number = 0
     try:
         check_is_file(file)
-        rows = _READERS[file_format or detect_format(file)](file, bad_rows or BadRows())
-        for row in islice(rows, limit):
+        for row in _READERS[file_format or detect_format(file)](file, bad_rows):
             number = row.number
             yield row
     except (OSError, EOFError, zlib.error) as error:

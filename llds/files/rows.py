@@ -1,9 +1,9 @@
 """A row of a file, and what becomes of the rows that are malformed."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from llds.errors import DataError
 
@@ -11,10 +11,10 @@ OnBadRow = Literal["error", "skip"]
 """What becomes of malformed rows: they stop the run, or are left out and counted."""
 
 _NAMED = 10  # of them, in a message
+_REPR_OF_ARRAY = re.compile(r"\s*array\(\s*\[.*\)\s*", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):  # made in a quarter of the time of a dataclass; there are millions
     """One row of a file.
 
     Attributes:
@@ -112,6 +112,15 @@ def reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[:200])
     return text or type(error).__name__
+
+
+def is_array_repr(text: str) -> bool:
+    """Whether a text is what numpy writes for a list, as a table of lists becomes when it is saved as text.
+
+    Args:
+        text: The text.
+    """
+    return "array(" in text[:_NAMED] and _REPR_OF_ARRAY.fullmatch(text) is not None
 
 
 def is_unicode(text: str) -> bool:

@@ -1,8 +1,8 @@
 """The signals of an iteration, as pure functions of trajectories and tensors that training already has.
 
 Keys are paths with fixed roots (``reward/ rollout/ policy/ llds/ train/ data/``), described in `llds.monitor.signals`.
-Log-probabilities are in nats. "Correct" means a reward above 0. A signal that is undefined in an iteration (no correct
-trajectory, say) is left out, never NaN.
+Log-probabilities are in nats. "Correct" is `Trajectory.is_correct`, whatever the reward. A signal that is undefined in
+an iteration (no correct trajectory, say) is left out, never NaN.
 """
 
 from llds.metrics.actions import ActionKinds, has_answer

@@ -8,7 +8,7 @@ from llds.metrics.averages import Scalars, as_floats, masked_mean, share
 
 
 def displacement_metrics(
-    *, before: Tensor, after: Tensor, action_index: Tensor, answered: Tensor, rewards: Tensor
+    *, before: Tensor, after: Tensor, action_index: Tensor, answered: Tensor, correct: Tensor
 ) -> dict[str, float]:
     r"""Signals of the change :math:`\Delta_t(x, y_t) = \ln \pi_{after}(y_t) - \ln \pi_{before}(y_t)`.
 
@@ -19,7 +19,7 @@ def displacement_metrics(
         after: Under the policy that its updates made, ``[B, T]``.
         action_index: Turn number on action tokens, -1 elsewhere, ``[B, T]``.
         answered: Whether the last action is an answer (`has_answer`), ``[B]`` bool.
-        rewards: ``[B]``.
+        correct: Whether each trajectory is correct, ``[B]`` bool.
 
     Returns:
         ``llds/displacement_{correct,incorrect}`` (mean change per token, then over trajectories), also of first, later
@@ -28,15 +28,15 @@ def displacement_metrics(
         per token over those, 0 where none fell).
     """
     mask = action_index >= 0
-    correct = (rewards > 0)[:, None]
+    rows_correct = correct[:, None]
     change = torch.where(mask, after - before, 0.0)
     kinds = ActionKinds.of(action_index, answered)
     values: dict[str, Tensor | float] = {}
-    for name, rows in (("correct", correct), ("incorrect", ~correct)):
+    for name, rows in (("correct", rows_correct), ("incorrect", ~rows_correct)):
         values[f"llds/displacement_{name}"] = masked_mean(change, mask & rows)
         for kind, tokens in kinds:
             values[f"llds/displacement_{name}_{kind}"] = masked_mean(change, tokens & rows)
-    return as_floats({**values, **_lazy_likelihood(change, action_index, correct, kinds)})
+    return as_floats({**values, **_lazy_likelihood(change, action_index, rows_correct, kinds)})
 
 
 def _lazy_likelihood(change: Tensor, action_index: Tensor, correct: Tensor, kinds: ActionKinds) -> Scalars:

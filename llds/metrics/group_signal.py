@@ -13,8 +13,8 @@ class GroupsBySignal:
 
     Attributes:
         with_signal: Rewards differ.
-        all_correct: All rewards are the same, and above 0.
-        all_wrong: All rewards are the same, and not above 0.
+        all_correct: All rewards are the same, and all trajectories are correct.
+        all_wrong: All rewards are the same, and not all trajectories are correct.
     """
 
     with_signal: list[list[Trajectory]]
@@ -33,7 +33,7 @@ def by_signal(trajectories: Sequence[Trajectory]) -> GroupsBySignal:
         rewards = [trajectory.reward for trajectory in group]
         if max(rewards) > min(rewards):
             found.with_signal.append(group)
-        elif rewards[0] > 0:
+        elif all(trajectory.is_correct for trajectory in group):
             found.all_correct.append(group)
         else:
             found.all_wrong.append(group)

@@ -18,7 +18,7 @@ def policy_metrics(
     entropy: Tensor,
     action_index: Tensor,
     answered: Tensor,
-    rewards: Tensor,
+    correct: Tensor,
     ref_log_probs: Tensor | None = None,
 ) -> dict[str, float]:
     """Signals of the policy on an iteration's trajectories. Tensors are read only once, at the end.
@@ -30,7 +30,7 @@ def policy_metrics(
         entropy: As last seen by the updates, ``[B, T]``.
         action_index: Turn number on action tokens, -1 elsewhere, ``[B, T]``.
         answered: Whether the last action is an answer (`has_answer`), ``[B]`` bool.
-        rewards: ``[B]``.
+        correct: Whether each trajectory is correct, ``[B]`` bool.
         ref_log_probs: Of the reference, ``[B, T]``.
 
     Returns:
@@ -43,11 +43,11 @@ def policy_metrics(
         of the old policy, as a share, 0-1; 1 without a gap); ``policy/kl_ref`` (k3 of the old policy).
     """
     mask = action_index >= 0
-    correct = (rewards > 0)[:, None]
+    rows_correct = correct[:, None]
     kinds = ActionKinds.of(action_index, answered)
     values: dict[str, Tensor | float] = {
-        **_likelihoods(old_log_probs, mask, correct, kinds),
-        **_entropies(entropy, mask, correct, kinds),
+        **_likelihoods(old_log_probs, mask, rows_correct, kinds),
+        **_entropies(entropy, mask, rows_correct, kinds),
         **_rounds(old_log_probs, action_index),
         **_ratios((new_log_probs - old_log_probs)[mask]),
         **_behavior_gap(torch.where(mask, old_log_probs - behavior_log_probs, 0.0), mask),

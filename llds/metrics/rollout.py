@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from llds.types import Trajectory
+from llds.types import Trajectory, Turn
 
 NGRAM = 4
 """Tokens of a repeated n-gram."""
@@ -19,12 +19,14 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
         iteration: Iterations that were trained before, which is the version of the trainer's weights.
 
     Returns:
-        Means over trajectories: ``reward/mean`` (0-1), ``rollout/answered``, ``rollout/failed`` (shares),
-        ``rollout/tool_calls`` (that were served), ``rollout/turns``, ``rollout/action_tokens``,
-        ``rollout/total_tokens``, ``rollout/repeated_ngrams`` (share of the n-grams of a trajectory's actions that
-        occurred in it before), ``rollout/weight_lag`` (iterations by which the sampler's weights were behind); means
+        Means over trajectories: ``reward/mean`` (0-1), ``reward/<part>/mean`` where it has parts,
+        ``rollout/answered``, ``rollout/failed`` (shares), ``rollout/tool_calls`` (that were served),
+        ``rollout/turns``, ``rollout/action_tokens``, ``rollout/total_tokens``, ``rollout/repeated_ngrams`` (share of
+        the n-grams of a trajectory's actions that occurred in it before), ``rollout/weight_lag`` (iterations by which
+        the sampler's weights were behind); means
         over actions: ``rollout/valid_action_rate``, ``rollout/action_cut`` (share that hit the limit),
-        ``rollout/observation_cut``, ``rollout/tool_failures`` (share of the tool calls); over groups:
+        ``rollout/observation_cut``, ``rollout/tool_failures`` and ``rollout/tool_errors`` (shares of the tool calls
+        that infrastructure failed, and that the tool refused because of their argument); over groups:
         ``reward/informative_groups``, ``reward/all_correct_groups``, ``rollout/first_action_match``,
         ``rollout/distinct_queries`` (share of a group's tool calls whose argument is the first of its kind).
     """
@@ -36,7 +38,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
     values = {
         "reward/mean": _mean(trajectory.reward for trajectory in alive),
         "reward/informative_groups": _mean(max(group) > min(group) for group in rewards),
-        "reward/all_correct_groups": _mean(min(group) > 0 for group in rewards),
+        "reward/all_correct_groups": _mean(all(one.is_correct for one in group) for group in groups.values()),
         "rollout/failed": _mean(one.status == "failed" and one.failed_by != "time" for one in trajectories),
         "rollout/answered": _mean(trajectory.status == "answered" for trajectory in alive),
         "rollout/tool_calls": _mean(served_calls(trajectory) for trajectory in alive),
@@ -50,7 +52,12 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
         "rollout/distinct_queries": _distinct_queries(groups.values()),
         "rollout/repeated_ngrams": _repeated_ngrams(alive),
         "rollout/tool_failures": _failed_calls(trajectories),
+        "rollout/tool_errors": _refused_calls(alive),
         "rollout/weight_lag": _mean(iteration - trajectory.policy_version for trajectory in trajectories),
+    }
+    parts = dict.fromkeys(name for one in alive for name in one.rewards)
+    values |= {
+        f"reward/{name}/mean": _mean(one.rewards[name] for one in alive if name in one.rewards) for name in parts
     }
     return {key: value for key, value in values.items() if value is not None}
 
@@ -76,7 +83,12 @@ def abandoned_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 def served_calls(trajectory: Trajectory) -> int:
     """Tool calls of a trajectory that got a result: valid searches, where the tool is a search."""
-    return sum(turn.action.kind == "tool" and bool(turn.observation_ids) for turn in trajectory.turns)
+    return sum(_calls(turn) - turn.tool_errors for turn in trajectory.turns)
+
+
+def _calls(turn: Turn) -> int:
+    """Tool calls whose answer, or refusal, was seen."""
+    return len(turn.action.tool_calls) if turn.observation_ids else 0
 
 
 def by_group(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
@@ -95,9 +107,9 @@ def first_action_match(groups: Iterable[Sequence[Trajectory]]) -> float | None:
     """
     matches = []
     for group in groups:
-        right = {_first_documents(t) for t in group if t.reward > 0} - {frozenset()}
+        right = {_first_documents(t) for t in group if t.is_correct} - {frozenset()}
         if right:
-            matches += [_first_documents(t) in right for t in group if t.reward <= 0]
+            matches += [_first_documents(t) in right for t in group if not t.is_correct]
     return _mean(matches)
 
 
@@ -133,6 +145,12 @@ def _repeated_ngrams(trajectories: Sequence[Trajectory]) -> float | None:
     counts = np.bincount(trajectory)
     distinct = np.bincount(trajectory[first_ones], minlength=len(counts))
     return float(np.mean(1 - distinct[counts > 0] / counts[counts > 0]))
+
+
+def _refused_calls(trajectories: Sequence[Trajectory]) -> float | None:
+    """Share of the tool calls that the tool refused."""
+    calls = sum(_calls(turn) for trajectory in trajectories for turn in trajectory.turns)
+    return sum(turn.tool_errors for one in trajectories for turn in one.turns) / calls if calls else None
 
 
 def _failed_calls(trajectories: Sequence[Trajectory]) -> float | None:

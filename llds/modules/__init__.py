@@ -5,7 +5,7 @@ The formulas of the loss are in `llds.losses`; what makes trajectories is in `ll
 
 from llds.modules.anchor import LaggedAnchor
 from llds.modules.measuring import MetricSource
-from llds.modules.nonfinite import NonFiniteGuard
+from llds.modules.nonfinite import NonFiniteGuard, all_finite
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
 from llds.modules.policy import LoRA, Policy, PolicyOutput
@@ -21,4 +21,5 @@ __all__ = [
     "Policy",
     "PolicyOutput",
     "SearchAgentModule",
+    "all_finite",
 ]

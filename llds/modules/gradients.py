@@ -1,7 +1,7 @@
 """Gradients and optimizer steps under plain training, DDP and ZeRO-3, whose differences stand here and nowhere else.
 
 How a micro-batch runs, when ranks exchange gradients, who clips, who steps. A step whose loss or gradient is not finite
-is skipped by all ranks together.
+is skipped by all ranks together; one that made weights or optimizer states that are not ends the run.
 
 Left out on purpose: what is computed in a step (`llds.modules.updates`).
 """
@@ -20,8 +20,8 @@ from torch.linalg import vector_norm
 from torch.optim.lr_scheduler import LRScheduler
 
 from llds.metrics import squared_adam_update
-from llds.modules.nonfinite import NonFiniteGuard
-from llds.strategies import ZeRO3Strategy, sum_over_ranks
+from llds.modules.nonfinite import NonFiniteGuard, all_finite
+from llds.strategies import ZeRO3Strategy, local_part, sum_over_ranks
 
 
 class Gradients:
@@ -83,6 +83,9 @@ class Gradients:
 
         Returns:
             Metrics of the step; None of one that was skipped.
+
+        Raises:
+            TooManyFailuresError: If it is one too many that was skipped, or if what a step made is not finite.
         """
         strategy = self._module.trainer.strategy
         if isinstance(strategy, ZeRO3Strategy):  # which clips as it steps, and only then knows the norm
@@ -97,9 +100,20 @@ class Gradients:
         rate = float(self._optimizer.param_groups[0]["lr"])
         self._optimizer.step()
         cast(LRScheduler, self._module.lr_schedulers()).step()
+        if not strategy.reduce_boolean_decision(all_finite(value for _, value in self.trained()), all=True):
+            self._nonfinite.made(float(loss), float(norm))
         self._nonfinite.taken()
         norm = strategy.gradient_norm if isinstance(strategy, ZeRO3Strategy) else norm
         return {"train/grad_norm": float(norm), "train/learning_rate": rate}
+
+    def trained(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of what this rank trains: weights, or its parts of them, and the optimizer's states."""
+        weights = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
+        yield from ((name, local_part(value)) for name, value in weights.items())
+        names = {id(value): name for name, value in weights.items()}
+        for parameter, states in self._torch_optimizer.state.items():
+            of = names.get(id(parameter), "this rank's part of the weights")
+            yield from ((f"{kind} of {of}", value) for kind, value in states.items() if isinstance(value, Tensor))
 
     def update_norm(self, learning_rates: Sequence[float]) -> dict[str, Tensor]:
         """Norm of what the last step added to the weights; nothing without a step, or where it was not Adam's.
@@ -107,16 +121,23 @@ class Gradients:
         Args:
             learning_rates: Of the steps that were taken.
         """
-        strategy = self._module.trainer.strategy
-        optimizer = self._optimizer.optimizer
-        if isinstance(strategy, ZeRO3Strategy):
-            optimizer = strategy.own_optimizer
+        optimizer = self._torch_optimizer
         if not learning_rates or not isinstance(optimizer, torch.optim.Adam):
             return {}
         square = squared_adam_update(optimizer, learning_rates[-1])
-        if isinstance(strategy, ZeRO3Strategy):
+        if isinstance(self._module.trainer.strategy, ZeRO3Strategy):
             square = sum_over_ranks(square)  # of the ranks' parts
         return {"train/update_norm": square.sqrt()}
+
+    @property
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer that holds this rank's states."""
+        strategy = self._module.trainer.strategy
+        return (
+            strategy.own_optimizer
+            if isinstance(strategy, ZeRO3Strategy)
+            else cast(torch.optim.Optimizer, self._module.optimizers(use_pl_optimizer=False))
+        )
 
     @property
     def _optimizer(self) -> LightningOptimizer:

@@ -21,12 +21,14 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedConfig
 
-from llds.agent_tools import AgentTool
+from llds.agent_tools import AgentTool, EnvironmentFactory
 from llds.batches import PolicyBatch, RolloutBatch
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError
 from llds.evaluation import QuestionResult
+from llds.files import model_folder, pin_of
 from llds.losses import GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, group_advantages
 from llds.metrics import as_floats, has_answer, mean_metrics
 from llds.modules.anchor import LaggedAnchor
@@ -38,12 +40,16 @@ from llds.modules.nonfinite import NonFiniteGuard
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
 from llds.modules.policy import LoRA, Policy, PolicyOutput
+from llds.modules.policy.loading import load_config
+from llds.modules.policy.rounding import warn_of_rounding
 from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
 from llds.modules.start_up import check_checkpoint, check_training
 from llds.modules.updates import PolicyUpdate
-from llds.rollout import TagProtocol
+from llds.paths import resolve_path
+from llds.rollout import Protocol, TagProtocol
 from llds.strategies import (
     ZeRO3Strategy,
+    gather,
     load_training_state,
     rank,
     sum_over_ranks,
@@ -58,18 +64,20 @@ class SearchAgentModule(pl.LightningModule):
     Subclass it and override `configure_agent_tools` to bring a tool of your own.
 
     Args:
-        policy: Folder of the model that is trained, in the format of transformers.
+        policy: Folder of the model that is trained, in the format of transformers, or its name on the hub,
+            ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
         policy_loss: GRPO, GSPO or another loss; None is `GRPOLoss` with its defaults.
         kl_penalty: Penalty for leaving the reference; None, or coefficient 0, needs no reference.
         llds_penalty: The LLDS penalty; None, or coefficient 0, is plain GRPO.
         importance_correction: Weights the policy loss for the gap between sampler and trainer; None does not.
-        reference: Folder of the reference policy; None is the initial policy.
+        reference: Folder or name of the reference policy; None is the initial policy.
         optimization: Optimizer, schedule and batch sizes.
         advantage_scale: Whether advantages are divided by their group's standard deviation ("none": Dr.GRPO).
-        protocol: Tags of actions and observations; None is Search-R1's.
+        protocol: The format of calls, answers and observations; None is Search-R1's tags.
         agent_tools: The tools of the agent, for `configure_agent_tools`.
         opening_tool: Asked about each question before the agent's first action; what it says stands in the prompt, at
             ``{observation}`` of the prompt template. A search tool makes one-shot retrieval (RAG).
+        environment: Makes an environment for each trajectory, whose methods are tools beside the others.
         lora: Trains adapters only; the reference is then the model without them.
         dtype: Data type of the weights.
         gradient_checkpointing: Whether to recompute activations in the backward pass.
@@ -108,9 +116,10 @@ class SearchAgentModule(pl.LightningModule):
         reference: str | None = None,
         optimization: Optimization = Optimization(),
         advantage_scale: Literal["std", "none"] = "std",
-        protocol: TagProtocol | None = None,
+        protocol: Protocol | None = None,
         agent_tools: list[AgentTool] | None = None,
         opening_tool: AgentTool | None = None,
+        environment: EnvironmentFactory | None = None,
         lora: LoRA | None = None,
         dtype: Literal["float32", "bfloat16", "float64"] = "float32",
         gradient_checkpointing: bool = False,
@@ -122,12 +131,11 @@ class SearchAgentModule(pl.LightningModule):
         if seed is not None and seed < 0:
             raise ConfigurationError(f"Expected `model.seed` >= 0, got {seed}.")
         self.automatic_optimization = False
-        self.policy_path = policy
         self.reference_path = reference
         self.objective = Objective(policy_loss or GRPOLoss(), kl_penalty, llds_penalty, importance_correction)
         self.optimization = optimization
         self.advantage_scale = advantage_scale
-        self.protocol = protocol or TagProtocol()
+        self.protocol: Protocol = protocol or TagProtocol()
         self.lora = lora
         self.policy_dtype = dtype
         self.gradient_checkpointing = gradient_checkpointing
@@ -135,8 +143,10 @@ class SearchAgentModule(pl.LightningModule):
         self.share_prefixes = share_prefixes
         self.seed = seed or 0
         self.tokenizer = load_tokenizer(policy)
+        self.policy_path = pin_of(policy)
         self._given_tools = agent_tools or []
         self.opening_tool = opening_tool
+        self.environment = environment
         self.anchor = LaggedAnchor.of(self.objective.active_llds)
         self.reference: Policy | None = None
         self.is_loaded = False
@@ -154,11 +164,16 @@ class SearchAgentModule(pl.LightningModule):
     @cached_property
     def agent_tools(self) -> list[AgentTool]:
         """The tools of this agent, made once, after the constructors of all subclasses."""
-        return self.configure_agent_tools()
+        return [*self.configure_agent_tools(), *(self.environment.tools if self.environment else [])]
 
     def configure_agent_tools(self) -> list[AgentTool]:
         """The tools of this agent: those given in the configuration. Override to bring your own."""
         return self._given_tools
+
+    @cached_property
+    def policy_config(self) -> PreTrainedConfig:
+        """The configuration of the policy's model; the weights need not be loaded."""
+        return load_config(self.policy_path)
 
     @property
     def all_tools(self) -> list[AgentTool]:
@@ -181,6 +196,7 @@ class SearchAgentModule(pl.LightningModule):
             ConfigurationError: If settings do not fit each other, or a model cannot be used.
         """
         together(partial(self.check, stage))
+        self._check_commit()
         if isinstance(self.trainer.strategy, ZeRO3Strategy):
             self.trainer.strategy.set_clipping(self.optimization.max_grad_norm)
             self.strict_loading = False  # checkpoints hold what is trained, not what is frozen
@@ -213,6 +229,19 @@ class SearchAgentModule(pl.LightningModule):
         check_checkpoint(self.trainer)
         if stage == "fit":
             check_training(self.trainer, self._prompts_per_iteration, self.optimization, self.objective)
+            if self.reference_path is not None:
+                model_folder(self.reference_path, "model.reference")
+
+    def _check_commit(self) -> None:
+        """Refuse a name that means another commit on another rank: its repository changed while they started."""
+        found = gather(self.policy_path)
+        if len(set(found)) > 1:
+            raise ConfigurationError(
+                f"Expected `model.policy` to be one commit on all ranks, got {found[0]} and "
+                f"{next(one for one in found if one != found[0])}. Name the commit: --model.policy {found[0]}."
+            )
+        if not resolve_path(self.policy_path).exists():
+            rank_zero_info(f"`model.policy` is {self.policy_path}")
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trainable parameters, with a schedule that advances with each optimizer step."""
@@ -301,7 +330,10 @@ class SearchAgentModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Forget an update that was left unfinished; log what a run that was killed may not have logged."""
+        with self.forward_context():
+            self.policy.try_attention(self.device)
         self.is_updating = False
+        warn_of_rounding(self.policy, self.optimization.learning_rate, has_master=self._partition is not None)
         if self._is_resumed:
             write(self.loggers, self.metrics)
             self._apply_settings(self._course)
@@ -334,6 +366,7 @@ class SearchAgentModule(pl.LightningModule):
         if batch.policy_batch.old_log_probs is None:  # the one step's forward was that of the old policy
             batch.policy_batch = replace(batch.policy_batch, old_log_probs=record.log_probs)
         batch.updated_log_probs = record.log_probs
+        self.nonfinite.tell(record.skipped, len(record.steps), self.iteration + 1)
         batch.metrics.hand_in(
             "update",
             mean_metrics(record.steps),

@@ -36,6 +36,11 @@ class UpdateRecord:
         return any(not step["train/nonfinite_step"] for step in self.steps)
 
     @property
+    def skipped(self) -> int:
+        """Number of steps that were not taken."""
+        return sum(bool(step["train/nonfinite_step"]) for step in self.steps)
+
+    @property
     def learning_rates(self) -> list[float]:
         """Of the steps that were taken."""
         return [float(step["train/learning_rate"]) for step in self.steps if "train/learning_rate" in step]
@@ -61,6 +66,6 @@ class UpdateRecord:
             entropy=self.entropy,
             action_index=batch.action_index,
             answered=answered,
-            rewards=batch.rewards,
+            correct=batch.correct,
             ref_log_probs=batch.ref_log_probs,
         )

@@ -207,6 +207,7 @@ SIGNALS = (
     Signal("train/llds_loss", "LLDS penalty, before its coefficient", "nats", "small and calm", "up"),
     Signal(FAILED, "Trajectories lost to infrastructure (retriever, sampler)", "share", "0", "up"),
     Signal(TOOL_FAILURES, "Tool calls that failed", "share", "0", "up"),
+    Signal("rollout/tool_errors", "Tool calls that the tool refused because of their argument", "share", "near 0"),
     Signal(ANSWERED, "Trajectories that end with an answer", "share", "near 1", "down"),
     Signal(VALID_ACTIONS, "Actions that are a well-formed call or answer", "share", "near 1", "down"),
     Signal(
@@ -272,7 +273,7 @@ def as_markdown() -> str:
         "# Signals",
         "",
         "What llds logs of every iteration; `llds diagnose` translates other frameworks' logs into these names.",
-        "Share: 0-1. Nats: natural-log units per token. Correct: a reward above 0. Most come from llds/metrics/.",
+        "Share: 0-1. Nats: natural-log units per token. Correct: see `rollout.correct`. Most come from llds/metrics/.",
         "Of a sample: measured after the updates on a few of the trajectories (`signals.rescored_share`).",
         "Written by `python tools/write_signals.py`.",
         "",

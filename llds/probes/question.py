@@ -84,6 +84,7 @@ class QuestionProbe:
         decode = self.module.tokenizer.decode
         return ProbedTrajectory(
             reward=trajectory.reward,
+            is_correct=trajectory.is_correct,
             advantage=float(batch.advantages[row]),
             tokens=int(batch.action_mask[row].sum()),
             change=float(change.sum()),
@@ -114,8 +115,8 @@ def policy_slopes(objective: Objective, batch: PolicyBatch) -> Tensor:
 
 
 def _correct_actions(batch: PolicyBatch) -> list[tuple[int, int]]:
-    """Row and turn of each action of the trajectories with a reward, in order."""
-    right = (batch.rewards > 0).nonzero()[:, 0].tolist()
+    """Row and turn of each action of the correct trajectories, in order."""
+    right = batch.correct.nonzero()[:, 0].tolist()
     return [(row, turn) for row in right for turn in range(int(batch.action_index[row].max()) + 1)]
 
 

@@ -56,6 +56,7 @@ class ProbedTrajectory:
 
     Attributes:
         reward: Got.
+        is_correct: Whether its answer is right.
         advantage: In its group.
         tokens: Number of action tokens.
         change: Of the response's log-likelihood by the update, in nats.
@@ -64,6 +65,7 @@ class ProbedTrajectory:
     """
 
     reward: float
+    is_correct: bool
     advantage: float
     tokens: int
     change: float
@@ -93,8 +95,8 @@ class ProbedQuestion:
 
     @property
     def correct(self) -> list[ProbedTrajectory]:
-        """Trajectories with a reward."""
-        return [one for one in self.trajectories if one.reward > 0]
+        """Trajectories with the right answer."""
+        return [one for one in self.trajectories if one.is_correct]
 
     @property
     def change_per_token(self) -> float:
@@ -119,13 +121,13 @@ class ProbedQuestion:
 
     def strongest_pull(self, action: ProbedAction) -> tuple[int, float] | None:
         """The incorrect trajectory that pulls an action down most, and by how much; None if none does."""
-        pulls = [(pull, number) for number, pull in enumerate(action.pulls) if self.trajectories[number].reward <= 0]
+        pulls = [(pull, number) for number, pull in enumerate(action.pulls) if not self.trajectories[number].is_correct]
         pull, number = min(pulls, default=(0.0, -1))
         return (number, pull) if pull < 0 else None
 
     def _pulls(self, action: ProbedAction, *, is_correct: bool) -> Iterable[float]:
         pairs = zip(action.pulls, self.trajectories, strict=True)
-        return (pull for pull, trajectory in pairs if (trajectory.reward > 0) == is_correct)
+        return (pull for pull, trajectory in pairs if trajectory.is_correct == is_correct)
 
 
 @dataclass(frozen=True)

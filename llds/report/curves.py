@@ -22,6 +22,7 @@ from llds.report.thinning import thinned
 
 _LOGARITHMIC = 30
 """Largest over smallest value from which a panel of positive values has a logarithmic axis."""
+_LARGEST_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,10 @@ def _is_logarithmic(lines: Sequence[_Line]) -> bool:
 def _draw(plot: figure, line: _Line, is_log: bool) -> Any:
     """A logarithmic axis has no place for 0."""
     points = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if y > 0 or not is_log]
-    # Arrays are small in the page; numbers one by one are not.
-    columns = {"x": np.array([x for x, _ in points], np.int32), "y": np.array([y for _, y in points], np.float32)}
+    # Arrays are small in the page; numbers one by one are not. Steps that count tokens outgrow what is small.
+    is_small = all(abs(x) <= _LARGEST_INT32 for x, _ in points)
+    xs = np.array([x for x, _ in points], np.int32 if is_small else np.float64)
+    columns = {"x": xs, "y": np.array([y for _, y in points], np.float32)}
     source, name = ColumnDataSource(columns), f"{line.run.name}: {line.label}"
     if len(points) == 1:
         return plot.scatter("x", "y", source=source, size=8, color=line.color, name=name)

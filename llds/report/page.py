@@ -20,6 +20,7 @@ from llds.report.events import events
 from llds.report.panels import Panel, other_panels, sections
 from llds.report.probes import Pull, agreement_plot, bars, drawn_probes, strongest_pulls
 from llds.report.run import Run
+from llds.report.seeds import experiments
 from llds.report.style import COLORS, PHASE_COLORS
 from llds.report.tables import comparison, config_differences, settings
 from llds.report.thinning import MOST_POINTS
@@ -79,6 +80,7 @@ def render(runs: Sequence[Run]) -> str:
         other_places=other_places,
         other_script=other_script,
         comparison=comparison(runs),
+        experiments=experiments(runs),
         differences=config_differences(runs),
         settings=[settings(run) for run in runs],
         trajectories=[reported_trajectories(run, alarm_starts(run.diagnoses), room) for run in runs],

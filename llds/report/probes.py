@@ -187,7 +187,7 @@ def _pull(question: dict[str, Any], action: dict[str, Any]) -> Pull:
     wrong = [
         (pull, trajectory["turns"])
         for pull, trajectory in zip(action["pulls"], question["trajectories"], strict=True)
-        if trajectory["reward"] <= 0 and pull < 0
+        if not trajectory.get("is_correct", trajectory["reward"] == 1) and pull < 0
     ]
     strongest, turns = min(wrong, key=lambda pair: pair[0], default=(0.0, []))
     return Pull(

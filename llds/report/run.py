@@ -8,10 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llds.errors import DataError
-from llds.files.bounds import check_yaml, read_bytes
+from llds.evaluation.settings import flatten, read_config
+from llds.files.bounds import read_bytes
 from llds.monitor import Diagnosis, Settings, Verdict, diagnose, give_verdict
 from llds.monitor.diagnosis import PHASES
 from llds.monitor.sources import MetricTable, read_metrics
@@ -98,17 +97,6 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     )
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """The configuration in a run's folder; empty where there is none.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    path = run / "config.yaml"
-    config = _read_yaml(path) if path.is_file() else {}
-    return config if isinstance(config, dict) else {}
-
-
 def read_trajectories(path: Path) -> list[dict[str, Any]]:
     """The records of a trajectory file.
 
@@ -119,23 +107,3 @@ def read_trajectories(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in read_bytes(path).splitlines()]
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(f"Expected trajectories in {path}, got: {error}. Remove the file.") from error
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries and lists as one dictionary; keys are joined by dots."""
-    if isinstance(value, dict) and value:
-        items = [(f"{prefix}.{key}" if prefix else str(key), one) for key, one in value.items()]
-    elif isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
-        items = [(f"{prefix}.{number}", one) for number, one in enumerate(value)]
-    else:
-        return {prefix: value} if prefix else {}
-    return {key: leaf for name, one in items for key, leaf in flatten(one, name).items()}
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        text = read_bytes(path).decode()
-        check_yaml(text)
-        return yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"Expected a configuration in {path}, got: {error}. Remove the file.") from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llds.report.run import Run, read_trajectories
+from llds.rewards import exact_match
 
 PER_ITERATION = 16
 """Most trajectories of an iteration on the page."""
@@ -96,6 +97,7 @@ class ReportedTrajectory:
         golds: Gold answers.
         answer: Given; None without one.
         reward: Got.
+        is_correct: Whether the answer is right.
         advantage: In its group; None where it was not trained on.
         status: How the episode ended.
         group: Id of its group.
@@ -107,6 +109,7 @@ class ReportedTrajectory:
     golds: list[str]
     answer: str | None
     reward: float
+    is_correct: bool
     advantage: float | None
     status: str
     group: str
@@ -152,8 +155,8 @@ class ReportedQuestion:
 
     @property
     def right(self) -> int:
-        """Of these, those with a reward."""
-        return sum(one.count for one in self.trajectories if one.reward > 0)
+        """Of these, those with the right answer."""
+        return sum(one.count for one in self.trajectories if one.is_correct)
 
 
 def chosen_iterations(count: int, wanted: Sequence[int]) -> list[int]:
@@ -233,11 +236,19 @@ def _reported(record: dict[str, Any]) -> ReportedTrajectory:
         golds=record["golden_answers"],
         answer=record["answer"],
         reward=record["reward"],
+        is_correct=_is_correct(record),
         advantage=advantage,
         status=record["status"].replace("_", " "),
         group=record["group_id"],
         turns=[_turn(turn, advantage) for turn in record["turns"]],
     )
+
+
+def _is_correct(record: dict[str, Any]) -> bool:
+    """As the log has it; logs of versions that did not write it down have the answer and the gold answers."""
+    if "is_correct" in record:
+        return bool(record["is_correct"])
+    return exact_match(record["answer"], record["golden_answers"]) == 1
 
 
 def _turn(turn: dict[str, Any], advantage: float | None) -> ReportedTurn:

@@ -45,7 +45,8 @@ class ChromaRetriever(Retriever):
         path: Folder of the index, one collection each; made when missing. ``llds:...`` is inside the package. None
             where a server has it.
         corpus: Corpus file (jsonl, also in gzip, or parquet) that the index holds and is built from when missing.
-            ``llds:...`` is inside the package. None takes the index as it is, which must exist.
+            ``llds:...`` is inside the package, ``hf://datasets/...`` on the hub. None takes the index as it is: it must
+            exist.
         embedder: Embeds passages and queries; None is `WordLlamaEmbedder`.
         server: The Chroma server; None where a folder has the index.
         collection: Name of the Chroma collection.

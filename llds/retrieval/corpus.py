@@ -1,10 +1,10 @@
 r"""A corpus in the file format of Search-R1: read through once to check it, then as often as it is needed.
 
-Rows are ``{"id": "0", "contents": "\"title\"\ntext"}`` or have the columns ``id``, ``title`` (may be missing) and
-``text``; rows without an id get their number, those without a text are left out. Files are those of `llds.files`
-(jsonl, also in gzip, parquet, ...). A JSON object from titles to lists of sentences, as HippoRAG has it, is a corpus
-too: the titles are the ids. Comes before everything else of retrieval: what is wrong with a corpus is said here, with
-its file and row, before anything is built from it.
+Rows are ``{"id": "0", "contents": "\"title\"\ntext"}`` or have the columns ``id`` (or BEIR's ``_id``), ``title`` (may
+be missing) and ``text``; rows without an id get their number, those without a text are left out. Files are those of
+`llds.files` (jsonl, also in gzip, parquet, ...). A JSON object from titles to lists of sentences, as HippoRAG has it,
+is a corpus too: the titles are the ids. Comes before everything else of retrieval: what is wrong with a corpus is said
+here, with its file and row, before anything is built from it.
 """
 
 import hashlib
@@ -18,11 +18,13 @@ import numpy as np
 
 from llds.errors import DataError
 from llds.files import BadRows, Row, file_hash, read_rows
-from llds.files.rows import is_unicode, shorten
+from llds.files.hub_data import is_on_hub
+from llds.files.rows import is_array_repr, is_unicode, shorten
 from llds.paths import where_looked
 from llds.retrieval.base import Passage
 
-_COLUMNS = {"id", "contents", "title", "text"}
+_ID_COLUMNS = ("id", "_id")
+_COLUMNS = {*_ID_COLUMNS, "contents", "title", "text"}
 _KEY_BYTES = 8
 _log = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ def check_corpus(path: Path) -> Corpus:
     Raises:
         DataError: The file is missing, empty or damaged, a row is not as it must be, or an id stands for two texts.
     """
-    if not path.exists():
+    if not is_on_hub(path) and not path.exists():
         raise DataError(
             f"Expected a corpus file, got {path}, which does not exist. {where_looked(path)}Check `retriever.corpus`."
         )
@@ -160,7 +162,8 @@ def passage_from_row(row: Row) -> Passage:
             f"{row.origin}: Expected the fields `id` and `contents`, or `id`, `title` and `text`, got "
             f"{sorted(values)}. Rename or add it."
         )
-    document_id = _text(row, "id", (str, int)) if "id" in values else str(row.number)
+    id_column = _id_column(row)
+    document_id = _text(row, id_column, (str, int)) if id_column else str(row.number)
     if "contents" in values:
         title, text = split_contents(_text(row, "contents", may_be_empty=True))
     else:
@@ -241,7 +244,7 @@ def iter_passages(
             except DataError as error:
                 bad_rows.take(error)
                 continue
-            oddities.numbered += "id" not in item.values
+            oddities.numbered += not _id_column(item)
             oddities.empty += not passage.text
             if passage.text:
                 yield item, passage
@@ -262,6 +265,11 @@ def _pages(row: Row) -> Iterator[Row]:
         yield Row(f"{row.origin} ({title!r})", number, values)
 
 
+def _id_column(row: Row) -> str:
+    """The column of the id; empty where the row has none."""
+    return next((name for name in _ID_COLUMNS if name in row.values), "")
+
+
 def _text(row: Row, name: str, types: tuple[type, ...] = (str,), may_be_empty: bool = False) -> str:
     value = row.values.get(name)
     if may_be_empty and (value is None or value == ""):
@@ -273,4 +281,9 @@ def _text(row: Row, name: str, types: tuple[type, ...] = (str,), may_be_empty: b
         )
     if not is_unicode(str(value)):
         raise DataError(f"{row.origin}: Expected `{name}` to be Unicode text, got half a character (a lone surrogate).")
+    if isinstance(value, str) and is_array_repr(value):
+        raise DataError(
+            f"{row.origin}: Expected `{name}` to be a text, got what Python or numpy writes for a list, "
+            f"{shorten(value)}. Write its items as one text."
+        )
     return str(value)

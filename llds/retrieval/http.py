@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from llds.errors import ConfigurationError, RetrievalError
+from llds.errors import ConfigurationError, RetrievalError, RetrieverUnavailableError
 from llds.retrieval.adaptive_timeout import AdaptiveTimeout
 from llds.retrieval.base import Passage, Retriever
 from llds.retrieval.connections import Connections
@@ -175,7 +175,7 @@ class HTTPRetriever(Retriever):
                 return answer
             if attempt < self.max_retries:
                 time.sleep(self.backoff_s * 2**attempt * _jitter.uniform(0.5, 1.5))
-        raise RetrievalError(f"{self.url} failed {self.max_retries + 1} times, last: {last}") from last
+        raise RetrieverUnavailableError(f"{self.url} failed {self.max_retries + 1} times, last: {last}") from last
 
     def _described_by(self, client: Connections) -> Any:
         """What ``/health`` of our own server tells; None where there is no such thing."""

@@ -8,7 +8,8 @@ from llds.rollout.episode import EpisodeLimits, EpisodeWatcher
 from llds.rollout.failures import FailurePolicy
 from llds.rollout.observation import EncodedObservation, ObservationEncoder
 from llds.rollout.oversampling import Oversampling
-from llds.rollout.protocol import ObservationText, TagProtocol
+from llds.rollout.protocol import ChatToolProtocol, ObservationText, Protocol, TagProtocol
+from llds.rollout.scoring import Correctness, RewardCalls
 from llds.rollout.stragglers import Stragglers
 from llds.rollout.tool_calls import ToolCallPolicy
 
@@ -16,7 +17,9 @@ from llds.rollout.tool_calls import ToolCallPolicy
 from llds.samplers import TransformersSampler, VLLMEngine, VLLMSampler, VLLMServerSampler
 
 __all__ = [
+    "ChatToolProtocol",
     "Collection",
+    "Correctness",
     "EncodedObservation",
     "EpisodeLimits",
     "EpisodeWatcher",
@@ -24,6 +27,8 @@ __all__ = [
     "ObservationEncoder",
     "ObservationText",
     "Oversampling",
+    "Protocol",
+    "RewardCalls",
     "Rollout",
     "RolloutCollector",
     "RolloutUnderWay",

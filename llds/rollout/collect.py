@@ -6,17 +6,17 @@ Trajectories advance independently. One that waits for a tool never holds back a
 import asyncio
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from llds.agent_tools import AgentTool
+from llds.agent_tools import AgentTool, EnvironmentFactory
 from llds.rollout.episode import Environment, EpisodeLimits, EpisodeWatcher, run_episode
 from llds.rollout.observation import ObservationEncoder
-from llds.rollout.protocol import TagProtocol
+from llds.rollout.protocol import Protocol
 from llds.rollout.stragglers import Stragglers, abandon_stragglers
 from llds.rollout.tool_calls import ToolCallPolicy, blocking_tool
 from llds.samplers.base import Sampler
@@ -84,36 +84,38 @@ class RolloutCollector:
         sampler: Generates actions.
         tokenizer: The policy's tokenizer.
         protocol: Reads actions and renders observations.
-        agent_tools: The agent's tools; their names are the tags that call them.
+        agent_tools: The agent's tools.
         tool_calls: Deadline and retries of a tool call.
         opening_tool: Asked about each question before the first action; its result becomes part of the prompt.
         watcher: Sees the turns of all episodes as they come.
+        stateful: Makes an environment for each trajectory.
 
     Raises:
-        ConfigurationError: If a tool's name cannot be a tag.
+        ConfigurationError: If the protocol cannot work with a tool or with the tokenizer.
     """
 
     def __init__(
         self,
         sampler: Sampler,
         tokenizer: PreTrainedTokenizerBase,
-        protocol: TagProtocol,
+        protocol: Protocol,
         agent_tools: Sequence[AgentTool],
         tool_calls: ToolCallPolicy,
         opening_tool: AgentTool | None = None,
         watcher: EpisodeWatcher | None = None,
+        stateful: EnvironmentFactory | None = None,
     ) -> None:
-        names = [tool.name for tool in agent_tools]
-        protocol.check_tool_names(names)
         self.sampler = sampler
         # Of its own: transformers sets what is split on the tokenizer, and others use theirs while the loop runs.
         self.tokenizer = copy.deepcopy(tokenizer)
         self.protocol = protocol
+        protocol.attach(self.tokenizer, agent_tools)
         self.tools = {tool.name: tool for tool in agent_tools}
         self.tool_calls = tool_calls
         self.opening_tool = opening_tool
         self.watcher = watcher
-        self.encoder = ObservationEncoder(self.tokenizer, protocol, names)
+        self.stateful = stateful
+        self.encoder = ObservationEncoder(self.tokenizer, protocol, list(self.tools))
         self._loop = BackgroundLoop(tool_calls.blocked_s, blocking_tool)
 
     def collect(self, prompts: Sequence[Prompt], collection: Collection) -> list[Trajectory]:
@@ -168,9 +170,13 @@ class RolloutCollector:
         """
         for trajectory in trajectories:
             trajectory.turns, trajectory.status = [], "out_of_turns"
-            trajectory.failure, trajectory.failed_by = "", ""
+            trajectory.failure, trajectory.failed_by, trajectory.environment_reward = "", "", None
             trajectory.policy_version = self.sampler.policy_version
         self._loop.run(self._run_all(trajectories, collection))
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run something else on the event loop, to its end."""
+        return self._loop.run(coroutine)
 
     def close(self) -> None:
         """Stop the event loop; nothing can be collected afterwards."""
@@ -197,6 +203,7 @@ class RolloutCollector:
             limits=collection.limits,
             tool_calls=self.tool_calls,
             watcher=self.watcher,
+            stateful=self.stateful,
         )
         try:
             async with asyncio.TaskGroup() as group:

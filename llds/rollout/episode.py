@@ -4,18 +4,20 @@ Every trajectory is a coroutine that advances at its own pace; nothing here know
 """
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from llds.agent_tools import AgentTool
+from llds.agent_tools import AgentTool, EnvironmentFactory, ToolContext
 from llds.errors import ConfigurationError, SamplerError, ToolFailure, ToolInputError
 from llds.rollout.observation import ObservationEncoder
-from llds.rollout.protocol import ObservationText, TagProtocol
-from llds.rollout.tool_calls import ToolCallPolicy, call_tool
+from llds.rollout.protocol import ObservationText
+from llds.rollout.protocol import Protocol as ActionProtocol
+from llds.rollout.tool_calls import ToolCallPolicy, call_tool, run_calls
 from llds.samplers.base import Sampler, SampleRequest
-from llds.types import Action, Prompt, Trajectory, Turn
+from llds.types import Prompt, ToolResult, Trajectory, Turn
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,14 @@ class Environment:
 
     sampler: Sampler
     tokenizer: PreTrainedTokenizerBase
-    protocol: TagProtocol
+    protocol: ActionProtocol
     tools: dict[str, AgentTool]
     opening_tool: AgentTool | None
     encoder: ObservationEncoder
     limits: EpisodeLimits
     tool_calls: ToolCallPolicy
     watcher: EpisodeWatcher | None = None
+    stateful: EnvironmentFactory | None = None
 
 
 async def run_episode(environment: Environment, trajectory: Trajectory, seed: tuple[int, ...]) -> None:
@@ -74,12 +77,15 @@ async def run_episode(environment: Environment, trajectory: Trajectory, seed: tu
         trajectory: A fresh trajectory; it is filled in place.
         seed: Numbers that name this trajectory among all that the run samples.
     """
-    environment.sampler.open_trajectory(trajectory.index)
+    stateful = environment.stateful
     try:
-        await _open(environment, trajectory)
-        for turn in range(environment.limits.turns + 1):
-            if not await _take_turn(environment, trajectory, (*seed, turn), is_last=turn == environment.limits.turns):
-                return
+        async with stateful.opened(trajectory) if stateful else nullcontext() as said:
+            environment.sampler.open_trajectory(trajectory.index)
+            await _open(environment, trajectory, said)
+            for turn in range(environment.limits.turns + 1):
+                is_last = turn == environment.limits.turns
+                if not await _take_turn(environment, trajectory, (*seed, turn), is_last=is_last):
+                    break
     except (ToolFailure, SamplerError) as error:
         trajectory.status, trajectory.failure = "failed", str(error)
         trajectory.failed_by = "sampler" if isinstance(error, SamplerError) else "tool"
@@ -87,15 +93,22 @@ async def run_episode(environment: Environment, trajectory: Trajectory, seed: tu
         environment.sampler.close_trajectory(trajectory.index)
 
 
-async def _open(environment: Environment, trajectory: Trajectory) -> None:
-    """Put what the opening tool says about the question into the prompt, as an observation: off the mask, defused."""
+async def _open(environment: Environment, trajectory: Trajectory, said: str | None) -> None:
+    """Put what opening tool or environment says into the prompt, as an observation: off the mask, defused."""
     tool, prompt = environment.opening_tool, trajectory.prompt
-    if tool is None or prompt.opening is None or prompt.opening:  # full: the trajectory is sampled anew
+    if said is not None and prompt.opening is None:
+        raise ConfigurationError(
+            "Expected {observation} in `data.template.text`, for what `reset` of the environment says, got no such "
+            "place. Add it, or let `reset` return None."
+        )
+    if (tool is None and said is None) or prompt.opening is None or prompt.opening:  # full: it is sampled anew
         return
     try:
-        result = await call_tool(tool, prompt.question, environment.tool_calls)
+        result = (
+            ToolResult(said or "") if tool is None else await call_tool(tool, prompt.question, environment.tool_calls)
+        )
     except ToolInputError as error:  # not the model's mistake: it has not acted yet
-        raise ToolFailure(f"agent tool `{tool.name}` refused the question {prompt.prompt_id!r}: {error}") from error
+        raise ToolFailure(f"the opening tool refused the question {prompt.prompt_id!r}: {error}") from error
     body = environment.protocol.neutralize(result.text, list(environment.tools))
     observation = environment.encoder.encode(ObservationText("", body, ""), environment.limits.observation_tokens)
     trajectory.prompt = prompt.opened_with(observation.token_ids, result.document_ids)
@@ -120,7 +133,7 @@ async def _take_turn(environment: Environment, trajectory: Trajectory, seed: tup
         return False
     room -= len(turn.action_ids)
     if room > 0:
-        await _observe(environment, turn)
+        await _observe(environment, trajectory, turn, seed)
         if environment.watcher is not None:
             environment.watcher.observed(turn)
     if len(turn.observation_ids) >= room:  # an observation without room for an action after it is of no use
@@ -138,6 +151,7 @@ async def _act(environment: Environment, trajectory: Trajectory, max_tokens: int
             token_ids=trajectory.token_ids,
             max_tokens=max_tokens,
             stop_strings=tuple(environment.protocol.stop_strings(names)),
+            stop_ids=environment.protocol.stop_ids(),
             sampling=trajectory.sampling,
             seed=seed,
         )
@@ -148,25 +162,25 @@ async def _act(environment: Environment, trajectory: Trajectory, max_tokens: int
     return turn
 
 
-async def _observe(environment: Environment, turn: Turn) -> None:
+async def _observe(environment: Environment, trajectory: Trajectory, turn: Turn, seed: tuple[int, ...]) -> None:
     started = time.perf_counter()
-    text = await _respond(environment, turn, turn.action)
+    text = await _respond(environment, trajectory, turn, seed)
     turn.tool_s = time.perf_counter() - started
     observation = environment.encoder.encode(text, environment.limits.observation_tokens)
     turn.observation_ids, turn.observation_is_cut = observation.token_ids, observation.is_cut
 
 
-async def _respond(environment: Environment, turn: Turn, action: Action) -> ObservationText:
-    names = list(environment.tools)
+async def _respond(
+    environment: Environment, trajectory: Trajectory, turn: Turn, seed: tuple[int, ...]
+) -> ObservationText:
+    action, said = turn.action, _decode(environment, turn.action_ids)
     if action.kind == "invalid":
-        return environment.protocol.correct(_decode(environment, turn.action_ids), names)
-    try:
-        result = await call_tool(environment.tools[action.name], action.content, environment.tool_calls)
-    except ToolInputError as error:
-        turn.action = Action("invalid", action.name, action.content)
-        return environment.protocol.correct(_decode(environment, turn.action_ids), names, reason=str(error))
-    turn.document_ids = result.document_ids
-    return environment.protocol.observe(result.text, names)
+        return environment.protocol.correct(said, list(environment.tools), action.reason)
+    context = ToolContext(trajectory.prompt.row, trajectory.index, len(trajectory.turns) - 1, seed)
+    outcomes = await run_calls(environment.tools, action.tool_calls, environment.tool_calls, context)
+    turn.tool_errors = sum(one.is_error for one in outcomes)
+    turn.document_ids = tuple(document for one in outcomes for document in one.document_ids)
+    return environment.protocol.observe_all(action, said, [one.text for one in outcomes])
 
 
 def _decode(environment: Environment, ids: list[int]) -> str:

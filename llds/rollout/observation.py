@@ -11,7 +11,7 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerBase
 
 from llds.errors import ConfigurationError
-from llds.rollout.protocol import ObservationText, TagProtocol
+from llds.rollout.protocol import ObservationText, Protocol
 
 _REMEMBERED = 512
 """Texts whose tokens are remembered. Trajectories of a group often get the same observation, and a call of a tokenizer
@@ -39,21 +39,17 @@ class ObservationEncoder:
 
     Args:
         tokenizer: The policy's tokenizer.
-        protocol: The tag protocol, whose tags are forbidden in bodies.
+        protocol: The protocol, whose own tokens are forbidden in bodies.
         tool_names: Names of the agent's tools.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, protocol: TagProtocol, tool_names: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, protocol: Protocol, tool_names: Sequence[str] = ()) -> None:
         self.tokenizer = tokenizer
-        self._shortest = [protocol.observe("", tool_names)]
-        self._shortest += [protocol.correct(f"<{name}>", tool_names) for name in (*tool_names, protocol.answer_tag)]
-        names = (*tool_names, protocol.answer_tag, protocol.observation_tag, protocol.think_tag)
-        tags = {f"<{slash}{name}>" for name in names for slash in ("", "/")}
+        self._shortest = protocol.shortest_observations(tool_names)
+        own = protocol.own_tokens(tool_names)
         added = tokenizer.added_tokens_decoder.items()  # holds special tokens that `all_special_ids` leaves out
         self.forbidden_ids = set(tokenizer.all_special_ids)
-        self.forbidden_ids |= {number for number, token in added if token.special or token.content in tags}
+        self.forbidden_ids |= {number for number, token in added if token.special or token.content in own}
         self._fixed = lru_cache(_REMEMBERED)(self._encode_fixed)
         self._body = lru_cache(_REMEMBERED)(self._encode_body)
 
@@ -68,15 +64,21 @@ class ObservationEncoder:
         Raises:
             ConfigurationError: If not even opening and closing fit.
         """
-        opening, closing = self._fixed(text.opening), self._fixed(text.closing)
-        room = limit_tokens - len(opening) - len(closing)
+        ids, closings = list(self._fixed(text.opening)), [self._fixed(closing) for _, closing in text.parts]
+        frame = len(ids) + sum(map(len, closings))
+        room, is_cut = limit_tokens - frame, False
         if room < 0:
             raise ConfigurationError(
                 "Expected `limits.observation_tokens` to leave room for the protocol's own words in an observation "
-                f"({len(opening) + len(closing)} tokens), got {limit_tokens}. Raise the limit."
+                f"({frame} tokens), got {limit_tokens}. Raise the limit."
             )
-        body = self._body(text.body[: limit_tokens * _MOST_CHARS_PER_TOKEN])  # of megabytes only the beginning
-        return EncodedObservation([*opening, *body[:room], *closing], is_cut=len(body) > room)
+        for number, ((body_text, _), closing) in enumerate(zip(text.parts, closings, strict=True)):
+            share = room // (len(closings) - number)  # several bodies share it; what one leaves is for those after it
+            body = self._body(body_text[: limit_tokens * _MOST_CHARS_PER_TOKEN])  # of megabytes only the beginning
+            is_cut |= len(body) > share
+            ids += [*body[:share], *closing]
+            room -= min(len(body), share)
+        return EncodedObservation(ids, is_cut)
 
     def _encode_fixed(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

@@ -1,21 +1,24 @@
 """Calling an agent tool: a deadline for each try, bounded retries with jitter, typed failures.
 
-A model's mistake (`ToolInputError`) passes through and becomes an observation. Everything else ends as `ToolFailure`,
+A model's mistake (`ToolInputError`) becomes an observation that says so. Everything else ends as `ToolFailure`,
 which marks the trajectory failed: text of an infrastructure error is never shown to the model or trained on.
 """
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from llds.agent_tools import AgentTool
+from llds.agent_tools import AgentTool, ToolContext
 from llds.errors import ConfigurationError, ToolFailure, ToolInputError
-from llds.types import ToolResult
+from llds.types import ToolCall, ToolResult
 
 _jitter = random.Random()  # noqa: S311 (its own, so that a failure leaves the run's random numbers alone)
+
+
+_NOWHERE = ToolContext()
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,66 @@ class ToolCallPolicy:
             )
 
 
-async def call_tool(tool: AgentTool, argument: str, policy: ToolCallPolicy) -> ToolResult:
+@dataclass(frozen=True)
+class CallOutcome:
+    """What came of a call that was served or refused.
+
+    Attributes:
+        text: For the model.
+        document_ids: Passages behind it.
+        is_error: Whether the tool refused its arguments.
+    """
+
+    text: str
+    document_ids: tuple[str, ...] = ()
+    is_error: bool = False
+
+
+async def run_calls(
+    tools: Mapping[str, AgentTool], calls: Sequence[ToolCall], policy: ToolCallPolicy, context: ToolContext
+) -> list[CallOutcome]:
+    """Run the calls of an action at once.
+
+    Args:
+        tools: By name.
+        calls: Of tools that are there.
+        policy: How long and how often each is tried.
+        context: Where they come from.
+
+    Returns:
+        What came of each, in their order.
+
+    Raises:
+        ToolFailure: If one failed; all have ended then.
+        ConfigurationError: If a tool is set up wrongly.
+    """
+
+    async def outcome(call: ToolCall) -> CallOutcome:
+        try:
+            result = await call_tool(tools[call.name], call.arguments, policy, context)
+        except ToolInputError as error:
+            return CallOutcome(f"Error: {error}", is_error=True)
+        return CallOutcome(result.text, result.document_ids)
+
+    if len(calls) == 1:
+        return [await outcome(calls[0])]
+    found = await asyncio.gather(*map(outcome, calls), return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if isinstance(one, CallOutcome)]
+
+
+async def call_tool(
+    tool: AgentTool, arguments: Mapping[str, Any] | str, policy: ToolCallPolicy, context: ToolContext = _NOWHERE
+) -> ToolResult:
     """Call a tool until it answers.
+
+    Args:
+        tool: The tool.
+        arguments: By name, or the one text that it takes.
+        policy: How long and how often it is tried.
+        context: Where the call comes from.
 
     Raises:
         ToolInputError: If the argument is one that the tool cannot serve.
@@ -54,7 +115,7 @@ async def call_tool(tool: AgentTool, argument: str, policy: ToolCallPolicy) -> T
         if attempt:
             await asyncio.sleep(policy.backoff_s * 2 ** (attempt - 1) * _jitter.uniform(0.5, 1.5))
         try:
-            return _checked(tool, await _within(policy.deadline_s, _contained(tool, argument)))
+            return _checked(tool, await _within(policy.deadline_s, _contained(tool, arguments, context)))
         except (ToolInputError, ConfigurationError):
             raise
         except (ToolFailure, OSError) as error:  # a deadline's TimeoutError is an OSError without a text
@@ -89,10 +150,10 @@ async def _within(deadline_s: float, call: Coroutine[Any, Any, ToolResult]) -> T
     return task.result()
 
 
-async def _contained(tool: AgentTool, argument: str) -> ToolResult:
+async def _contained(tool: AgentTool, arguments: Mapping[str, Any] | str, context: ToolContext) -> ToolResult:
     """Call a tool; what would end the event loop is an error of the tool like any other."""
     try:
-        return await tool.run(argument)
+        return await tool.call(arguments, context)
     except (SystemExit, KeyboardInterrupt) as error:  # Ctrl-C reaches the main thread, never a tool
         raise RuntimeError(f"{type(error).__name__}({error})") from error
 

@@ -3,8 +3,9 @@
 Every sampler takes requests one at a time from many trajectories at once; it batches them as it sees fit.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ class SampleRequest:
         stop_strings: Closing tags; the token in which one ends is the last of the action.
         sampling: The sampling law.
         seed: Non-negative numbers that name this action among all others; equal seeds and contexts give equal actions.
+        stop_ids: Tokens that end the action, beside those that end a turn anyway.
     """
 
     trajectory: int
@@ -38,6 +40,7 @@ class SampleRequest:
     stop_strings: tuple[str, ...]
     sampling: SamplingParams
     seed: tuple[int, ...]
+    stop_ids: tuple[int, ...] = ()
 
     def uniforms(self) -> np.ndarray:
         """One uniform number in [0, 1) for each token of the action, fixed by the seed."""
@@ -80,14 +83,19 @@ class Sampler(ABC):
     Attributes:
         policy_version: Version of the weights in use; stamped on every trajectory.
         engine_dtype: Data type of an engine's own copy of the weights.
+        update_deadline_s: Longest time, in seconds, that an update of the weights may take before the process ends.
         can_overlap: Whether it can sample with weights of its own while the policy trains.
         can_resample: Whether trajectories that it lost can be sampled again after `start`.
+        takes_saved_layout: Whether it loads weights as the model's files hold them, and not as transformers computes
+            with them (fused experts).
     """
 
     policy_version: int = 0
     engine_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    update_deadline_s: float = math.inf
     can_overlap: bool = False
     can_resample: bool = False
+    takes_saved_layout: bool = False
 
     @cached_property
     def busy(self) -> BusyTime:
@@ -121,6 +129,9 @@ class Sampler(ABC):
             ConfigurationError: Naming the key.
         """
 
+    def make_room(self) -> None:  # noqa: B027 (optional hook)
+        """Give memory back that engines need to start or to wake up; before `start`, on every rank."""
+
     def start(self) -> list[str]:
         """Start or restart engines where that is the sampler's business; before each update, on rank 0 only.
 
@@ -135,8 +146,8 @@ class Sampler(ABC):
     def join(self, engines: list[str]) -> None:  # noqa: B027 (optional hook)
         """Hear, on every rank, which engines there are."""
 
-    def probe(self, request: SampleRequest) -> dict[str, Completion]:
-        """Sample one action on each engine; by its name. Nothing where the weights are the trainer's own.
+    def probe(self, requests: Sequence[SampleRequest]) -> dict[str, list[Completion]]:
+        """Sample on each engine, past ends of turns; by its name. Nothing where the weights are the trainer's own.
 
         Raises:
             SamplerError: If none can.

@@ -1,6 +1,7 @@
 """Training on several ranks: DeepSpeed ZeRO-3, and what the rest of llds must know of it."""
 
 from llds.strategies.checkpoint_io import SealedCheckpointIO, save_training_state, use_sealed_checkpoints
+from llds.strategies.deadline import ends_within
 from llds.strategies.partitioned import assign_parts, gathered, is_partitioned, local_part, reads, whole_shape
 from llds.strategies.ranks import gather, is_lost_rank, rank, sum_over_ranks, together, world_size
 from llds.strategies.rollback import load_training_state
@@ -11,6 +12,7 @@ __all__ = [
     "SealedCheckpointIO",
     "ZeRO3Strategy",
     "assign_parts",
+    "ends_within",
     "gather",
     "gathered",
     "is_lost_rank",

@@ -10,8 +10,7 @@ from pathlib import Path
 from transformers import AutoConfig, PreTrainedConfig, Qwen2Config
 
 from llds.errors import ConfigurationError
-from llds.files import FROM_FOLDER, errors_of_folder
-from llds.paths import resolve_path
+from llds.files import FROM_FOLDER, errors_of_folder, model_folder
 
 _QWEN = {  # config.json of Qwen2.5: hidden, feed-forward, layers, heads, key-value heads, tied, vocabulary
     "3B": (2048, 11008, 36, 16, 2, True, 151_936),
@@ -145,13 +144,13 @@ def load(name: str) -> PreTrainedConfig:
     """The configuration of a folder, or of a Qwen2.5 by its size.
 
     Args:
-        name: Folder with a config.json, or 3B, 7B, 32B.
+        name: Folder with a config.json, a name on the hub, or 3B, 7B, 32B.
 
     Raises:
         ConfigurationError: It is neither, or the model is no decoder of the kind that `parameters` counts.
     """
     if name not in _QWEN:
-        return _load_folder(resolve_path(name))
+        return _load_folder(model_folder(name, "MODEL", is_config_enough=True))
     hidden, wide, layers, heads, kv, tied, vocabulary = _QWEN[name]
     return Qwen2Config(
         hidden_size=hidden, intermediate_size=wide, num_hidden_layers=layers, num_attention_heads=heads,

@@ -1,10 +1,13 @@
 """The ranks of a run: who am I, what have the others got, has anything failed anywhere.
 
-Works without a process group too: then there is one rank. Everything here is collective: every rank must call.
+Works without a process group too: then there is one rank. Everything here is collective: every rank must call. Objects
+travel by a gloo group of their own: a rank that waits for others sleeps on a socket, where NCCL would spin on a GPU that
+a sampler may share, and copy every message through its memory.
 """
 
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -13,6 +16,33 @@ from torch import Tensor
 from llds.errors import LLDSError, RankError
 
 Value = TypeVar("Value")
+
+
+class _ObjectGroup:
+    """The group of all ranks by which objects travel; made when it is first asked for, once for each process group.
+
+    Attributes:
+        timeout: Longest time that ranks wait for each other; None is torch's 30 minutes.
+    """
+
+    def __init__(self) -> None:
+        self.timeout: timedelta | None = None
+        self._of: Any = None
+        self._group: Any = None
+
+    def get(self) -> Any:
+        """The group; the first call is collective."""
+        if self._of is not dist.group.WORLD:
+            self._of, self._group = dist.group.WORLD, dist.new_group(backend="gloo", timeout=self.timeout)
+        return self._group
+
+
+_objects = _ObjectGroup()
+
+
+def exchange_within(timeout: timedelta) -> None:
+    """Set the longest time that ranks wait for each other's objects; before the first exchange."""
+    _objects.timeout = timeout
 
 
 def world_size() -> int:
@@ -30,7 +60,7 @@ def gather(value: Value) -> list[Value]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_objects.get())
     return values
 
 

@@ -25,7 +25,7 @@ from llds.errors import ConfigurationError
 from llds.files import check_room, check_whole
 from llds.strategies.checkpoint_io import errors_of_writing, save_file, tensor_bytes
 from llds.strategies.partitioned import local_part, without_compiled_communication
-from llds.strategies.ranks import gather, rank, together, world_size
+from llds.strategies.ranks import exchange_within, gather, rank, together, world_size
 from llds.strategies.zero3_checkpoint import CHECKPOINT_TAG, load_weights, ranks_of_checkpoint
 
 _OWNED = {
@@ -99,6 +99,7 @@ class ZeRO3Strategy(DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """Join the process group, on CPUs with gloo."""
+        exchange_within(self._timeout or timedelta(minutes=30))
         if not isinstance(self.accelerator, CPUAccelerator):
             super().setup_environment()
             return

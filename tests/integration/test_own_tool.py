@@ -2,13 +2,23 @@
 
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from llds.callbacks import TrajectoryLog
 from llds.cli import main
+from llds.cli.training.ask import answer_question
+from llds.data import PromptTemplate
+from llds.losses import AnswerMasking, LLDSPenalty
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.paths import resolve_path
+from llds.rollout import ChatToolProtocol, EpisodeLimits
+from tests.runs import POLICY, by_iteration, make_run
 from tests.scripted_sampler import ScriptedSampler
 
 ROOT = Path(__file__).parents[2]
@@ -38,10 +48,10 @@ def questions(tmp_path: Path) -> Path:
     return file
 
 
-def fit(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str) -> list[dict]:
-    """Train the agent of the example without any retriever; its trajectories."""
+def fit(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str, agent: str = "calculator") -> list[dict]:
+    """Train the agent of an example without any retriever; its trajectories."""
     monkeypatch.chdir(folder.parent)
-    configuration = ("-c", "llds:quickstart", "-c", "llds:agents/calculator")
+    configuration = ("-c", "llds:quickstart", "-c", f"llds:agents/{agent}")
     main(["fit", *configuration, *SMALL, "--rollout.group_size", "2", "--trainer.default_root_dir", str(folder), *args])
     files = sorted((folder / "trajectories").iterdir())
     return [json.loads(line) for file in files for line in gzip.open(file, "rt")]
@@ -73,3 +83,85 @@ def test_what_the_calculator_computes_comes_back_and_is_worth_a_reward(
 def test_the_example_is_short_enough_to_copy() -> None:
     lines = [line for name in ("calculator.py", "calculator.yaml") for line in (AGENT / name).read_text().splitlines()]
     assert len(lines) <= 40
+
+
+class AskingSampler(ScriptedSampler):
+    """Some of its trajectories ask the database twice, the first time with a mistake; the others answer at once."""
+
+    def __init__(self) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_path("llds:quickstart/policy"))
+        super().__init__(tokenizer, lambda trajectory, turn: self.action(trajectory % 2, turn))
+
+    def action(self, member: int, turn: int) -> str:
+        """The text of an action."""
+        asks = ("<query>SELECT wrong FROM customers</query>", "<query>SELECT name FROM customers WHERE id = 1</query>")
+        return asks[turn] if member == 0 and turn < len(asks) else f"<answer>{'Ada' if turn else 'x'}</answer>"
+
+
+@pytest.mark.slow
+def test_an_agent_with_a_database_of_its_own_trains_and_its_mistakes_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "questions.jsonl"
+    rows = [{"id": str(number), "question": "Who is first?", "golden_answers": ["Ada"]} for number in range(4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sampler = f"{AskingSampler.__module__}.AskingSampler"
+    args = ("--data.train", str(file), "--rollout.sampler", sampler)
+    trajectories = fit(monkeypatch, tmp_path / "run", *args, agent="sql")
+    assert len(trajectories) == 16  # of two iterations
+    asking = [one for one in trajectories if len(one["turns"]) == 3]
+    assert len(asking) == 8
+    assert "<query> ... </query>: Runs one SQL statement" in asking[0]["prompt"]
+    assert all("Error: SQLite says: no such column: wrong" in one["turns"][0]["observation"] for one in asking)
+    assert all("Ada" in one["turns"][1]["observation"] for one in asking)
+    assert [[turn["tool_errors"] for turn in one["turns"]] for one in asking] == [[1, 0, 0]] * 8
+    assert all(turn["kind"] != "invalid" for one in asking for turn in one["turns"])
+    assert [one["is_correct"] for one in trajectories] == [len(one["turns"]) == 3 for one in trajectories]
+
+
+@pytest.mark.slow
+def test_an_agent_that_calls_tools_in_a_chat_template_trains_with_llds_and_its_signals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = ROOT / "tests" / "recordings" / "chat_templates.json.xz"
+    found = json.loads(lzma.decompress(recording.read_bytes()))["qwen2_5"]
+    tokenizer = load_tokenizer(POLICY)
+    tokenizer.add_tokens([AddedToken(text, special=True) for text in found["special"]])
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in found["added"]])
+    tokenizer.chat_template, tokenizer.eos_token = found["chat_template"], found["eos"]
+    policy = tmp_path / "policy"
+    tokenizer.save_pretrained(policy)
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        )
+    ).save_pretrained(policy)  # fmt: skip
+    protocol = ChatToolProtocol()
+    module = {"policy": str(policy), "protocol": protocol, "llds_penalty": LLDSPenalty(answer_masking=AnswerMasking())}
+    call = '<tool_call>\n{{"name": "search", "arguments": {{"argument": "{}"}}}}\n</tool_call>'.format
+    sampler = ScriptedSampler(
+        tokenizer,
+        lambda trajectory, turn: f"{call(trajectory)}\n{call(turn)}<|im_end|>" if turn == 0 else "Ghanaian<|im_end|>",
+    )
+    limits = EpisodeLimits(action_tokens=120, observation_tokens=300, total_tokens=1500, turns=2)
+    rollout = {"limits": limits, "eval_limits": limits}
+    run = make_run(tmp_path / "run", TrajectoryLog(), iterations=2, sampler=sampler, module=module, rollout=rollout)
+    run.data.template, run.data.max_prompt_tokens = PromptTemplate("{question}", chat=True, system="Be brief."), 600
+    run.fit()
+    signals = by_iteration(tmp_path / "run")["2"]
+    assert (signals["rollout/searches"], signals["rollout/valid_action_rate"]) == ("2.0", "1.0")
+    assert {"llds/lld_rate", "llds/preserved", "policy/log_likelihood_correct_answer"} <= set(signals)
+    logged = gzip.decompress((tmp_path / "run/trajectories/iteration-000002.jsonl.gz").read_bytes())
+    record = json.loads(logged.splitlines()[0])
+    assert record["turns"][0]["observation"].count("The demonym of Ghana is Ghanaian.") == 2
+    assert "Be brief." in record["prompt"]
+    answer_question("Who?", run.trainer, run.module, run.data, None)
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines() if line[:1].strip()][:3] == ["search", "search", "result"]
+    assert "answer      Ghanaian" in shown
+    live = make_run(tmp_path / "live", iterations=1, module=module | {"llds_penalty": None}, rollout=rollout)
+    live.data.template, live.data.max_prompt_tokens = run.data.template, 600
+    live.fit()  # a random policy through the sampler that ends actions at tokens only
+    assert by_iteration(tmp_path / "live")["1"]["rollout/valid_action_rate"] < "1"

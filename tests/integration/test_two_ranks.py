@@ -99,6 +99,10 @@ def test_weights_and_metrics_are_those_of_one_process(
         assert two["logged"][iteration] == pytest.approx(metrics, rel=1e-4, abs=1e-5), iteration
 
 
+def test_objects_travel_by_a_group_that_waits_on_sockets(found: dict[str, Any]) -> None:
+    assert found["objects"] == {"backend": "gloo", "is its own": True, "of": [0, 1]}
+
+
 @pytest.mark.parametrize("run", ["zero3 poisoned", "ddp poisoned"])
 def test_what_is_not_finite_on_one_rank_is_skipped_by_all(
     found: dict[str, Any], alone: dict[str, Any], run: str

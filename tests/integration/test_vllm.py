@@ -10,6 +10,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from llds.batches import RolloutBatch
 from llds.callbacks import RolloutCallback
@@ -32,11 +34,10 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
+def checked(*words: str) -> dict[str, Any]:
     """What the checks of one engine in one process found."""
     done = subprocess.run(
-        [sys.executable, "tests/integration/vllm_in_process.py"],
+        [sys.executable, "tests/integration/vllm_in_process.py", *words],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -49,9 +50,30 @@ def found() -> dict[str, Any]:
     return result
 
 
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """What they found on the quickstart's policy."""
+    return checked()
+
+
 def test_log_probs_agree_with_the_trainer_after_each_of_twenty_updates(found: dict[str, Any]) -> None:
     assert len(found["updates"]) == 20
     assert max(found["updates"]) <= 1e-4
+
+
+def test_log_probs_agree_with_the_trainer_of_a_model_with_experts(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(POLICY)
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, moe_intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, head_dim=32, num_experts=4, num_experts_per_tok=2,
+        initializer_range=0.2, max_position_embeddings=2048, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    gaps = checked(str(tmp_path))
+    assert max(gaps["updates"] + gaps["adapters"]) <= 1e-4
+    assert gaps["described"] == {"whole": True, "adapters": True}
 
 
 def test_log_probs_agree_with_a_trainer_of_adapters(found: dict[str, Any]) -> None:

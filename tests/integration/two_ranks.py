@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from llds.callbacks import CollapseMonitor, EvaluationTable, TrajectoryLog
@@ -25,6 +26,7 @@ from llds.modules import LoRA, Policy
 from llds.modules.policy.partitioned_loading import WeightFiles
 from llds.samplers import TransformersSampler
 from llds.strategies import ZeRO3Strategy, gather, is_partitioned, local_part, rank, together, whole_shape, world_size
+from llds.strategies import ranks
 from llds.strategies.zero3_checkpoint import trained_weights
 from tests.integration.resident import Peak
 from tests.integration.scenarios import (
@@ -291,6 +293,12 @@ def loaded() -> Any:
     return {"peaks": gather(peak.bytes), "sizes": sizes, "equal": all(equal)}
 
 
+def objects() -> dict[str, Any]:
+    """By which group objects travel between the ranks."""
+    group = ranks._objects.get()
+    return {"backend": dist.get_backend(group), "is its own": group is not dist.group.WORLD, "of": gather(rank())}
+
+
 CHECKS: dict[str, Callable[[], Any]] = {
     "zero3 adamw": trained("zero3-adamw", zero3, AdamWAgent),
     "zero3 sgd": trained("zero3-sgd", zero3, SGDAgent),
@@ -315,6 +323,7 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "sampled": sampled,
     "probes": probes,
     "failing alone": failing_alone,
+    "objects": objects,
     "broken tool": broken_tool,
     "loaded": loaded,
 }

@@ -36,11 +36,12 @@ POLICY = "llds:quickstart/policy"
 class Checks:
     """A sampler, a module, and what they do together."""
 
-    def __init__(self) -> None:
-        self.module = SearchAgentModule(POLICY)
+    def __init__(self, model: str = POLICY) -> None:
+        self.model = model
+        self.module = SearchAgentModule(model)
         self.module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
         self.module.setup("test")
-        self.policy = SampledPolicy(resolve_path(POLICY), self.module.tokenizer, "float32", 512, Path())
+        self.policy = SampledPolicy(resolve_path(model), self.module.tokenizer, "float32", 512, Path())
         self.sampler = VLLMSampler()
         self.sampler.prepare(self.policy)
         self.sync = WeightSync(self.sampler, self.policy, self.module, SamplingParams())
@@ -86,10 +87,10 @@ class Checks:
 
     # Checks
 
-    def updates(self) -> list[float]:
-        """The canary's gap after each of 20 updates."""
+    def updates(self, number: int = 20) -> list[float]:
+        """The canary's gap after each of so many updates."""
         gaps = []
-        for _ in range(20):
+        for _ in range(number):
             self.train()
             self.sync.update()
             gaps.append(self.sync.metrics["rollout/canary_gap"])
@@ -98,7 +99,7 @@ class Checks:
     @torch.no_grad()
     def adapters(self) -> list[float]:
         """The canary's gap after each of three updates of a policy that trains adapters."""
-        module = SearchAgentModule(POLICY, lora=LoRA(rank=2))
+        module = SearchAgentModule(self.model, lora=LoRA(rank=2))
         module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
         module.setup("test")
         sync = WeightSync(self.sampler, self.policy, module, SamplingParams())
@@ -207,10 +208,10 @@ class Checks:
     def described(self) -> dict[str, bool]:
         """Whether the stream is what vLLM's transfers between GPUs are told of it beforehand: order, names, shapes."""
         metadata = [(meta.name, meta.shape) for meta in make_source(self.policy.folder, "bfloat16").metadata()]
-        adapted = Policy(POLICY, lora=LoRA(rank=2))
+        adapted = Policy(self.model, lora=LoRA(rank=2))
         streams = {"whole": self.module.policy, "adapters": adapted}
         return {
-            name: [(key, tuple(value.shape)) for key, value in policy.weights()] == metadata
+            name: [(key, tuple(value.shape)) for key, value in policy.weights(as_saved=True)] == metadata
             for name, policy in streams.items()
         }
 
@@ -311,11 +312,15 @@ def flipped(value: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    """Run all checks."""
+    """Run all checks on the quickstart's policy, or those of weight updates on the model in a folder."""
     torch.manual_seed(3)
-    checks = Checks()
+    checks = Checks(*sys.argv[1:])
     try:
         checks.sync.update()
+        if len(sys.argv) > 1:
+            gaps = {"updates": checks.updates(3), "adapters": checks.adapters(), "described": checks.described()}
+            print(json.dumps(gaps))
+            return
         names = (
             "parity",
             "described",

@@ -188,6 +188,7 @@ def test_the_command_line_wins_over_files_and_the_last_file_over_the_first(tmp_p
     assert cli.model.optimization.learning_rate == 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["file", "command line"])
 def test_loggers_follow_the_folder_of_the_run(where: str, tmp_path: Path) -> None:
     late = tmp_path / "late.yaml"
@@ -205,6 +206,7 @@ class ComputingAgent(SearchAgentModule):
         return [*super().configure_agent_tools(), CalculatorTool()]
 
 
+@pytest.mark.slow
 def test_another_class_of_module_keeps_the_arguments() -> None:
     before = build("-c", QUICKSTART).config.model.init_args
     cli = build("-c", QUICKSTART, "--model.class_path", f"{__name__}.ComputingAgent")
@@ -230,6 +232,7 @@ def test_a_callback_is_added_to_the_list_and_the_list_stays(tmp_path: Path) -> N
 GUARDS = sorted((ROOT / "conf" / "collapse").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", GUARDS, ids=lambda path: path.stem)
 def test_every_overlay_of_the_monitor_fits_every_recipe_and_changes_the_monitor_alone(
     recipe: tuple[Path, dict[str, Any]], overlay: Path
@@ -249,6 +252,7 @@ TRAINERS = sorted((ROOT / "conf" / "trainer").glob("*.yaml"))
 ON_THIS_MACHINE = ("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", TRAINERS, ids=lambda path: path.stem)
 def test_every_overlay_of_the_trainer_instantiates_and_changes_where_and_not_what(overlay: Path) -> None:
     if "ZeRO3" in overlay.read_text():

@@ -23,7 +23,7 @@ HERE = (
 )
 
 
-QUICK = {"conf/base.yaml", "conf/quickstart.yaml", "conf/agents/calculator.yaml", "conf/rollout/overlap.yaml"}
+QUICK = {"conf/quickstart.yaml", "conf/rollout/overlap.yaml"}
 """Files that the quick suite builds, too; to build all of them, as their commands say, is slow."""
 
 
@@ -105,6 +105,7 @@ def test_the_recipes_of_the_paper_take_every_overlay_of_scale_and_stay_what_they
         assert after.config.rollout[key] == before.config.rollout[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tools", "opening", "turns"),
     [("direct", 0, False, 0), ("rag", 0, True, 0), ("search_r1", 1, False, 4)],
@@ -119,6 +120,7 @@ def test_a_baseline_has_the_tools_that_its_name_says(name: str, tools: int, open
     assert (cli.config.retrieval.retriever is None) == (name == "direct")
 
 
+@pytest.mark.slow
 def test_benchmarks_are_the_seven_of_the_papers_below_one_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "HERE", (*HERE, "--data_root", "elsewhere"))
     cli = build("conf/base.yaml", "conf/eval/benchmarks.yaml")

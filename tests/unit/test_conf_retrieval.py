@@ -36,6 +36,7 @@ def test_there_is_an_overlay_for_every_kind_of_retrieval() -> None:
     assert {path.stem for path in OVERLAYS} == CLASSES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", [marked(path) for path in OVERLAYS])
 def test_an_overlay_swaps_the_retriever_and_nothing_else(base: dict[str, Any], overlay: Path) -> None:
     cli = build("-c", BASE, "-c", overlay, *OVERRIDE)

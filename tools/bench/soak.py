@@ -74,6 +74,8 @@ class EverythingSearches(TagProtocol):
 class Coin(Reward):
     """Right or wrong by the tokens of the trajectory."""
 
+    correct_from = 1.0
+
     def __call__(self, trajectory: Trajectory) -> float:
         """Score."""
         return float(sum(trajectory.token_ids) % 2)

@@ -204,7 +204,7 @@ def displacement(batch: PolicyBatch, after: Tensor, answered: Tensor) -> Row:
         after=after,
         action_index=batch.action_index,
         answered=answered,
-        rewards=batch.rewards,
+        correct=batch.correct,
     )
     change, correct = _per_response(batch, after), batch.rewards > 0
     signalled = correct & (batch.advantages > 0)

@@ -82,6 +82,8 @@ class RandomReward(Reward):
         seed: Of the coin.
     """
 
+    correct_from = 1.0
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
 

@@ -169,7 +169,7 @@ class IterationCheckpoint(Checkpoint):
             CheckpointError: If the weights are not finite, or it failed once too often, or no other try will come.
         """
         good = f"The last good one: {self.last_path or (_newest(trainer) or 'none')}."
-        if found := what_is_not_finite(trainer, pl_module):
+        if found := what_is_not_finite(pl_module):
             raise CheckpointError(
                 f"Expected finite weights and optimizer states to save after iteration {pl_module.iteration}, got "
                 f"{found} with NaN or infinity. The run stops, and nothing is written. {good} Go on from there with "

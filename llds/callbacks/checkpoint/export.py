@@ -30,7 +30,7 @@ class ExportPolicy(pl.Callback):
             CheckpointError: If the weights are not finite, or the disk does not take them.
         """
         folder = Path(trainer.default_root_dir) / "policy"
-        if found := what_is_not_finite(trainer, pl_module):
+        if found := what_is_not_finite(pl_module):
             raise CheckpointError(f"Expected finite weights to export, got {found} with NaN or infinity: no {folder}.")
         partial = folder.with_name(_PARTIAL)
         error = gather(_begin(partial, pl_module) if rank() == 0 else "")[0]

@@ -26,7 +26,7 @@ def worst_trajectories(
         change = changes.get(id(trajectory), 0.0)
         if trajectory.status == "failed":
             return 2, 0.0, 0.0
-        if trajectory.reward > 0 and change < 0:
+        if trajectory.is_correct and change < 0:
             return 0, change, 0.0
         return 1, trajectory.reward, -change
 

@@ -97,9 +97,9 @@ def _policy(trainer: pl.Trainer, module: SearchAgentModule) -> dict[str, Any]:
 
 def _retriever(trainer: pl.Trainer) -> dict[str, Any] | None:
     callback = _find(trainer, RetrievalCallback)
-    if callback is None or callback.retriever is None:
+    retriever = None if callback is None else callback.opened
+    if retriever is None:  # or none that a tool asks, and so none that decides anything
         return None
-    retriever = callback.retriever
     return {"class": _class_path(retriever), "fingerprint": retriever.fingerprint} | retriever.describe()
 
 

@@ -29,17 +29,21 @@ from llds.modules import SearchAgentModule
 from llds.rewards import ExactMatchReward, Reward
 from llds.rollout import (
     Collection,
+    Correctness,
     EpisodeLimits,
     EpisodeWatcher,
     FailurePolicy,
     Oversampling,
+    RewardCalls,
     Rollout,
     RolloutCollector,
     RolloutUnderWay,
     Stragglers,
     ToolCallPolicy,
 )
+from llds.rollout.scoring import Scoring
 from llds.samplers import SampledPolicy, Sampler, TransformersSampler
+from llds.samplers.canary import CanaryLimits
 from llds.strategies import rank, together, world_size
 from llds.types import Prompt, SamplingParams, Trajectory
 
@@ -54,11 +58,14 @@ class RolloutCallback(pl.Callback):
         group_size: Trajectories of each training prompt.
         sampler: Generates actions; None is the trainer's own policy.
         reward: Scores a trajectory; None is exact match.
+        correct: When a trajectory is correct, for signals, probes and detector; None asks the reward, which by default
+            means exact match.
         sampling: The sampling law in training.
         eval_sampling: The sampling law in validation, test and predict; greedy by default.
         limits: Limits of an episode in training.
         eval_limits: Limits of an episode in validation, test and predict.
         tool_calls: Deadline and retries of a tool call.
+        reward_calls: Of a reward that asks a server.
         on_failure: What becomes of the group of a failed trajectory: the others stay ("drop_trajectory"; a group of
             one that remains is dropped too), or all go ("drop_group").
         max_failed: Share of failed trajectories in one iteration, 0-1, above which the run stops.
@@ -69,6 +76,7 @@ class RolloutCallback(pl.Callback):
             None waits for all. Biased towards short trajectories, and not reproducible: it goes by time.
         oversampling: How far an iteration goes on drawing prompts in place of those whose group has no signal; None
             draws none. Biased towards prompts of middling difficulty.
+        canary: How far engines may be from the trainer after an update of their weights, before the run stops.
 
     Attributes:
         watcher: Sees the turns of all episodes as they come; set it before the first batch.
@@ -82,22 +90,26 @@ class RolloutCallback(pl.Callback):
         group_size: int = 5,
         sampler: Sampler | None = None,
         reward: Reward | None = None,
+        correct: Correctness | None = None,
         sampling: SamplingParams = SamplingParams(),
         eval_sampling: SamplingParams = SamplingParams(temperature=0.0),
         limits: EpisodeLimits = EpisodeLimits(),
         eval_limits: EpisodeLimits = EpisodeLimits(turns=4),
         tool_calls: ToolCallPolicy = ToolCallPolicy(),
+        reward_calls: RewardCalls = RewardCalls(),
         on_failure: Literal["drop_trajectory", "drop_group"] = "drop_trajectory",
         max_failed: float = 0.5,
         seed: int | None = None,
         overlap: bool = False,
         stragglers: Stragglers | None = None,
         oversampling: Oversampling | None = None,
+        canary: CanaryLimits = CanaryLimits(),
     ) -> None:
         check_law(group_size, sampling, seed or 0)
         self.group_size = group_size
         self.sampler = sampler or TransformersSampler()
         self.reward = reward or ExactMatchReward()
+        self.scoring = Scoring(self.reward, correct, reward_calls)
         self.sampling = sampling
         self.eval_sampling = eval_sampling
         self.limits = limits
@@ -108,6 +120,7 @@ class RolloutCallback(pl.Callback):
         self.overlap = overlap
         self.stragglers = stragglers
         self.oversampling = oversampling
+        self.canary = canary
         self.watcher: EpisodeWatcher | None = None
         self._ranks: CollectiveRollouts | None = None
         self._next = NextRollout(group_size)
@@ -123,7 +136,7 @@ class RolloutCallback(pl.Callback):
         together(partial(pl_module.check, stage))
         pl_module.temperature = self.sampling.temperature
         data = cast(PromptDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-        check_template(data.template, pl_module.opening_tool is not None)
+        check_template(data.template, pl_module.opening_tool is not None, pl_module.environment is not None)
         if stage == "fit":
             if self.overlap:
                 check_overlap(pl_module.objective, self.sampler)
@@ -207,8 +220,8 @@ class RolloutCallback(pl.Callback):
             pl_module: Scores.
             trajectories: At least one, none of them failed.
         """
-        tag, masking = pl_module.protocol.answer_tag, pl_module.objective.answer_masking
-        collated = collate(trajectories, answer_spans(trajectories, pl_module.tokenizer, tag, masking))
+        mark, masking = pl_module.protocol.answer_mark, pl_module.objective.answer_masking
+        collated = collate(trajectories, answer_spans(trajectories, pl_module.tokenizer, mark, masking))
         check_trained_ids(trajectories, collated)
         return pl_module.prepare(collated)
 
@@ -222,7 +235,7 @@ class RolloutCallback(pl.Callback):
         if self._ranks is None:
             assert self._policy is not None  # noqa: S101 (set by `setup`)
             attach_policy(self.sampler, pl_module, beside_training=self.overlap and pl_module.trainer.state.fn == "fit")
-            weights = WeightSync(self.sampler, self._policy, pl_module, self.sampling)
+            weights = WeightSync(self.sampler, self._policy, pl_module, self.sampling, self.canary)
             collector = RolloutCollector(
                 self.sampler,
                 pl_module.tokenizer,
@@ -231,8 +244,9 @@ class RolloutCallback(pl.Callback):
                 self.tool_calls,
                 pl_module.opening_tool,
                 self.watcher,
+                pl_module.environment,
             )
-            self._ranks = CollectiveRollouts(collector, weights, self.sampler, self.reward)
+            self._ranks = CollectiveRollouts(collector, weights, self.sampler, self.scoring)
         return self._ranks
 
     # Beside the iterations

@@ -9,6 +9,7 @@ from llds.data import PromptTemplate
 from llds.errors import ConfigurationError
 from llds.modules import SearchAgentModule
 from llds.modules.objective import Objective
+from llds.modules.policy.positions import check_positions
 from llds.rollout import EpisodeLimits, ObservationEncoder, Oversampling
 from llds.samplers import Sampler
 from llds.types import SamplingParams
@@ -30,8 +31,10 @@ def check_law(group_size: int, sampling: SamplingParams, seed: int) -> None:
         raise ConfigurationError(f"Expected `rollout.seed` >= 0, got {seed}.")
 
 
-def check_template(template: PromptTemplate, has_opening: bool) -> None:
+def check_template(template: PromptTemplate, has_opening: bool, may_open: bool = False) -> None:
     """Refuse a prompt template without a place for the opening tool's words, or one with a place for none."""
+    if template.has_opening and may_open and not has_opening:
+        return  # for what an environment says, if it says anything
     if template.has_opening != has_opening:
         found = "an opening tool and no such place" if has_opening else "the place and no opening tool"
         raise ConfigurationError(
@@ -50,6 +53,8 @@ def check_limits(key: str, limits: EpisodeLimits, pl_module: SearchAgentModule, 
         prompt_tokens: Most tokens of a prompt.
     """
     check_room(key, limits, prompt_tokens, pl_module.opening_tool is not None)
+    check_positions(pl_module.policy_config, pl_module.policy_path, f"rollout.{key}.total_tokens", limits.total_tokens)
+    pl_module.protocol.attach(pl_module.tokenizer, pl_module.agent_tools)
     names = [tool.name for tool in pl_module.agent_tools]
     ObservationEncoder(pl_module.tokenizer, pl_module.protocol, names).check_limit(limits.observation_tokens)
 

@@ -8,9 +8,8 @@ from dataclasses import replace
 from functools import partial
 
 from llds.callbacks.rollout.weight_sync import WeightSync
-from llds.rewards import Reward
 from llds.rollout import Collection, Rollout, RolloutCollector, RolloutUnderWay
-from llds.rollout.scoring import score
+from llds.rollout.scoring import Scoring
 from llds.samplers import Sampler
 from llds.strategies import gather, together
 from llds.types import Trajectory
@@ -26,18 +25,20 @@ class CollectiveRollouts:
         collector: Collects this rank's share.
         weights: Keeps the sampler at the policy's weights.
         sampler: Generates actions.
-        reward: Scores a trajectory.
+        scoring: Scores trajectories.
 
     Attributes:
         collector: The same.
         weights: The same.
     """
 
-    def __init__(self, collector: RolloutCollector, weights: WeightSync, sampler: Sampler, reward: Reward) -> None:
+    def __init__(self, collector: RolloutCollector, weights: WeightSync, sampler: Sampler, scoring: Scoring) -> None:
         self.collector = collector
         self.weights = weights
         self._sampler = sampler
-        self._reward = reward
+        self._scoring = scoring
+        decode = collector.tokenizer.decode
+        scoring.reward.attach(lambda ids: str(decode(list(ids), skip_special_tokens=True)))
 
     def finish(self, under_way: RolloutUnderWay, collection: Collection) -> Rollout:
         """Wait for a rollout, sample anew what engines lost, and reward.
@@ -76,8 +77,7 @@ class CollectiveRollouts:
         self.collector.wait(under_way)
 
     def _rewarded(self, trajectories: list[Trajectory]) -> list[Trajectory]:
-        for trajectory in trajectories:
-            trajectory.reward = score(self._reward, trajectory)
+        self._scoring.score(trajectories, self.collector.run)
         return trajectories
 
     def _resample_lost(self, trajectories: Sequence[Trajectory], collection: Collection) -> None:

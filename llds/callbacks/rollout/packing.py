@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llds.errors import ConfigurationError
-from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
+from llds.types import Action, Prompt, SamplingParams, ToolCall, Trajectory, Turn
 
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -40,7 +40,7 @@ def packed_trajectories(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
 
     def turn(one: Turn) -> dict[str, Any]:
         return vars(one) | {
-            "action": vars(one.action),
+            "action": vars(one.action) | {"calls": [vars(call) for call in one.action.calls]},
             "action_ids": put(one.action_ids, tokens),
             "observation_ids": put(one.observation_ids, tokens),
             "behavior_log_probs": put(one.behavior_log_probs, log_probs),
@@ -74,7 +74,8 @@ def unpacked_trajectories(state: Mapping[str, Any]) -> list[Trajectory]:
     def turn(one: Mapping[str, Any]) -> Turn:
         read = {"action_ids": tokens.read(one["action_ids"]), "observation_ids": tokens.read(one["observation_ids"])}
         read["behavior_log_probs"] = log_probs.read(one["behavior_log_probs"])
-        return Turn(**{**one, **read, "action": Action(**one["action"])})
+        calls = tuple(ToolCall(**call) for call in one["action"].get("calls", ()))  # old checkpoints have none
+        return Turn(**{**one, **read, "action": Action(**(one["action"] | {"calls": calls}))})
 
     def trajectory(one: Mapping[str, Any]) -> Trajectory:
         opening = one["prompt"]["opening"]

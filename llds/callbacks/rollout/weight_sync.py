@@ -1,21 +1,24 @@
 """The sampler gets the policy's present weights, and proves that it computes with them.
 
 Three proofs, at every update, before any action is sampled: the worker's receipt (every tensor arrived unchanged and
-was loaded), the prefix cache's reset, and the canary's log-probabilities against the trainer's own.
+was loaded), the prefix cache's reset, and the canary's log-probabilities against the trainer's own. A canary that is
+not in order is asked about a second text before the run stops: one unlucky text is no proof.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import lightning.pytorch as pl
 
 from llds.batches.policy_batch import collate
+from llds.files import model_folder
 from llds.modules import SearchAgentModule
-from llds.paths import resolve_path
-from llds.samplers import SampledPolicy, Sampler, TransformersSampler
-from llds.samplers.canary import canary_request, canary_trajectory, check_canary, tolerance
-from llds.strategies import rank, together
+from llds.samplers import SampledPolicy, Sampler, SampleRequest, TransformersSampler
+from llds.samplers.canary import Canary, CanaryLimits, canary_trajectory, mean_gap
+from llds.strategies import ends_within, rank, together
 from llds.types import Completion, SamplingParams
 
 
@@ -28,7 +31,7 @@ def sampled_policy(trainer: pl.Trainer, pl_module: SearchAgentModule, max_tokens
         max_tokens: Most tokens of a trajectory.
     """
     return SampledPolicy(
-        folder=resolve_path(pl_module.policy_path),
+        folder=model_folder(pl_module.policy_path, "model.policy"),
         tokenizer=pl_module.tokenizer,
         dtype="bfloat16" if str(trainer.precision).startswith("bf16") else pl_module.policy_dtype,
         max_tokens=max_tokens,
@@ -61,19 +64,25 @@ class WeightSync:
         policy: What it was told of the policy.
         pl_module: Has the weights.
         sampling: The sampling law in training, by which the canary is sampled.
+        limits: How far engine and trainer may be apart on the canary.
 
     Attributes:
-        metrics: Of the last update: the canary's gap (``rollout/canary_gap``, nats) and ``time/weight_update_s``;
+        metrics: Of the last update: the canary's mean gap (``rollout/canary_gap``, nats) and ``time/weight_update_s``;
             empty where the sampler uses the trainer's own weights.
     """
 
     def __init__(
-        self, sampler: Sampler, policy: SampledPolicy, pl_module: SearchAgentModule, sampling: SamplingParams
+        self,
+        sampler: Sampler,
+        policy: SampledPolicy,
+        pl_module: SearchAgentModule,
+        sampling: SamplingParams,
+        limits: CanaryLimits = CanaryLimits(),
     ) -> None:
         self._sampler = sampler
-        self._policy = policy
         self._module = pl_module
-        self._request = canary_request(len(pl_module.tokenizer), policy.max_tokens, sampling)
+        dtypes = (policy.dtype, sampler.engine_dtype)
+        self._canary = Canary(limits, dtypes, pl_module.tokenizer, policy.max_tokens, sampling)
         self._version: int | None = None
         self.metrics: dict[str, float] = {}
 
@@ -90,10 +99,13 @@ class WeightSync:
             return
         started = time.perf_counter()
         self._version = None
+        self._sampler.make_room()
         engines = together(lambda: self._sampler.start() if rank() == 0 else [])[0]
         self._sampler.join(engines)
-        completions = together(self._send)[0]
-        gap = together(lambda: self._check(completions))[0] if completions else None
+        deadline_s, key = self._sampler.update_deadline_s, "rollout.sampler.update_deadline_s"
+        with ends_within(deadline_s, "the update of the engines' weights", key):
+            together(self._send)
+            gap = self._prove()
         self._version = self._module.iteration
         if gap is not None:
             self.metrics = {"rollout/canary_gap": gap, "time/weight_update_s": time.perf_counter() - started}
@@ -102,22 +114,46 @@ class WeightSync:
         """Send the weights at the next `update`, whatever their version."""
         self._version = None
 
-    def _send(self) -> dict[str, Completion]:
-        weights = self._module.policy.weights()
+    def _send(self) -> None:
+        weights = self._module.policy.weights(as_saved=self._sampler.takes_saved_layout)
         try:
             self._sampler.update_weights(weights, self._module.iteration)
         finally:
             if self._module.policy.is_partitioned:
                 for _ in weights:  # an error on this rank must not leave the others alone in the middle of the stream
                     pass
-        return self._sampler.probe(self._request) if rank() == 0 else {}
 
-    def _check(self, completions: Mapping[str, Completion]) -> float:
-        batch = collate([canary_trajectory(self._request, completion) for completion in completions.values()])
+    def _prove(self) -> float | None:
+        """The canary's gap, the largest of all engines'; None where the sampler has no engine of its own.
+
+        Raises:
+            WeightUpdateError: If an engine is not in order on both texts.
+        """
+        for requests in self._canary.requests:
+            completions = together(partial(self._probe, requests))[0]
+            if not completions:
+                return None
+            gaps = together(partial(self._gaps, requests, completions))[0]
+            if self._canary.is_in_order(gaps):
+                self._canary.remember(max(gaps.values()))
+                return max(gaps.values())
+        together(partial(self._canary.check, gaps))
+        raise AssertionError  # the check raises what is not in order
+
+    def _probe(self, requests: Sequence[SampleRequest]) -> dict[str, list[Completion]]:
+        return self._sampler.probe(requests) if rank() == 0 else {}
+
+    def _gaps(
+        self, requests: Sequence[SampleRequest], completions: Mapping[str, Sequence[Completion]]
+    ) -> dict[str, float]:
+        pairs = chain.from_iterable(zip(requests, answers, strict=True) for answers in completions.values())
+        batch = collate([canary_trajectory(request, completion) for request, completion in pairs])
         scored = self._module.score(self._module.policy, batch.to(self._module.device)).cpu()
-        rows = zip(completions, batch.behavior_log_probs, scored, batch.action_mask, strict=True)
-        limit = tolerance(self._policy.dtype, self._sampler.engine_dtype)
-        return max(
-            check_canary(engine, behavior[mask].tolist(), ours[mask].tolist(), limit)
-            for engine, behavior, ours, mask in rows
+        # Rows of an engine are neighbours.
+        behavior, ours, masks = (
+            x.chunk(len(completions)) for x in (batch.behavior_log_probs, scored, batch.action_mask)
         )
+        return {
+            engine: mean_gap(theirs[mask].tolist(), own[mask].tolist())
+            for engine, theirs, own, mask in zip(completions, behavior, ours, masks, strict=True)
+        }

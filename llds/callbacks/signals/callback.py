@@ -88,7 +88,7 @@ class IterationSignals(MetricSource):
             after=after[own],
             action_index=tensors.action_index[own],
             answered=has_answer(rescored[own]),
-            rewards=tensors.rewards[own],
+            correct=tensors.correct[own],
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class IterationSignals(MetricSource):
 
 def _informative_first(trajectories: Sequence[Trajectory]) -> list[int]:
     """The rows by group, the groups with right and wrong answers first."""
-    rewards: dict[str, set[bool]] = {}
+    answers: dict[str, set[bool]] = {}
     for trajectory in trajectories:
-        rewards.setdefault(trajectory.group_id, set()).add(trajectory.reward > 0)
-    return sorted(range(len(trajectories)), key=lambda row: -len(rewards[trajectories[row].group_id]))
+        answers.setdefault(trajectory.group_id, set()).add(trajectory.is_correct)
+    return sorted(range(len(trajectories)), key=lambda row: -len(answers[trajectories[row].group_id]))

@@ -34,7 +34,7 @@ class EarlyCorrect:
             trajectories: Of the iteration.
             size: Trajectories of a complete set, at least 1.
         """
-        correct = [trajectory for trajectory in trajectories if trajectory.reward > 0 and trajectory.turns]
+        correct = [trajectory for trajectory in trajectories if trajectory.is_correct and trajectory.turns]
         if self.trajectories or not correct:
             return
         self._iterations += 1

@@ -145,4 +145,5 @@ def _turn_record(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> dict[str, An
         "observation_is_cut": turn.observation_is_cut,
         "document_ids": turn.document_ids,
         "tool_s": round(turn.tool_s, 4),
+        "tool_errors": turn.tool_errors,
     }

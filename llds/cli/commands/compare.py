@@ -1,6 +1,7 @@
-"""``llds compare``: the differences of evaluations' cards first, then the numbers, paired by question."""
+"""``llds compare``: the differences of evaluations' cards first, then numbers: over seeds, paired by question."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -10,17 +11,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llds.cli.arguments import ArgumentParser
+from llds.cli.arguments import ArgumentParser, names_of
+from llds.cli.commands.compare_seeds import seeded_run, table_of_groups
 from llds.errors import ConfigurationError
 from llds.evaluation import (
     Difference,
     EvaluationRecord,
     PairedDifference,
+    SeededRun,
+    SeedGroup,
+    TableFormat,
     card_differences,
+    group_by_seed,
     list_records,
+    missing_figures,
     pair_questions,
     paired_differences,
     read_record,
+    seed_notes,
     summarize,
 )
 from llds.evaluation.paired import Metric, Pairs
@@ -29,15 +37,20 @@ _DESCRIPTION = """\
 Compare evaluations: first what differs in their conditions (data, prompt, tools, retriever, limits, sampling), then the
 numbers, paired by question, all runs with the first one. Evaluations under other conditions are compared too, below a
 warning that says so. Intervals (95%) and p come from 10,000 resamples of the questions that both answered; the seed is
-fixed, so the same command prints the same figures."""
+fixed, so the same command prints the same figures.
+
+Runs that differ in nothing but their seeds (by the config.yaml of their folders) are one experiment: mean and 95%
+interval over training runs. --format prints that table alone, for a paper."""
 _EXAMPLES = """
 examples:
   llds compare runs/start runs/trained
   llds compare runs/start runs/seed-0 runs/seed-1 --metric f1
+  llds compare runs/sweep/* --format latex > table.tex
 """
 _HEADINGS = {
     "condition": "Conditions that differ",
     "policy": "Policies that differ (what is compared)",
+    "seed": "Seeds of the measurement that differ",
     "environment": "Environments that differ",
 }
 _TITLES = {"exact_match": "exact match", "substring_match": "substring match", "f1": "F1"}
@@ -54,7 +67,8 @@ def compare(args: Sequence[str]) -> None:
         ConfigurationError: Fewer than two evaluations are named.
         DataError: A folder holds no evaluation.
     """
-    parser = ArgumentParser("llds compare RUN RUN [RUN ...] [--metric METRIC]", _DESCRIPTION, _EXAMPLES)
+    usage = "llds compare RUN RUN [RUN ...] [--metric METRIC] [--format FORMAT]"
+    parser = ArgumentParser(usage, _DESCRIPTION, _EXAMPLES)
     parser.add_argument(
         "runs",
         nargs="+",
@@ -69,13 +83,22 @@ def compare(args: Sequence[str]) -> None:
         help="score of a question, 0 to 1, whose differences are shown: %(choices)s (default: %(default)s)",
         metavar="METRIC",
     )
+    parser.add_argument(
+        "--format",
+        choices=get_args(TableFormat),
+        help="print the table of experiments alone, as csv, md (Markdown) or latex; notes on it go to stderr",
+        metavar="FORMAT",
+    )
     options = parser.parse_args(list(args))
     if len(options.runs) < 2:
         raise ConfigurationError("Expected at least two runs to compare, got one. Name another.")
     records = [read_record(path) for path in options.runs]
     if len({record.folder.resolve() for record in records}) < len(records):
         raise ConfigurationError("Expected different evaluations, got the same one twice. Name another.")
-    show(Console(), records, options.runs, options.metric)
+    if options.format is None:
+        show(Console(), records, options.runs, options.metric)
+    else:
+        write_table(records, names_of(options.runs), options.metric, options.format)
 
 
 def show(console: Console, records: Sequence[EvaluationRecord], paths: Sequence[Path], metric: Metric) -> None:
@@ -90,11 +113,26 @@ def show(console: Console, records: Sequence[EvaluationRecord], paths: Sequence[
     for letter, other in named:
         _say_conditions(console, card_differences([first.card, other.card]), letter)
     console.print(summary_table(records))
-    for letter, other in named:
+    told = _show_groups(console, records, metric)
+    for letter, other in (one for number, one in enumerate(named, start=1) if number not in told):
         pairs = pair_questions(first.questions, other.questions)
         _say_unpaired(console, pairs, letter)
         if pairs.both:
             console.print(paired_table(paired_differences(pairs, metric), f"{letter} - A: {_TITLES[metric]}", letter))
+
+
+def write_table(
+    records: Sequence[EvaluationRecord], names: Sequence[str], metric: Metric, table_format: TableFormat
+) -> None:
+    """Print the table of experiments alone, and on standard error what a reader of it must know."""
+    groups, runs = _grouped(records, names)
+    table = table_of_groups(groups, runs, records, metric, _TITLES[metric])
+    notes = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    for differing in _measured_otherwise(groups, records):
+        notes.print(f"{runs[differing].name} was not measured like {runs[0].name}: compare them with care.")
+    for line in [*seed_notes(groups, runs), *missing_figures(table, groups, runs), *_single(groups, runs)]:
+        notes.print(line)
+    sys.stdout.write(table.text(table_format))
 
 
 def card_lines(differences: Sequence[Difference], count: int) -> list[str]:
@@ -136,6 +174,48 @@ def paired_table(results: Sequence[PairedDifference], title: str, letter: str) -
             "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
         )
     return table
+
+
+def _show_groups(console: Console, records: Sequence[EvaluationRecord], metric: Metric) -> set[int]:
+    """Show means over seeds where a group has several runs.
+
+    Returns:
+        Numbers of the runs whose differences by question say no more: those of the first run's own experiment, and all
+        where every experiment has several runs.
+    """
+    groups, runs = _grouped(records, _letters(records))
+    if all(len(group.members) == 1 for group in groups):
+        return set()
+    table = table_of_groups(groups, runs, records, metric, _TITLES[metric])
+    title = f"{_TITLES[metric]}, mean over training runs ± half of its 95% interval (%)"
+    shown = _table(title, ("", *table.labels, *table.figures))
+    for row, (group, names) in enumerate(zip(groups, table.names, strict=True)):
+        shown.add_row(", ".join(runs[number].name for number in group.members), *names, *table.cells(row))
+    console.print(shown)
+    for line in [*seed_notes(groups, runs), *missing_figures(table, groups, runs), *_single(groups, runs)]:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if any(len(group.members) == 1 for group in groups):
+        return {*groups[0].members, *groups[0].repeats}
+    console.print("For differences question by question, compare one run of each.", highlight=False)
+    return set(range(len(runs)))
+
+
+def _grouped(records: Sequence[EvaluationRecord], names: Sequence[str]) -> tuple[list[SeedGroup], list[SeededRun]]:
+    runs = [seeded_run(record, name) for record, name in zip(records, names, strict=True)]
+    return group_by_seed(runs), runs
+
+
+def _single(groups: Sequence[SeedGroup], runs: Sequence[SeededRun]) -> list[str]:
+    """Say which experiments have one run, and thus no interval."""
+    names = [runs[group.members[0]].name for group in groups if len(group.members) == 1]
+    return [f"Without an interval, as they are of one training run each: {', '.join(names)}."] if names else []
+
+
+def _measured_otherwise(groups: Sequence[SeedGroup], records: Sequence[EvaluationRecord]) -> list[int]:
+    """Numbers of the first runs of groups that were measured under other conditions than the first one."""
+    firsts = [group.members[0] for group in groups[1:]]
+    cards = [(number, card_differences([records[0].card, records[number].card])) for number in firsts]
+    return [number for number, found in cards if any(one.kind == "condition" for one in found)]
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from llds.errors import DataError
+from llds.files.bounds import check_yaml, read_bytes
 from llds.monitor import LEVELS, Level, MetricTable, Settings, Summary, Verdict, give_verdict, read_metrics, summarize
 from llds.monitor import diagnose as diagnose_rows
 from llds.monitor.verdict import UNJUDGED
@@ -79,7 +80,9 @@ def _settings(run: Path) -> Settings:
     if not path.is_file():
         return Settings()
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_bytes(path).decode()
+        check_yaml(text)
+        config = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"Expected a configuration in {path}, got: {error}. Remove the file.") from error
     return Settings.from_config(config if isinstance(config, dict) else {})

@@ -63,7 +63,9 @@ def memory(args: Sequence[str]) -> None:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(_USAGE, _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model folder, or 3B, 7B, 32B for Qwen2.5's shapes")
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="model folder, name on the hub, or 3B, 7B, 32B for Qwen2.5's shapes"
+    )
     for name, (default, text) in _NUMBERS.items():
         parser.add_argument(f"--{name}", metavar="N", type=int, default=default, help=f"{text} (default: {default})")
     parser.add_argument(

@@ -1,10 +1,12 @@
 """``llds report``: one HTML page about a run, or about several side by side."""
 
+import re
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from llds.cli.arguments import ArgumentParser
+from llds.cli.arguments import ArgumentParser, names_of
 from llds.cli.plain import say
 from llds.errors import LLDSError
 
@@ -14,8 +16,10 @@ reads:
 
 examples:
   llds report runs/quickstart                     # writes runs/quickstart/report.html
-  llds report runs/with runs/without -o ab.html   # overlays the curves, compares results and settings
+  llds report runs/with runs/without              # runs/report-with-without.html: overlays, results and settings
+  llds report runs/sweep/* -o sweep.html          # and means over the seeds of each experiment, for a paper
 """
+_LONGEST_NAME = 80
 
 
 def report(args: Sequence[str]) -> None:
@@ -27,14 +31,17 @@ def report(args: Sequence[str]) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder or metrics file of a run")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="the page (default: report.html in the first run's folder)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="the page (default: report.html in the run's folder; of several runs, a page beside them)",
     )
     try:
         options = parser.parse_args(list(args))
         from llds.report import read_run, write_report
 
-        runs = [read_run(path, name) for path, name in zip(options.runs, _names(options.runs), strict=True)]
-        path = write_report(runs, options.output or _beside(Path(options.runs[0])))
+        runs = [read_run(path, name) for path, name in zip(options.runs, names_of(options.runs), strict=True)]
+        path = write_report(runs, options.output or _page(options.runs))
     except LLDSError as error:
         sys.exit(f"llds: {error}")
     except OSError as error:
@@ -42,15 +49,12 @@ def report(args: Sequence[str]) -> None:
     say(f"Report: {path}")
 
 
-def _names(paths: Sequence[str]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart."""
-    parts = [Path(path).resolve().parts for path in paths]
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(one[-count:]) for one in parts]
-        if len(set(names)) == len(set(parts)):
-            break
-    return names
-
-
-def _beside(run: Path) -> Path:
-    return (run if run.is_dir() else run.parent) / "report.html"
+def _page(paths: Sequence[str]) -> Path:
+    """Where the page goes: into the folder of a run; of several, beside the first, under a name that is theirs."""
+    first = Path(paths[0])
+    if len(paths) == 1:
+        return (first if first.is_dir() else first.parent) / "report.html"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names_of(paths)))
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
+    return first.resolve().parent / f"report-{name}.html"

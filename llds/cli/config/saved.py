@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from llds import __version__
 from llds.cli.config.beside import with_lasting_paths
 from llds.cli.config.own_classes import IMPORT_FROM, import_folders
-from llds.files import redacted, redacted_command
+from llds.files import redacted, redacted_command, with_pins
 
 _ROOT = "${trainer.default_root_dir}"
 _NOT_OF_THE_RUN = ("config", "ckpt_path", "weights_only")
@@ -27,8 +27,8 @@ class SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` into the run's folder when training starts; `llds fit -c` repeats it, in any folder.
 
     It is written once all settings have been checked and the data has been read. A run that is resumed with other
-    settings replaces it. Evaluations leave it alone. Secrets (keys, tokens, passwords) are left out. Loggers that show
-    settings beside curves get them too.
+    settings replaces it. Evaluations leave it alone. Secrets (keys, tokens, passwords) are left out; models and data
+    that were asked for by name have the commit that was used. Loggers that show settings beside curves get them too.
 
     Args:
         parser: Parser of the subcommand.
@@ -54,7 +54,7 @@ class SaveConfig(SaveConfigCallback):
         values[IMPORT_FROM] = import_folders(values)
         values["trainer"]["logger"] = _with_link(values["trainer"]["logger"], values["trainer"]["default_root_dir"])
         values["trainer"]["default_root_dir"] = os.path.abspath(trainer.default_root_dir)
-        values = redacted(with_lasting_paths(values))
+        values = redacted(with_pins(with_lasting_paths(values)))
         self._to_tell = dict(_flat({name: values[name] for name in _FOR_LOGGERS if name in values}))
         header = f"# llds {__version__}: {shlex.join(['llds', *redacted_command(self.command)])}\n"
         path = Path(trainer.default_root_dir) / self.config_filename
@@ -88,6 +88,15 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(one, inner)
     else:
         yield key, value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def config_of_run(ckpt_path: str | Path | None) -> dict[str, Any]:
+    """The configuration that the run of a checkpoint saved; empty where it saved none, or there is no checkpoint."""
+    file = Path(ckpt_path or "").absolute().parent.parent / "config.yaml"  # of RUN/checkpoints/CHECKPOINT
+    if ckpt_path is None or not file.is_file():
+        return {}
+    saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return saved if isinstance(saved, dict) else {}
 
 
 def _with_link(value: Any, root: str | None) -> Any:

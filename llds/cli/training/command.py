@@ -1,8 +1,8 @@
 """LightningCLI for a search agent, and running one command with it.
 
-``rollout``, ``retrieval``, ``signals``, ``collapse`` and ``stopping`` configure the callbacks that every run has under
-names of their own, so that an overlay or the command line can change one value of theirs; other callbacks go to
-``trainer.callbacks``.
+``rollout``, ``retrieval``, ``signals``, ``collapse``, ``stopping`` and ``policy_check`` configure the callbacks that
+every run has under names of their own, so that an overlay or the command line can change one value of theirs; other
+callbacks go to ``trainer.callbacks``.
 """
 
 import errno
@@ -26,6 +26,7 @@ from llds.callbacks import (
     GracefulStop,
     IterationSignals,
     LLDProbe,
+    PolicyCheck,
     RetrievalCallback,
     RolloutCallback,
     RunLock,
@@ -34,7 +35,7 @@ from llds.callbacks import (
 from llds.cli.config.errors import dead_link
 from llds.cli.config.own_classes import IMPORT_FROM_HELP, check_import_from
 from llds.cli.config.parser import errors_of_constructors
-from llds.cli.config.saved import SaveConfig
+from llds.cli.config.saved import SaveConfig, config_of_run
 from llds.cli.surroundings import find_own_classes, tell_of_indices
 from llds.cli.table import COMMANDS
 from llds.cli.training.ask import QUESTION_HELP, answer_question, prepare_for_question
@@ -48,6 +49,7 @@ from llds.cli.training.quiet import quiet
 from llds.cli.training.seeds import spread_seed
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError, RankError
+from llds.files import recall_pins
 from llds.modules import SearchAgentModule
 from llds.strategies import is_lost_rank, use_sealed_checkpoints
 
@@ -62,6 +64,10 @@ keys below a class:
 
 keys of the classes that llds:base names, such as --model.optimization.learning_rate 1e-6:
 {1}
+
+security:
+  A configuration file can import and run any module of this machine: use -c only with files that you trust as you
+  would trust a script. Checkpoints cannot, unless --weights_only is false.
 
 examples:
 {2}"""
@@ -112,6 +118,7 @@ class SearchAgentCLI(LightningCLI):
         parser.add_lightning_class_args(IterationSignals, "signals")
         parser.add_lightning_class_args(CollapseMonitor, "collapse")
         parser.add_lightning_class_args(GracefulStop, "stopping")
+        parser.add_lightning_class_args(PolicyCheck, "policy_check")
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The one subcommand, with the arguments of the trainer's method that are not the user's.
@@ -189,6 +196,7 @@ class SearchAgentCLI(LightningCLI):
             )
         config.trainer.accelerator = choose_accelerator(config.trainer.accelerator)
         spread_seed(config)
+        recall_pins(config_of_run(config.ckpt_path))
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run; weights that prove to be damaged when they are read are one sentence too."""

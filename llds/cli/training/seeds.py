@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_warn
 
-SEEDED = ("model.init_args.seed", "data.init_args.seed", "rollout.seed")
+from llds.cli.config.saved import config_of_run
+from llds.evaluation.settings import PARTS_WITH_SEED
+
+SEEDED = tuple(PARTS_WITH_SEED.values())
 """Keys of the seeds that the one seed feeds where they are null."""
 
 
@@ -37,12 +39,7 @@ def spread_seed(config: Namespace) -> None:
 
 def _seeds_of_run(ckpt_path: str | Path | None) -> dict[str, Any]:
     """The seeds in the configuration that the run of a checkpoint saved; nothing where it saved none."""
-    if ckpt_path is None:
-        return {}
-    file = Path(ckpt_path).absolute().parent.parent / "config.yaml"  # of RUN/checkpoints/CHECKPOINT
-    if not file.is_file():
-        return {}
-    saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    saved = config_of_run(ckpt_path)
     found = {key: _value(saved, key.split(".")) for key in (*SEEDED, "seed_everything")}
     return {key: value for key, value in found.items() if value is not None}
 

@@ -16,7 +16,13 @@ from llds.data.columns import find_optional_column
 from llds.data.mixture import shares
 from llds.data.preparation.duplicates import have_other_answers, overlap, repeats
 from llds.data.source import DataSource
-from llds.data.source_reader import SourceQuestions, check_unique, questions_hash, read_source
+from llds.data.source_reader import (
+    SourceQuestions,
+    check_unique,
+    questions_hash,
+    raise_together,
+    read_sources,
+)
 from llds.errors import ConfigurationError, DataError
 from llds.files import BadRows, read_rows, write_atomically
 from llds.types import Prompt
@@ -76,12 +82,14 @@ def prepare_questions(preparation: Preparation) -> Prepared:
     """
     sources = {name: _listed(getattr(preparation, name)) for name in ("train", *EVALUATION)}
     _check(preparation, sources)
-    questions = {name: [read_source(source) for source in parts] for name, parts in sources.items() if parts}
+    questions = _read(sources)
     prompts = {name: [prompt for part in parts for prompt in part.prompts] for name, parts in questions.items()}
     if "train" in prompts:
         prompts["train"] = _mixture(questions["train"], preparation.size)
     for name in prompts:
-        prompts[name] = list(check_unique(prompts[name]))
+        repeated = BadRows("error")
+        prompts[name] = list(check_unique(prompts[name], repeated))
+        repeated.check(f"the files of `{name}` together")
     report = _duplicates(prompts)
     if preparation.drop_duplicates:
         prompts = _without_duplicates(prompts)
@@ -95,6 +103,18 @@ def _listed(sources: Sources) -> list[DataSource]:
     """The sources of one set as a list."""
     items = sources if isinstance(sources, list) else [sources]
     return [DataSource(item) if isinstance(item, str) else item for item in items if item is not None]
+
+
+def _read(sources: Mapping[str, Sequence[DataSource]]) -> dict[str, list[SourceQuestions]]:
+    """The questions of each set that has any; all files that cannot be used are named together."""
+    questions: dict[str, list[SourceQuestions]] = {}
+    refused: list[DataError] = []
+    for name, parts in sources.items():
+        if parts:
+            questions[name], errors = read_sources(parts)
+            refused += errors
+    raise_together(refused)
+    return questions
 
 
 def _check(preparation: Preparation, sources: Mapping[str, Sequence[DataSource]]) -> None:

@@ -4,8 +4,13 @@ DeepSpeed gathers parameters around the forward and the backward of a module. Th
 in the model's own head, and may be that of the embeddings.
 """
 
-from torch import Tensor, nn
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llds.errors import ConfigurationError
 from llds.losses.log_probs import TokenScores, action_log_probs
 from llds.strategies import reads
 
@@ -41,3 +46,36 @@ class FusedHead(nn.Module):
         return action_log_probs(
             hidden, head.weight, input_ids, action_index, copy_of=copy_of, bias=head.bias, temperature=temperature
         )
+
+
+@torch.no_grad()
+def logit_scale(model: PreTrainedModel, path: str) -> float:
+    """What a model multiplies the head's product by: 1 for most.
+
+    Args:
+        model: The model, or a small one of its kind.
+        path: Its folder or name, for the message.
+
+    Raises:
+        ConfigurationError: If it changes it in another way: the loss would train another distribution than is sampled.
+    """
+    text = model.config.get_text_config()
+    ids = torch.arange(min(4, text.vocab_size), device=model.device)[None]
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    head: Any = model.get_output_embeddings()
+    linear, logits = head(hidden).double(), model(input_ids=ids, use_cache=False).logits.double()
+    if torch.equal(linear, logits):
+        return 1.0
+    capped = getattr(text, "final_logit_softcapping", None)
+    scale = float((linear * logits).sum() / (linear * linear).sum())
+    near = 0.02 if model.dtype == torch.bfloat16 else 1e-4
+    if not capped and head.bias is None and bool(((linear * scale - logits).abs() <= near * logits.abs().max()).all()):
+        said = [float(value) for value in vars(text).values() if isinstance(value, int | float) and value > 0]
+        known = [one for one in (*said, *(1 / one for one in said)) if abs(one - scale) < near * scale]
+        return min(known, key=lambda one: abs(one - scale)) if known else scale  # logits in bf16 give two digits
+    why = f"caps them softly (`final_logit_softcapping` {capped:g})" if capped else "changes them"
+    raise ConfigurationError(
+        "Expected `model.policy` to be a model whose logits are a linear map of its last hidden state, got "
+        f"{path}, a {type(model).__name__} that {why}: the loss would train another distribution than is sampled. "
+        "Choose another model."
+    )

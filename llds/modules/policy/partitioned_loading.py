@@ -20,7 +20,9 @@ from transformers.initialization import no_init_weights
 
 from llds.errors import ConfigurationError
 from llds.files import FROM_FOLDER, errors_of_folder
+from llds.files.rows import reason
 from llds.samplers.end_of_turn import saved_settings
+from llds.samplers.saved_layout import is_fused
 from llds.strategies import gathered, rank, whole_shape
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -42,7 +44,7 @@ class WeightFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         expected = "Expected `model.policy` to be a folder with a transformers model (config.json and safetensors), got"
-        with errors_of_folder(expected, folder, "Give the path of a downloaded model."):
+        with errors_of_folder(expected, folder, "Give a model's folder, or its name on the hub (OWNER/NAME)."):
             if (folder / _INDEX).is_file():
                 self._file_of: dict[str, str] = json.loads((folder / _INDEX).read_text())["weight_map"]
             else:
@@ -77,6 +79,7 @@ def load_partitioned(
     """
     files = WeightFiles(folder)
     config = AutoConfig.from_pretrained(folder, **FROM_FOLDER)
+    check_attention(config, attention)
     with partition():
         model = bare_model(config, dtype, attention)
     model.generation_config = saved_settings(folder)
@@ -105,6 +108,35 @@ def bare_model(config: PreTrainedConfig, dtype: torch.dtype, attention: str) -> 
     return model
 
 
+def check_attention(config: PreTrainedConfig, attention: str) -> None:
+    """Refuse an attention implementation that a model lacks, or that this machine cannot run.
+
+    Args:
+        config: Of the model; made without memory for its weights.
+        attention: The implementation.
+
+    Raises:
+        ConfigurationError: Naming `model.attention`.
+    """
+    if attention == "eager":
+        return
+    try:
+        _on_meta(config, attention)
+    except (ValueError, ImportError) as error:
+        _on_meta(config, "eager")  # what is wrong with the model itself is not this setting's fault
+        raise ConfigurationError(
+            f"Expected `model.attention` to be one that {config.model_type} models have here, got {attention}: "
+            f"{reason(error)}. Use sdpa, or eager, which every model has."
+        ) from error
+
+
+def _on_meta(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation=attention)
+    return model
+
+
 def miniature(model: PreTrainedModel) -> PreTrainedModel:
     """A small random model of the same kind, for what can be learned without the weights."""
     config = deepcopy(model.config)
@@ -124,6 +156,12 @@ def miniature(model: PreTrainedModel) -> PreTrainedModel:
 
 def _check_files(files: WeightFiles, model: PreTrainedModel) -> None:
     """Refuse files whose tensors are not the model's, on every rank and before any is read."""
+    if is_fused(model):
+        raise ConfigurationError(
+            "Expected `model.policy` to be a model whose files hold its weights as transformers computes with them, "
+            f"under ZeRO-3, which reads them one by one, got {files.folder}: {type(model).__name__} fuses several "
+            "tensors of its files into one (experts). Train it with -c llds:trainer/ddp, or choose a dense model."
+        )
     for name, parameter in model.named_parameters():
         expected = tuple(whole_shape(parameter))
         found = files.shape(name) if name in files.names else None

@@ -15,21 +15,21 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llds.batches.policy_batch import PolicyBatch
 from llds.batches.prefix_tree import PrefixTree
 from llds.dtypes import DTYPES
-from llds.errors import ConfigurationError
-from llds.files import FROM_FOLDER, damage_of_folder, errors_of_folder
+from llds.files import model_folder
 from llds.losses.log_probs import before_actions
 from llds.modules.policy.adapters import LoRA, merged_weights, with_adapters
-from llds.modules.policy.fused_head import FusedHead
+from llds.modules.policy.fused_head import FusedHead, logit_scale
+from llds.modules.policy.loading import load
 from llds.modules.policy.noise import Silence
 from llds.modules.policy.partitioned_loading import bare_model, load_partitioned, miniature
-from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states, why_not_shared
+from llds.modules.policy.tree_attention import TREE_ATTENTION, tree_hidden_states, try_flash_attention, why_not_shared
 from llds.modules.policy.weights import full_weights
-from llds.paths import resolve_path, where_looked
+from llds.samplers.saved_layout import in_saved_layout
 from llds.strategies import is_partitioned, rank
 
 
@@ -51,7 +51,7 @@ class Policy(nn.Module):
     Dropout and other noise is off: with it the policy would differ from the old policy before it has learned anything.
 
     Args:
-        path: Folder in the format of transformers (``llds:...`` for one inside the package).
+        path: Folder in the format of transformers (``llds:...`` for one inside the package), or a name on the hub.
         dtype: Data type of the weights.
         lora: Adapters to train instead of the whole model.
         gradient_checkpointing: Whether to recompute activations in the backward pass, to save memory.
@@ -78,11 +78,11 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         if partition is None:
-            model = example = _load(path, dtype, attention)
+            model = example = load(path, dtype, attention)
         else:
-            model = load_partitioned(resolve_path(path), DTYPES[dtype], attention, partition)
+            model = load_partitioned(model_folder(path, "model.policy"), DTYPES[dtype], attention, partition)
             example = miniature(model)
-        _check_head(example, path)
+        self.logit_scale = logit_scale(example, path)
         self.shares_prefixes = share_prefixes and _can_share_prefixes(example)
         if self.shares_prefixes:
             model.set_attn_implementation(TREE_ATTENTION)
@@ -132,12 +132,16 @@ class Policy(nn.Module):
         decoder: Any = self.base_model.get_decoder()
         if not self.shares_prefixes:
             hidden = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, T, H]
-            return before_actions(hidden, batch.action_index), None
+            return self._scaled(before_actions(hidden, batch.action_index)), None
         tree = PrefixTree.build(batch.input_ids, batch.lengths)
         predicted, copy_of = tree.nodes[batch.action_mask].unique(return_inverse=True)
         predictors = before_actions(tree.nodes, batch.action_index)  # [N]; those of one node are equal
         predictors = torch.empty_like(predicted).scatter_(0, copy_of, predictors)
-        return tree_hidden_states(decoder, tree)[predictors], copy_of
+        return self._scaled(tree_hidden_states(decoder, tree)[predictors]), copy_of
+
+    def _scaled(self, hidden: Tensor) -> Tensor:
+        """Hidden states of which the head makes the model's logits, where the model scales those itself."""
+        return hidden if self.logit_scale == 1 else hidden * self.logit_scale
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -155,13 +159,25 @@ class Policy(nn.Module):
         with self.model.disable_adapter():
             yield
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def weights(self, *, as_saved: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Names and full tensors as plain transformers knows them, tied ones once, adapters merged into copies.
 
         Where parameters are partitioned over the ranks, one at a time is gathered: every rank must exhaust the
         iterator, and a tensor is valid only until the next is asked for.
+
+        Args:
+            as_saved: As the model's files hold them: experts one by one, where transformers fuses them.
         """
-        return merged_weights(self.base_model) if self.has_adapter else full_weights(self.base_model)
+        weights = merged_weights(self.base_model) if self.has_adapter else full_weights(self.base_model)
+        return in_saved_layout(self.base_model, weights) if as_saved else weights
+
+    def try_attention(self, device: torch.device) -> None:
+        """Try, on the device that trains and in its dtype, the attention that no other trial has run.
+
+        What cannot be used is told and replaced, at start-up and not in the middle of an iteration.
+        """
+        if self.shares_prefixes:
+            try_flash_attention(self.base_model.config, device, self.base_model.dtype)
 
     @property
     def is_partitioned(self) -> bool:
@@ -215,42 +231,3 @@ def _can_share_prefixes(model: PreTrainedModel) -> bool:
     if reason is not None:
         rank_zero_info(f"What trajectories share is computed for each of them: {reason}.")
     return reason is None
-
-
-def _load(path: str, dtype: str, attention: str) -> PreTrainedModel:
-    folder = resolve_path(path)
-    expected = "Expected `model.policy` to be a folder with a transformers model (config.json and safetensors), got"
-    advice = "Give the path of a downloaded model, or `llds:quickstart/policy` for the one in the package."
-    if not (folder / "config.json").is_file():
-        raise ConfigurationError(f"{expected} {folder}. {where_looked(folder)}{advice}")
-    if found := damage_of_folder(folder):
-        raise ConfigurationError(
-            f"{expected} {folder}, which is damaged: {found}. Copy or export it again; if you have changed it on "
-            "purpose, delete checksums.json in it."
-        )
-    with errors_of_folder(expected, folder, advice):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[dtype],
-            attn_implementation=attention,
-            output_loading_info=True,
-            **FROM_FOLDER,
-        )
-    model, report = loaded
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ConfigurationError(f"{expected} {folder}, which lacks {len(missing)} weights ({missing[0]}). {advice}")
-    return model
-
-
-@torch.no_grad()
-def _check_head(model: PreTrainedModel, path: str) -> None:
-    """Refuse models that scale or cap their logits: the loss would train another distribution than is sampled."""
-    ids = torch.arange(min(4, model.config.get_text_config().vocab_size), device=model.device)[None]
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    linear = model.get_output_embeddings()(hidden)
-    if not torch.equal(linear.float(), model(input_ids=ids, use_cache=False).logits.float()):
-        raise ConfigurationError(
-            "Expected `model.policy` to be a model whose logits are a linear map of its last hidden state, got "
-            f"{path}, a {type(model).__name__} that changes them (a soft cap, a scale). Choose another model."
-        )

@@ -6,8 +6,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llds.errors import ConfigurationError
-from llds.files import FROM_FOLDER, errors_of_folder
-from llds.paths import resolve_path, where_looked
+from llds.files import FROM_FOLDER, errors_of_folder, model_folder
+from llds.paths import where_looked
 from llds.strategies import whole_shape
 
 
@@ -15,13 +15,16 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder.
 
     Args:
-        path: Folder in the format of transformers (``llds:...`` for one inside the package).
+        path: Folder in the format of transformers (``llds:...`` for one inside the package), or a name on the hub.
 
     Raises:
         ConfigurationError: If there is none, or it lacks the end-of-sequence token.
     """
-    folder = resolve_path(path)
-    advice = "Give the path of a downloaded model, or `llds:quickstart/policy`, which ships with llds."
+    folder = model_folder(path, "model.policy")
+    advice = (
+        "Give the path of a model's folder, its name on the hub (OWNER/NAME), or `llds:quickstart/policy`, which ships "
+        "with llds."
+    )
     expected = "Expected `model.policy` to be a folder with a transformers model and its tokenizer, got"
     if not folder.is_dir():
         raise ConfigurationError(f"{expected} {folder}, which does not exist. {where_looked(folder)}{advice}")

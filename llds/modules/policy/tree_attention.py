@@ -3,19 +3,21 @@
 Registered with transformers as an attention implementation that is `sdpa` wherever no tree is given, so that the same
 model still generates and scores plain batches. With a tree, the keys and values of every segment are laid out one
 segment after the other; then segments are sequences of their own, of different lengths, whose queries are the last of
-their keys. On GPUs, in bf16 and fp16, one call of flash attention takes them all and no mask exists; elsewhere each is
-a call of SDPA, with a mask of its own where it has a path.
+their keys. On GPUs, in bf16 and fp16, one call of flash attention takes them all and no mask exists, where a trial on
+that GPU gave what SDPA gives; elsewhere each is a call of SDPA, with a mask of its own where it has a path.
 """
 
+from functools import cache
 from inspect import signature
 from itertools import accumulate
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -30,6 +32,10 @@ _TAKES_GROUPS = "enable_gqa" in signature(varlen_attn).parameters
 
 _MAX_FLASH_WIDTH = 256
 """Widest attention head that flash attention takes."""
+
+_TRIED = ("output", "gradient of the queries", "gradient of the keys", "gradient of the values")
+_MAX_DIFFERENCE = 0.02
+"""Of flash attention to SDPA in a trial, as a share of the norm: rounding to bfloat16 makes 0.004 of it."""
 
 
 def tree_attention_forward(
@@ -65,7 +71,7 @@ def tree_attention_forward(
         raise ConfigurationError("one of its layers has a sliding window")
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # [U, heads, d]
     keys, values = (_rows(x, prefix_tree.keys) for x in (keys, values))  # [K, key-value heads, d]
-    attend = _flash_attention if _fits_flash_attention(queries, values) else _segment_attention
+    attend = _flash_attention if _takes_flash_attention(queries, keys, values) else _segment_attention
     return attend(queries, keys, values, prefix_tree, kwargs.get("scaling"))[None], None
 
 
@@ -100,6 +106,59 @@ def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
 def _fits_flash_attention(queries: Tensor, values: Tensor) -> bool:
     is_half = _half(queries.device.type, queries.dtype) in (torch.bfloat16, torch.float16)
     return queries.is_cuda and is_half and queries.shape[2] == values.shape[2] <= _MAX_FLASH_WIDTH
+
+
+def _takes_flash_attention(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
+    if not _fits_flash_attention(queries, values):
+        return False
+    heads, groups, width = queries.shape[1], keys.shape[1], queries.shape[2]
+    return why_not_flash(queries.device, _half(queries.device.type, queries.dtype), heads, groups, width) is None
+
+
+@cache
+def why_not_flash(device: torch.device, dtype: torch.dtype, heads: int, groups: int, width: int) -> str | None:
+    """Why flash attention cannot be used; None if it can. Tried once for each kind of layer, and told if it fails.
+
+    Args:
+        device: Where it would run.
+        dtype: What it would compute in.
+        heads: Heads of the queries.
+        groups: Heads of keys and values.
+        width: Width of a head.
+    """
+    try:
+        reason = _difference_to_sdpa(device, dtype, heads, groups, width)
+    except Exception as error:  # a trial of a kernel: each device and release has its own error for what it cannot
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if reason is not None:
+        rank_zero_warn(
+            f"Expected flash attention for {heads} heads of {width} in {dtype} on {device}, got: {reason}. What "
+            "trajectories share is computed with SDPA, which is right and slower."
+        )
+    return reason
+
+
+def _difference_to_sdpa(device: torch.device, dtype: torch.dtype, heads: int, groups: int, width: int) -> str | None:
+    """Run both on a small tree, forward and backward; what is wrong, if something is."""
+    ids = torch.arange(96).view(2, 48)
+    ids[1, :20] = ids[0, :20]
+    tree = PrefixTree.build(ids.to(device), torch.tensor([48, 40]))
+    generator = torch.Generator().manual_seed(0)  # of the CPU: the run's random numbers stay as they are
+    sizes = ((sum(tree.segment_lengths), heads), (sum(tree.key_lengths), groups), (sum(tree.key_lengths), groups))
+    drawn = [torch.randn(*size, width, generator=generator).to(device, dtype) for size in sizes]
+
+    def tried(attend: Any) -> list[Tensor]:
+        inputs = [x.clone().requires_grad_() for x in drawn]
+        output = attend(*inputs, tree, None)
+        return [output.detach(), *torch.autograd.grad(output.float().square().sum(), inputs)]
+
+    with torch.inference_mode(False), torch.enable_grad():
+        drawn = [x.clone() for x in drawn]
+        for name, ours, right in zip(_TRIED, tried(_flash_attention), tried(_segment_attention), strict=True):
+            gap = float((ours.float() - right.float()).norm() / right.float().norm())
+            if not gap <= _MAX_DIFFERENCE:
+                return f"its {name} differs from SDPA's by {100 * gap:.2g}%"
+    return None
 
 
 def _flash_attention(queries: Tensor, keys: Tensor, values: Tensor, tree: PrefixTree, scale: float | None) -> Tensor:
@@ -155,6 +214,24 @@ def tree_hidden_states(decoder: nn.Module, tree: PrefixTree) -> Tensor:
         use_cache=False,
     )
     return output.last_hidden_state[0]
+
+
+def try_flash_attention(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Try flash attention as the layers of a model will use it, before they do; why it cannot be used, if so.
+
+    Args:
+        config: Of the model.
+        device: Where it trains.
+        dtype: Of its weights; autocast's dtype counts where that is on.
+    """
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    groups = getattr(text, "num_key_value_heads", None) or heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    queries, keys = (torch.empty(1, count, width, device=device, dtype=dtype) for count in (heads, groups))
+    if not _fits_flash_attention(queries, keys):
+        return f"it takes no heads of {width} in {_half(device.type, dtype)} on {device}"
+    return why_not_flash(device, _half(device.type, dtype), heads, groups, width)
 
 
 @torch.no_grad()

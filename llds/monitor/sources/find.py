@@ -54,10 +54,13 @@ def metrics_of(records: Sequence[Record], source: str) -> MetricTable:
         source: Where they come from, for messages.
 
     Raises:
-        DataError: If they are those of several runs, or none of their columns is known.
+        DataError: If they are those of several runs, none of their columns is known, or no row has a number.
     """
     records = [prime_rl.without_agents(record) for record in plain_names(list(records), source)]
-    return build_table(source, records, _choose(records, source))
+    table = build_table(source, records, _choose(records, source))
+    if not table.rows:
+        raise DataError(f"Expected numbers in {source}, got none: {len(records):,} rows, all of NaN, infinity or text.")
+    return table
 
 
 def _read_all(sources: list[Path]) -> list[Record]:

@@ -1,7 +1,7 @@
-"""Embedders that are transformer encoders: any sentence-transformers or E5 model in a local folder, and MiniLM.
+"""Embedders that are transformer encoders: any sentence-transformers or E5 model, and MiniLM.
 
 A text's vector is the mean of its tokens' last hidden states, or the first of them, scaled to length 1: what the
-sentence-transformers library computes for these models, without that library. Nothing is ever downloaded.
+sentence-transformers library computes for these models, without that library.
 """
 
 import hashlib
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from llds.errors import ConfigurationError
-from llds.files import FROM_FOLDER, errors_of_folder
-from llds.paths import resolve_path
+from llds.files import FROM_FOLDER, errors_of_folder, model_folder
 from llds.retrieval.embedders.base import Embedder, Vectors, unit_rows
 
 if TYPE_CHECKING:
@@ -40,7 +39,8 @@ class TransformerEmbedder(Embedder):
     1e-7 in float32.
 
     Args:
-        model: Folder of the model, as sentence-transformers or transformers save it.
+        model: Folder of the model, as sentence-transformers or transformers save it, or its name on the hub,
+            ``OWNER/NAME[@REVISION]``, from where it is downloaded at first use.
         query_prefix: What is written before a query; E5 wants ``query: ``.
         passage_prefix: What is written before a passage; E5 wants ``passage: ``.
         pooling: ``mean`` of the token vectors, or the first one, ``cls`` (BGE).
@@ -69,7 +69,7 @@ class TransformerEmbedder(Embedder):
                 f"Expected `embedder.max_length` >= 2 and `embedder.batch_size` >= 1, got {max_length} and "
                 f"{batch_size}. Raise them."
             )
-        self.model = resolve_path(model)
+        self.model = model
         self.query_prefix = query_prefix
         self.passage_prefix = passage_prefix
         self.pooling = pooling
@@ -88,7 +88,12 @@ class TransformerEmbedder(Embedder):
     def fingerprint(self) -> str:
         """A hash of weights, configuration and tokenizer, with all settings that change the vectors."""
         prefixes = f"{self.query_prefix!r}+{self.passage_prefix!r}"
-        return f"transformer/{self.pooling}/{self.max_length}/{self.dtype}/{prefixes}/{_folder_hash(self.model)}"
+        return f"transformer/{self.pooling}/{self.max_length}/{self.dtype}/{prefixes}/{_folder_hash(self.folder)}"
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the model lies."""
+        return model_folder(self.model, "embedder.model")
 
     def embed(self, texts: list[str]) -> Vectors:
         """Return one unit vector per text ``[n, d]``."""
@@ -133,15 +138,15 @@ class TransformerEmbedder(Embedder):
 
         from llds.dtypes import DTYPES
 
-        if not (self.model / "config.json").is_file():
+        if not (self.folder / "config.json").is_file():
             raise ConfigurationError(
                 f"Expected `embedder.model` to be a folder with an encoder (config.json, weights, tokenizer), got "
-                f"{self.model}. Download one and give its folder."
+                f"{self.folder}. Give such a folder, or its name on the hub (OWNER/NAME)."
             )
         expected = f"Expected `embedder.model` to be an encoder that runs on {self.device}, got"
-        with errors_of_folder(expected, self.model, "Download one that transformers knows, and give its folder."):
-            tokenizer = AutoTokenizer.from_pretrained(self.model, **FROM_FOLDER)
-            model = AutoModel.from_pretrained(self.model, dtype=DTYPES[self.dtype], **FROM_FOLDER)
+        with errors_of_folder(expected, self.folder, "Download one that transformers knows, and give its folder."):
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, **FROM_FOLDER)
+            model = AutoModel.from_pretrained(self.folder, dtype=DTYPES[self.dtype], **FROM_FOLDER)
             return _Encoder(model.to(self.device).eval().requires_grad_(False), tokenizer)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from llds.errors import RetrievalError
+from llds.errors import RetrievalError, RetrieverUnavailableError
 from llds.retrieval.base import Passage
 from llds.retrieval.embedders.base import Vectors
 from llds.retrieval.index.chroma_server import ChromaServer, check_server
@@ -188,7 +188,8 @@ class _Place:
             detail = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             is_unreachable = self.server is not None and type(error).__module__.partition(".")[0] == "httpx"
             advice = self.server.way_out if self.server is not None and is_unreachable else self.way_out
-            raise RetrievalError(f"Expected {self.name} to answer, got {detail}. {advice}") from error
+            kind = RetrieverUnavailableError if is_unreachable else RetrievalError
+            raise kind(f"Expected {self.name} to answer, got {detail}. {advice}") from error
 
 
 @contextmanager

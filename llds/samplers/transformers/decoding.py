@@ -101,7 +101,7 @@ class EndOfAction(StoppingCriteria):
 
     Args:
         actions: The rows of the batch.
-        stop_strings: Finds closing tags.
+        stop_strings: Finds closing tags; None where actions end at tokens only.
         end_ids: Ids of the tokens that end a turn.
         context_width: Columns before the first token of this stretch.
         ends_early: Whether the stretch ends as soon as half of its rows have.
@@ -111,7 +111,7 @@ class EndOfAction(StoppingCriteria):
     def __init__(
         self,
         actions: Sequence[OpenAction],
-        stop_strings: StopStringCriteria,
+        stop_strings: StopStringCriteria | None,
         end_ids: Sequence[int],
         context_width: int,
         ends_early: bool,
@@ -132,7 +132,7 @@ class EndOfAction(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         """Return which rows have ended, ``[B]`` bool; all of them where the stretch ends."""
         length = input_ids.shape[1] - self._context_width
-        at_tag = self._stop_strings(self._sampled(input_ids), scores)
+        at_tag = self._at_stop_string(input_ids, scores)
         at_eos = torch.isin(input_ids[:, -1], self.eos_token_id) & ~at_tag
         goes_on = self._ends == 0
         self._at_tag |= at_tag & goes_on
@@ -143,9 +143,16 @@ class EndOfAction(StoppingCriteria):
             return torch.ones_like(ended)
         return ended
 
-    def _sampled(self, input_ids: Tensor) -> Tensor:
+    def _at_stop_string(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._stop_strings is None:
+            return torch.zeros_like(self._at_tag)
+        sampled = self._sampled(input_ids, self._stop_strings.maximum_token_len)
+        at_tag: Tensor = self._stop_strings(sampled, scores)
+        return at_tag
+
+    def _sampled(self, input_ids: Tensor, most_tokens: int) -> Tensor:
         """The last tokens, with those that were not sampled replaced by a number beyond the vocabulary."""
-        window = min(self._stop_strings.maximum_token_len, input_ids.shape[1])
+        window = min(most_tokens, input_ids.shape[1])
         columns = torch.arange(input_ids.shape[1] - window, input_ids.shape[1], device=input_ids.device)
         return input_ids[:, -window:].masked_fill(columns < self._starts, torch.iinfo(torch.long).max)
 

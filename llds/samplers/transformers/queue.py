@@ -119,7 +119,8 @@ class RequestQueue:
     def _batches(self, tickets: Sequence[Ticket]) -> list[list[Ticket]]:
         alike: dict[object, list[Ticket]] = {}
         for ticket in sorted(tickets, key=lambda ticket: ticket.request.trajectory):
-            alike.setdefault((ticket.request.sampling, ticket.request.stop_strings), []).append(ticket)
+            request = ticket.request
+            alike.setdefault((request.sampling, request.stop_strings, request.stop_ids), []).append(ticket)
         size = self.max_batch_size
         return [group[start : start + size] for group in alike.values() for start in range(0, len(group), size)]
 

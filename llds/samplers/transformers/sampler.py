@@ -178,7 +178,7 @@ class TransformersSampler(Sampler):
         end = EndOfAction(
             actions,
             self._stop_string_criteria(actions[0].ticket.request.stop_strings),
-            self._end_ids,
+            (*self._end_ids, *actions[0].ticket.request.stop_ids),
             context.width,
             ends_early=cache is not None,
             device=device,
@@ -222,7 +222,9 @@ class TransformersSampler(Sampler):
         last = max(length for length, _ in ends)  # the token of the last step has not been through the model
         self.forward_tokens += context.new_tokens + sum(min(length, last - 1) for length, _ in ends)
 
-    def _stop_string_criteria(self, stop_strings: tuple[str, ...]) -> StopStringCriteria:
+    def _stop_string_criteria(self, stop_strings: tuple[str, ...]) -> StopStringCriteria | None:
+        if not stop_strings:
+            return None
         if stop_strings not in self._stop_strings:  # made once: it reads the whole vocabulary
             self._stop_strings[stop_strings] = StopStringCriteria(self._tokenizer, list(stop_strings))
         return self._stop_strings[stop_strings]

@@ -21,6 +21,7 @@ from torch import Tensor
 from llds.dtypes import DTYPES
 from llds.errors import ConfigurationError
 from llds.files import FROM_FOLDER
+from llds.samplers.saved_layout import in_saved_layout
 from llds.samplers.vllm.fingerprint import fingerprint
 from llds.samplers.vllm.weight_update import read_chunk
 
@@ -79,6 +80,7 @@ class WeightReceiver:
             "hf_config": json.loads(config.hf_config.to_json_string(use_diff=False)),
             "dtype": str(config.dtype).removeprefix("torch."),
             "max_model_len": config.max_model_len,
+            "head_dtype": str(config.head_dtype).removeprefix("torch."),
             "logprobs_mode": config.logprobs_mode,
             "prefix_caching": bool(self.vllm_config.cache_config.enable_prefix_caching),
         }
@@ -124,6 +126,7 @@ class _Loading:
         self._load_weights: Callable[[Iterable[tuple[str, Tensor]]], set[str] | None] = model.load_weights
         model.load_weights = self._record
         if owns_reload:
+            _forget_packed_experts(model)
             self._reload("initialize_layerwise_reload", model)
 
     def _reload(self, function: str, *arguments: Any) -> None:
@@ -164,6 +167,14 @@ class _Loading:
             # On a CPU a head that is tied to the embeddings keeps products of the old ones, and a reload skips it.
             head.quant_method.process_weights_after_loading(head)
         return {"tensors": self._arrived, "unloaded": sorted(self._parameters - self._loaded)}
+
+
+def _forget_packed_experts(model: Any) -> None:
+    """Let experts on a CPU be packed again: vLLM packs them for its kernel when that is made, and not at a reload."""
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None and next(module.parameters()).device.type == "cpu":
+            method.moe_kernel = None
 
 
 class LocalEngine:
@@ -287,7 +298,8 @@ def make_source(folder: Path, dtype: str) -> Any:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **FROM_FOLDER))
-    described = [ParamMeta(name, DTYPES[dtype], tuple(p.shape)) for name, p in model.named_parameters()]
+    saved = in_saved_layout(model, model.named_parameters())
+    described = [ParamMeta(name, DTYPES[dtype], tuple(value.shape)) for name, value in saved]
 
     class Stream(WeightSource):
         """The weights that `stream` is set to."""

@@ -4,7 +4,7 @@ Left out on purpose: servers (`llds.samplers.vllm.server.sampler`), and whatever
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
 from torch import Tensor
@@ -33,6 +33,8 @@ class VLLMSampler(Sampler):
     Raises:
         ConfigurationError: From `prepare`: if vLLM is not installed, or several processes train.
     """
+
+    takes_saved_layout = True
 
     def __init__(self, engine: VLLMEngine = VLLMEngine()) -> None:
         self.settings = engine
@@ -68,11 +70,15 @@ class VLLMSampler(Sampler):
     async def sample(self, request: SampleRequest) -> Completion:
         """Queue the request; it joins the batch that runs."""
         with self.busy:
-            return await asyncio.wrap_future(self._submit(request))
+            # Salted with the version: a cache that outlived an update could not be mistaken for a present one.
+            return await asyncio.wrap_future(
+                self._submit(request, self._known.end_ids, f"version {self.policy_version}")
+            )
 
-    def probe(self, request: SampleRequest) -> dict[str, Completion]:
-        """Sample one action."""
-        return {_NAME: self._submit(request, salt="canary").result()}
+    def probe(self, requests: Sequence[SampleRequest]) -> dict[str, list[Completion]]:
+        """Sample side by side."""
+        futures = [self._submit(request, (), "canary") for request in requests]
+        return {_NAME: [future.result() for future in futures]}
 
     def close(self) -> None:
         """Free the engine."""
@@ -99,8 +105,6 @@ class VLLMSampler(Sampler):
                 ) from error
         return self._thread
 
-    def _submit(self, request: SampleRequest, salt: str | None = None) -> "Future[Completion]":
-        params = sampling_params(request, self._known.end_ids)
-        # Salted with the version: a cache that outlived an update could not be mistaken for a present one.
-        salt = salt or f"version {self.policy_version}"
+    def _submit(self, request: SampleRequest, end_ids: Sequence[int], salt: str) -> "Future[Completion]":
+        params = sampling_params(request, end_ids)
         return self._started().submit(request.token_ids, params, salt, self.policy_version)

@@ -26,7 +26,7 @@ def sampling_params(request: SampleRequest, end_ids: Sequence[int]) -> dict[str,
         "top_k": law.top_k,
         "max_tokens": request.max_tokens,
         "stop": list(request.stop_strings),
-        "stop_token_ids": list(end_ids),
+        "stop_token_ids": list(dict.fromkeys((*end_ids, *request.stop_ids))),
         "ignore_eos": True,
         "skip_special_tokens": False,  # tags that are special tokens must be seen to stop at them
         "spaces_between_special_tokens": False,

@@ -21,6 +21,8 @@ class VLLMEngine:
 
     dtype: EngineDtype = "auto"
     """Data type of weights and computation; `auto`: the trainer's."""
+    head_dtype: Literal["float32", "model"] = "float32"
+    """Data type of the logits: the trainer's are float32. `model`: that of the weights, for heads with few bits."""
     max_batch_size: int = 256
     """Most actions that are computed at once."""
     kv_cache_gb: float = 1.0
@@ -88,6 +90,9 @@ class VLLMEngine:
             "max_num_seqs": self.max_batch_size,
             "enable_prefix_caching": True,
             "logprobs_mode": "processed_logprobs",  # of the sampling law
+            "hf_overrides": {
+                "head_dtype": self.head_dtype
+            },  # vLLM's own is the weights', where the trainer's is float32
             "generation_config": "vllm",  # none of the settings that the model was saved with
             "seed": 0,
         }

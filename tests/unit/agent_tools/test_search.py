@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from llds.agent_tools import SearchTool
+from llds.agent_tools import SearchTool, outage
 from llds.agent_tools.search import format_passages
-from llds.errors import ConfigurationError, RetrievalError, ToolFailure, ToolInputError
+from llds.errors import ConfigurationError, RetrievalError, RetrieverUnavailableError, ToolFailure, ToolInputError
 from llds.retrieval import Passage, Retriever
 
 
@@ -113,6 +113,59 @@ def test_queries_of_a_later_pass_do_not_wait_for_an_earlier_call(tool, retriever
     assert retriever.calls == [["a"], ["b"]]
 
 
+def asked_over_time(tool, count, apart_s):
+    async def main():
+        asked = []
+        for number in range(count):
+            asked.append(asyncio.create_task(tool.run(f"q{number}")))
+            await asyncio.sleep(apart_s)
+        return await asyncio.gather(*asked)
+
+    return asyncio.run(main())
+
+
+def test_queries_that_come_while_the_first_lingers_share_its_call(retriever):
+    tool = SearchTool(linger_s=0.2)
+    tool.attach(retriever)
+    results = asked_over_time(tool, 4, 0.005)
+    assert retriever.calls == [["q0", "q1", "q2", "q3"]]
+    assert [ids[0] for ids in documents(results)] == ["q0/0", "q1/0", "q2/0", "q3/0"]
+
+
+def test_a_full_call_goes_at_once_and_none_is_larger(retriever):
+    tool = SearchTool(linger_s=30.0, max_batch=2)
+    tool.attach(retriever)
+    asyncio.run(asyncio.wait_for(ask(tool, "a", "b", "c", "d"), 10))
+    assert retriever.calls == [["a", "b"], ["c", "d"]]
+
+
+def test_what_comes_while_all_calls_are_under_way_shares_the_next(retriever):
+    tool = SearchTool(max_calls=1)
+    tool.attach(retriever)
+    retriever.delay_s = 0.1
+    asked_over_time(tool, 5, 0.01)
+    assert retriever.calls == [["q0"], ["q1", "q2", "q3", "q4"]]
+    assert tool.statistics.calls == 2
+
+
+def test_a_failed_call_gives_its_place_to_the_next(retriever):
+    tool = SearchTool(max_calls=1)
+    tool.attach(retriever)
+    retriever.failures = [RetrievalError("down")]
+    retriever.delay_s = 0.02
+    first, second = asyncio.run(ask(tool, "a")), asyncio.run(ask(tool, "a"))
+    assert isinstance(first[0], ToolFailure)
+    assert documents(second) == [("a/0", "a/1", "a/2")]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"linger_s": -1.0}, {"linger_s": float("inf")}, {"max_batch": 0}, {"max_calls": 0}]
+)
+def test_settings_of_calls_out_of_range_are_refused(settings):
+    with pytest.raises(ConfigurationError, match="linger_s >= 0"):
+        SearchTool(**settings)
+
+
 def test_an_identical_query_is_asked_once_together_in_flight_and_later(tool, retriever):
     retriever.delay_s = 0.1
 
@@ -194,6 +247,33 @@ def test_a_retry_in_the_same_event_loop_asks_again(tool, retriever):
     assert retriever.calls == [["a"], ["a"]]
 
 
+def test_a_server_that_is_gone_is_waited_for_and_told_of_once(tool, retriever, monkeypatch, caplog):
+    monkeypatch.setattr(outage, "_POLL_S", 0.01)
+    monkeypatch.setattr(outage, "_TELL_AFTER_S", 0.005)
+    tool.attach(retriever, patience_s=20.0)
+    retriever.failures = [RetrieverUnavailableError("refused")] * 4
+    results = asyncio.run(ask(tool, "a", "b"))
+    assert documents(results) == [("a/0", "a/1"), ("b/0", "b/1")]
+    assert (tool.statistics.calls, tool.statistics.failed_calls) == (5, 4)
+    assert [record.getMessage()[:28] for record in caplog.records] == [
+        "The retriever does not answe",
+        "The retriever answers again,",
+    ]
+
+
+def test_patience_ends_for_all_who_ask_until_an_answer_comes(tool, retriever, monkeypatch):
+    monkeypatch.setattr(outage, "_POLL_S", 0.01)
+    tool.attach(retriever, patience_s=0.05)
+    retriever.failures = [RetrieverUnavailableError("refused")] * 1000
+    for query in ("a", "b"):
+        before = len(retriever.calls)
+        with pytest.raises(ToolFailure, match="refused"):
+            asyncio.run(tool.run(query))
+    assert len(retriever.calls) - before == 1
+    retriever.failures = []
+    assert asyncio.run(tool.run("b")).document_ids == ("b/0", "b/1")
+
+
 def test_a_tool_that_remembers_nothing_asks_again_in_a_new_iteration_of_the_same_event_loop(retriever):
     tool = SearchTool(cache_size=0)
     tool.attach(retriever)
@@ -260,7 +340,7 @@ def test_a_reply_of_the_wrong_length_is_a_failure(tool, retriever, reply, monkey
 def test_an_empty_query_is_the_models_mistake(tool, retriever, query):
     [error] = asyncio.run(ask(tool, query))
     assert isinstance(error, ToolInputError)
-    assert "<search>capital of France</search>" in str(error)
+    assert "like: capital of France" in str(error)
     assert retriever.calls == []
 
 

@@ -44,7 +44,7 @@ def test_the_span_is_the_shortest_end_that_holds_the_last_opening_tag(
     tokenizer: PreTrainedTokenizerBase, text: str, split_tags: bool
 ) -> None:
     answered = trajectory(tokenizer, text, split_tags)
-    span = answer_span(answered, tokenizer, "answer")
+    span = answer_span(answered, tokenizer, TagProtocol().answer_mark)
     ids = answered.token_ids
     assert span.stop == len(ids)
     held = tokenizer.decode(ids[span.start : span.stop])
@@ -54,11 +54,11 @@ def test_the_span_is_the_shortest_end_that_holds_the_last_opening_tag(
 
 
 def test_without_an_answer_the_span_is_empty(tokenizer: PreTrainedTokenizerBase) -> None:
-    assert len(answer_span(trajectory(tokenizer, "I do not know"), tokenizer, "answer")) == 0
+    assert len(answer_span(trajectory(tokenizer, "I do not know"), tokenizer, TagProtocol().answer_mark)) == 0
 
 
 def test_a_span_that_begins_before_the_last_tokens_is_none(tokenizer: PreTrainedTokenizerBase) -> None:
     answered = trajectory(tokenizer, TEXTS[1])
-    length = len(answer_span(answered, tokenizer, "answer"))
-    assert len(answer_span(answered, tokenizer, "answer", last_tokens=length)) == length
-    assert len(answer_span(answered, tokenizer, "answer", last_tokens=length - 1)) == 0
+    length = len(answer_span(answered, tokenizer, TagProtocol().answer_mark))
+    assert len(answer_span(answered, tokenizer, TagProtocol().answer_mark, last_tokens=length)) == length
+    assert len(answer_span(answered, tokenizer, TagProtocol().answer_mark, last_tokens=length - 1)) == 0

@@ -17,7 +17,15 @@ def trajectory(group: str, reward: float, prompt: int, *parts: tuple[int, int]) 
         sampled = [next(numbers) for _ in range(action)]
         appended = [next(numbers) for _ in range(observation)]
         turns.append(Turn(sampled, [-0.1 * token for token in sampled], "stop", Action("invalid"), appended))
-    return Trajectory(Prompt("p", "q", ("a",), prompt_ids=ids), group, 0, SamplingParams(), turns=turns, reward=reward)
+    return Trajectory(
+        Prompt("p", "q", ("a",), prompt_ids=ids),
+        group,
+        0,
+        SamplingParams(),
+        turns=turns,
+        reward=reward,
+        is_correct=reward > 0,
+    )
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def test_a_run_with_probes_is_the_run_without_to_the_bit(tmp_path: Path, lora: L
     assert probe_at(tmp_path / "probed")["mean_change"] != 0
 
 
+@pytest.mark.slow
 def test_what_it_writes(tmp_path: Path) -> None:
     run = probed_run(tmp_path, iterations=2, every_n_iterations=2).fit()
     found = probe_at(tmp_path)
@@ -131,6 +132,7 @@ def test_settings_mean_what_they_say(tmp_path: Path) -> None:
     assert {folder.name for folder in (tmp_path / "probes").iterdir()} == {f"iteration-000001-{one}" for one in found}
 
 
+@pytest.mark.slow
 def test_the_update_is_the_one_that_training_would_make(tmp_path: Path) -> None:
     """The run's own step on the same trajectories, from the same weights and moments, ends at the same weights."""
     ends: list[dict[str, torch.Tensor]] = []
@@ -155,6 +157,7 @@ def test_the_update_is_the_one_that_training_would_make(tmp_path: Path) -> None:
     assert all(torch.equal(value, made[name]) for name, value in tried.items())
 
 
+@pytest.mark.slow
 def test_questions_without_right_and_wrong_answers_are_left_out(tmp_path: Path) -> None:
     run = make_run(
         tmp_path,

@@ -13,6 +13,7 @@ from llds.errors import ConfigurationError
 from tests.runs import answers, make_run, rows, scripted
 
 
+@pytest.mark.slow
 def test_a_report_is_there_when_a_run_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_run(tmp_path, RunReport(), TrajectoryLog(), iterations=2, sampler=scripted(answers)).fit()
     assert "report.html (too short to say: 2 rows with a reward, it takes 12)" in caplog.text

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from llds.agent_tools import CalculatorTool, SearchTool
-from llds.callbacks import RetrievalCallback
+from llds.callbacks import EvaluationTable, RetrievalCallback
 from llds.data import PromptTemplate
 from llds.errors import ConfigurationError, TooManyFailuresError
+from llds.evaluation import list_records, read_record
 from llds.retrieval import Passage, Retriever
 from tests.runs import answers, by_iteration, make_run, scripted
 
@@ -33,7 +34,8 @@ class Shelf(Retriever):
         return [[Passage(str(number), "", text) for number, text in enumerate(self.texts)][:top_k] for _ in queries]
 
     def describe(self) -> dict[str, Any]:
-        """What it is."""
+        """What it is; known while it is open."""
+        assert self.calls[-1:] == ["open"]
         return {"retriever": "shelf"}
 
 
@@ -49,12 +51,20 @@ def test_an_agent_that_searches_needs_a_retriever(tmp_path: Path) -> None:
         fit(tmp_path, None)
 
 
-def test_an_agent_without_a_search_tool_needs_none(tmp_path: Path) -> None:
+def test_an_agent_without_a_search_tool_needs_none_and_its_evaluation_has_results(tmp_path: Path) -> None:
     shelf = Shelf()
-    make_run(
-        tmp_path, RetrievalCallback(shelf), iterations=1, sampler=scripted(answers), tools=[CalculatorTool()]
-    ).fit()
+    run = make_run(
+        tmp_path, RetrievalCallback(shelf), EvaluationTable(), sampler=scripted(answers), tools=[CalculatorTool()]
+    )
+    run.trainer.test(run.module, run.data, verbose=False)
+    [folder] = list_records(tmp_path)
+    assert read_record(folder).card["retriever"] is None
     assert shelf.calls == []
+
+
+def test_a_negative_patience_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"retrieval\.patience_s` >= 0, got -1"):
+        RetrievalCallback(patience_s=-1)
 
 
 def test_queries_and_hits_are_those_of_the_iteration(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from transformers import PreTrainedTokenizerFast
 
+from llds.agent_tools import AgentTool
 from llds.batches import RolloutBatch
 from llds.data import DataSource, PromptDataModule, PromptTemplate
 from llds.errors import ConfigurationError, DataError
+from llds.rollout import TagProtocol
 
 
 def row(number: int, **others: Any) -> dict[str, Any]:
@@ -235,11 +237,13 @@ def test_the_description_has_a_record_for_each_source_of_each_stage(
 
 
 class _Witness(LightningModule):
-    """Owns a tokenizer and keeps the batches it is tested with."""
+    """Owns tokenizer, protocol and tools, and keeps the batches it is tested with."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.tokenizer = tokenizer
+        self.protocol = TagProtocol()
+        self.agent_tools: list[AgentTool] = []
         self.batches: list[RolloutBatch] = []
 
     def test_step(self, batch: RolloutBatch, batch_idx: int) -> None:

@@ -24,6 +24,7 @@ def table() -> PromptTable:
     return PromptTable.write(iter(PROMPTS))
 
 
+@pytest.mark.slow
 def test_what_comes_out_is_what_went_in(table: PromptTable) -> None:
     assert list(table) == PROMPTS == [table[n] for n in range(len(table))]
     assert [prompt.row for prompt in table] == [prompt.row for prompt in PROMPTS]  # equality does not look at rows

@@ -1,5 +1,6 @@
 """Rows as prompts: both layouts, named columns, and refusals that name file, row and column."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from llds.data.prompts import PromptMaker, prompt_from_row
 from llds.data.source import DataSource
 from llds.data.source_reader import read_prompts
 from llds.errors import ConfigurationError, DataError
+from llds.files import Row
 
 ROW = {"question": "Capital of Norway?", "golden_answers": ["Oslo"]}
 
@@ -255,6 +258,43 @@ def test_chat_messages_without_a_user_hold_no_question(write_jsonl: Callable[...
     row = {**search_r1_row("Oslo"), "prompt": [{"role": "system", "content": "x"}]}
     with pytest.raises(DataError, match="a question in column"):
         read_prompts(DataSource(write_jsonl(row)))
+
+
+def test_chat_messages_in_a_string_are_read_as_json_and_numpys_are_refused(write_jsonl: Callable[..., str]) -> None:
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "Capital of Norway?"}]
+    path = write_jsonl({"prompt": json.dumps(messages), "answer": "Oslo"})
+    [prompt] = read_prompts(DataSource(path, messages_field="prompt"))
+    assert prompt.question == "Capital of Norway?"
+    assert prompt.messages == tuple(messages)
+    with pytest.raises(DataError, match=r"a question or a list of chat messages .* got \"array\(\["):
+        read_prompts(DataSource(write_jsonl({"prompt": f"array([{messages[1]}], dtype=object)", "answer": "Oslo"})))
+
+
+@pytest.mark.parametrize("settings", [{}, {"name": "n"}, {"answer_field": "answer"}, {"id_field": "key"}])
+def test_the_quick_way_makes_of_every_row_what_the_exact_way_makes(settings: dict[str, Any]) -> None:
+    usual = {"id": 1, "question": " Capital? ", "golden_answers": ["Oslo", " Oslo", "Christiania "]}
+    odd: list[dict[str, Any]] = [
+        {}, {"id": None}, {"id": ""}, {"id": True}, {"id": "é "}, {"id": 2**70}, {"question": "<search> x"},
+        {"question": "a < b"}, {"question": ["x"]}, {"question": None, "query": "q"}, {"question": "array(['x'])"}, {"question": "x\x00"},
+        {"question": "\ud800"}, {"question": "x" * 100_001}, {"golden_answers": "Oslo<|answer_split|>Bergen"},
+        {"golden_answers": "[\"Oslo\"]"}, {"golden_answers": ["[Oslo]"]}, {"golden_answers": "{Awayland}"},
+        {"golden_answers": []}, {"golden_answers": ["", "x"]}, {"golden_answers": 3}, {"golden_answers": [[1]]},
+        {"golden_answers": None, "answer": "x", "answer_aliases": ["y"]}, {"answer": "x"}, {"data_source": "s "},
+        {"data_source": 3}, {"key": "k"}, {"extra_info": {"question": "deep", "index": 4}}, {"golden_answers": "---"},
+    ]  # fmt: skip
+    source = DataSource("file.jsonl", **settings)
+    make = PromptMaker(source)
+    for number, changes in enumerate(odd, start=1):
+        for values in (usual | changes, changes | usual, {key: v for key, v in usual.items() if key != "id"} | changes):
+            row = Row(f"file.jsonl:{number}", number, values)
+            assert _outcome(lambda row=row: make(row)) == _outcome(lambda row=row: prompt_from_row(row, source)), values
+
+
+def _outcome(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except DataError as error:
+        return str(error)
 
 
 def test_an_empty_file_is_refused(write_jsonl: Callable[..., str]) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+import yaml
 
 from llds.data import DataSource, read_prompts, read_source
 from llds.errors import DataError
+from llds.rewards import exact_match
 
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
 CASES = REAL.parent / "cases"
@@ -177,6 +179,19 @@ def test_gold_answers_of_every_shape_have_their_right_value(tmp_path: Path) -> N
 
 
 @needs_real
+def test_the_benchmarks_load_whole_though_two_have_answers_that_normalise_to_nothing(tmp_path: Path) -> None:
+    conf = yaml.safe_load((Path(__file__).parents[3] / "conf" / "eval" / "benchmarks.yaml").read_text())
+    for source in conf["data"]["init_args"]["test"]:
+        path = Path(source["path"].replace("${data_root}", str(tmp_path)))
+        path.parent.mkdir()
+        golds = {"nq": ["---"], "hotpotqa": ["The The"]}.get(source["name"], ["Oslo"])
+        path.write_text(json.dumps({"id": "test_0", "question": "Who?", "golden_answers": golds}) + "\n")
+        [prompt] = read_source(DataSource(str(path), name=source["name"])).prompts
+        assert prompt.golden_answers == tuple(golds)
+        assert exact_match(golds[0].lower(), prompt.golden_answers)
+        assert not exact_match("", prompt.golden_answers)
+
+
 def test_the_seven_benchmarks_carry_their_names_and_aliases() -> None:
     prompts = read_prompts(DataSource(str(REAL / "questions" / "deepresearcher_test.parquet")))
     names = dict.fromkeys(("2wiki", "popqa", "tq", "hotpotqa", "nq", "musique"), 512)

@@ -263,3 +263,47 @@ def test_parquet_whose_columns_have_unreadable_names_is_refused(tmp_path: Path) 
     whole = parquet_bytes([{"name": "x"}], tmp_path)
     with pytest.raises(DataError, match=r"Expected a parquet file, got .*q\.parquet:1"):
         values(write(tmp_path, whole.replace(b"name", b"n\xffme"), "q.parquet"))
+
+
+ODD_LINES = (
+    b'{"a": 1}',
+    b'  {"b": "x"}  ',
+    b'{"a": 1}, {"a": 2}',  # two objects on one line ...
+    b'{"a": [{}',  # ... and one object on two lines
+    b"{}]}",
+    b'{"a": 1, "a": 2}',
+    b'{"a": {"b": 1, "b": 2}}',
+    b'{"a" : 1, "a" :2}',
+    b'{"a": "say \\"x\\": y"}',
+    b'{"n": 123456789012345678901234567890}',
+    b'{"n": 1.5e300, "m": -0.0}',
+    b'{"n": NaN}',
+    b'["a"]',
+    b'"llds"',
+    b'{"a": "\\ud800"}',
+    b'{"a": "\xff"}',
+    b"",
+    b" \t ",
+    b'{"a": {"b": [{"c": null}]}}',
+)
+
+
+def test_lines_that_are_parsed_together_are_read_as_each_would_be_alone(tmp_path: Path) -> None:
+    def read(*lines: bytes) -> tuple[list[Any], list[str]]:
+        path = tmp_path / "x.jsonl"
+        path.write_bytes(b"\n".join(lines))
+        bad_rows = BadRows("error")
+        found = [(row.number, repr(row.values)) for row in read_rows(path, bad_rows=bad_rows, file_format="jsonl")]
+        return found, [str(error) for error in bad_rows.named]
+
+    alone: list[Any] = []
+    refused: list[str] = []
+    for number, line in enumerate(ODD_LINES, start=1):
+        found, errors = read(*[b""] * (number - 1), line, b"")
+        alone += found
+        refused += errors
+    for many in (ODD_LINES, (*ODD_LINES, *[b'{"a": 1}'] * 300)):
+        found, errors = read(*many)
+        assert found[: len(alone)] == alone
+        assert errors == refused[:10]
+        assert len(found) - len(alone) == len(many) - len(ODD_LINES)

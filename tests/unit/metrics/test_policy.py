@@ -26,7 +26,7 @@ def signals(**changes: torch.Tensor) -> dict[str, float]:
         "entropy": ENTROPY,
         "action_index": ACTIONS,
         "answered": ANSWERED,
-        "rewards": REWARDS,
+        "correct": REWARDS > 0,
     }
     return policy_metrics(**{**tensors, **changes})
 
@@ -66,7 +66,7 @@ def test_actions_of_many_rounds_are_taken_together() -> None:
     index = torch.tensor([[0, 1, 2, 3, 4]])
     log_probs = torch.tensor([[-1.0, -2.0, -3.0, -4.0, -6.0]])
     same = dict.fromkeys(("old_log_probs", "new_log_probs", "behavior_log_probs", "entropy"), log_probs)
-    one = {"action_index": index, "rewards": torch.ones(1), "answered": torch.tensor([True])}
+    one = {"action_index": index, "correct": torch.tensor([True]), "answered": torch.tensor([True])}
     found = policy_metrics(**same, **one)
     assert [found[f"policy/nll_round_{rounds}"] for rounds in (0, 1, 2, "3_up")] == [1.0, 2.0, 3.0, 5.0]
     parts = [found[f"policy/log_likelihood_correct_{kind}"] for kind in ("first", "later", "answer")]
@@ -81,7 +81,7 @@ def test_the_effective_sample_size_of_samples_of_the_old_policy_is_all_of_them()
 
 
 def test_without_a_correct_trajectory_its_signals_are_left_out() -> None:
-    metrics = signals(rewards=torch.zeros(3))
+    metrics = signals(correct=torch.zeros(3, dtype=torch.bool))
     assert not {key for key in metrics if "correct" in key.split("_")}
     assert "policy/log_likelihood_incorrect" in metrics
     assert all(math.isfinite(value) for value in metrics.values())
@@ -106,5 +106,5 @@ def test_padding_and_row_order_change_nothing() -> None:
     order = torch.tensor([2, 0, 1])
     wide = {name: torch.cat([value, torch.full((3, 4), NAN)], dim=1)[order] for name, value in padded.items()}
     index = torch.cat([ACTIONS, torch.full((3, 4), -1)], dim=1)[order]
-    moved = signals(**wide, action_index=index, rewards=REWARDS[order], answered=ANSWERED[order])
+    moved = signals(**wide, action_index=index, correct=REWARDS[order] > 0, answered=ANSWERED[order])
     assert moved == pytest.approx(signals())

@@ -17,7 +17,9 @@ def turn(action: Action, tokens: int, observation: int = 0, documents: str = "",
 
 
 def trajectory(group: str, reward: float, *turns: Turn, status: str = "answered") -> Trajectory:
-    return Trajectory(PROMPT, group, 0, SamplingParams(), turns=list(turns), status=status, reward=reward)  # type: ignore[arg-type]
+    return Trajectory(
+        PROMPT, group, 0, SamplingParams(), turns=list(turns), status=status, reward=reward, is_correct=reward > 0
+    )  # type: ignore[arg-type]
 
 
 def test_what_the_agent_did_by_hand() -> None:
@@ -51,6 +53,7 @@ def test_what_the_agent_did_by_hand() -> None:
             "rollout/distinct_queries": 1 / 3,  # x, x, x in a; none in b
             "rollout/repeated_ngrams": 0.0,
             "rollout/tool_failures": 0.0,
+            "rollout/tool_errors": 0.0,
             "rollout/weight_lag": 1.0,
         }
     )
@@ -61,7 +64,14 @@ def test_signals_without_anything_to_count_are_left_out() -> None:
     failed = trajectory("a", 0.0, status="failed")
     assert rollout_metrics([failed], 0) == {"rollout/failed": 1.0, "rollout/weight_lag": 0.0}
     unsearched = rollout_metrics([trajectory("a", 0.0, turn(ANSWER, 1))], 0)
-    left_out = {"first_action_match", "observation_cut", "distinct_queries", "repeated_ngrams", "tool_failures"}
+    left_out = {
+        "first_action_match",
+        "observation_cut",
+        "distinct_queries",
+        "repeated_ngrams",
+        "tool_failures",
+        "tool_errors",
+    }
     assert not {f"rollout/{name}" for name in left_out} & set(unsearched)
 
 

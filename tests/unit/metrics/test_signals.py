@@ -26,7 +26,7 @@ AFTER = torch.tensor([[NAN, -0.5, -2.1, NAN, -3.2], [NAN, -1.5, -1.0, -0.8, NAN]
 
 
 def signals(**changes: torch.Tensor) -> dict[str, float]:
-    tensors = {"before": BEFORE, "after": AFTER, "action_index": ACTIONS, "answered": ANSWERED, "rewards": REWARDS}
+    tensors = {"before": BEFORE, "after": AFTER, "action_index": ACTIONS, "answered": ANSWERED, "correct": REWARDS > 0}
     return displacement_metrics(**{**tensors, **changes})
 
 
@@ -54,7 +54,7 @@ def test_the_sign_of_the_change_matters() -> None:
 
 def test_a_later_action_is_neither_the_first_nor_the_answer() -> None:
     index, before = torch.tensor([[0, 1, 2]]), torch.tensor([[-1.0, -1.0, -1.0]])
-    one = {"action_index": index, "rewards": torch.ones(1), "answered": torch.tensor([True])}
+    one = {"action_index": index, "correct": torch.tensor([True]), "answered": torch.tensor([True])}
     found = signals(before=before, after=before + torch.tensor([[0.1, -0.2, 0.3]]), **one)
     kinds = ("first", "later", "answer")
     assert [found[f"llds/displacement_correct_{kind}"] for kind in kinds] == pytest.approx([0.1, -0.2, 0.3])
@@ -62,7 +62,10 @@ def test_a_later_action_is_neither_the_first_nor_the_answer() -> None:
 
 
 def test_without_a_correct_action_only_incorrect_ones_are_told() -> None:
-    for changes in ({"rewards": torch.zeros(3)}, {"action_index": ACTIONS.clone().index_fill_(0, torch.arange(2), -1)}):
+    for changes in (
+        {"correct": torch.zeros(3, dtype=torch.bool)},
+        {"action_index": ACTIONS.clone().index_fill_(0, torch.arange(2), -1)},
+    ):
         assert {key.split("_")[1] for key in signals(**changes)} == {"incorrect"}
 
 
@@ -73,7 +76,7 @@ def test_without_a_fall_the_magnitude_is_zero() -> None:
 
 def test_nothing_has_no_signals() -> None:
     nothing = {"before": BEFORE[:0], "after": AFTER[:0], "action_index": ACTIONS[:0]}
-    assert signals(**nothing, answered=ANSWERED[:0], rewards=REWARDS[:0]) == {}
+    assert signals(**nothing, answered=ANSWERED[:0], correct=REWARDS[:0] > 0) == {}
     assert signals(action_index=torch.full_like(ACTIONS, -1)) == {}
 
 
@@ -120,7 +123,9 @@ def test_before_the_first_step_it_is_zero() -> None:
 
 def trajectory(group: str, reward: float, tokens: int = 1) -> Trajectory:
     turns = [Turn([7] * tokens, [-1.0] * tokens, "stop", Action("answer", "", "x"))]
-    return Trajectory(Prompt("p", "q", ("x",)), group, 0, SamplingParams(), turns=turns, reward=reward)
+    return Trajectory(
+        Prompt("p", "q", ("x",)), group, 0, SamplingParams(), turns=turns, reward=reward, is_correct=reward > 0
+    )
 
 
 def names(groups: list[list[Trajectory]]) -> list[str]:

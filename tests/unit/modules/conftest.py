@@ -24,7 +24,7 @@ class _Connected(SearchAgentModule):
         self.setup("fit")
         optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-3)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-        self.optimizers = lambda: optimizer  # type: ignore[method-assign]
+        self.optimizers = lambda use_pl_optimizer=True: optimizer  # type: ignore[method-assign]
         self.lr_schedulers = lambda: schedule  # type: ignore[method-assign]
         self.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
         return optimizer

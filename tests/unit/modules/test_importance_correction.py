@@ -23,6 +23,7 @@ def batch() -> PolicyBatch:
         answer_mask=zeros.bool(),
         behavior_log_probs=behavior,
         rewards=torch.ones(4),
+        correct=torch.ones(4, dtype=torch.bool),
         advantages=torch.tensor([1.0, -1.0, 0.5, 2.0]),
         groups=torch.zeros(4, dtype=torch.long),
         old_log_probs=old,

@@ -37,6 +37,7 @@ def logged(folder: Path, *callbacks: pl.Callback, reverse: bool) -> dict[str, di
     return by_iteration(folder)
 
 
+@pytest.mark.slow
 def test_what_is_logged_does_not_depend_on_the_order_of_the_callbacks(tmp_path: Path) -> None:
     given = [logged(tmp_path / name, TrajectoryLog(), Own(), reverse=name == "b") for name in "ab"]
     assert given[0] == given[1]

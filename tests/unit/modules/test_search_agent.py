@@ -276,6 +276,18 @@ def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is(make_module:
     assert not module.optimizers().state
 
 
+def test_a_step_that_makes_weights_or_states_that_are_not_finite_ends_the_run(make_module: MakeModule) -> None:
+    for kind in ("exp_avg", "exp_avg_sq"):  # NaN goes on into the weights, infinity stops a weight for ever
+        module = make_module()
+        batch, rows = moved_batch(module), torch.arange(8)
+        record = UpdateRecord.of(batch, torch.float64)
+        module.policy_update().step(batch, torch.arange(len(batch)), record)
+        state = list(module.optimizers().state.values())[-1]
+        state[kind].view(-1)[-1] = float("inf")
+        with pytest.raises(TooManyFailuresError, match=r"finite weights and optimizer states after a step with loss"):
+            module.policy_update().step(batch, torch.arange(len(batch)), record)
+
+
 def test_signals_of_a_step_do_not_depend_on_micro_batches(make_module: MakeModule) -> None:
     module = make_module()
     batch = moved_batch(module)

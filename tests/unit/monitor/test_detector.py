@@ -135,6 +135,7 @@ def test_update_by_update_and_the_whole_table_agree_also_after_a_resume(spiral: 
         assert online == whole
 
 
+@pytest.mark.slow
 def test_the_state_stays_small(healthy: Make) -> None:
     detector = CollapseDetector()
     sizes = []
@@ -219,6 +220,7 @@ def test_a_signal_that_is_no_longer_logged_stops_to_vote(healthy: Make) -> None:
     assert found[-1] == "none"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.05, 0.1, 0.15])
 def test_long_noisy_runs_raise_no_alarm(spread: float) -> None:
     """4 x 1,000 iterations whose reward scatters by up to 15% of its mean, as with small batches."""

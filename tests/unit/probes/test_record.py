@@ -11,8 +11,8 @@ from llds.probes import Probe, ProbedAction, ProbedQuestion, ProbedTrajectory
 from llds.probes.agreement import agreement
 from llds.probes.influence import HeadTokens, head_influence
 
-RIGHT = ProbedTrajectory(reward=1.0, advantage=1.0, tokens=4, change=-0.4, answer="x", turns=[])
-WRONG = replace(RIGHT, reward=0.0, advantage=-0.5, change=-1.0)
+RIGHT = ProbedTrajectory(reward=1.0, is_correct=True, advantage=1.0, tokens=4, change=-0.4, answer="x", turns=[])
+WRONG = replace(RIGHT, reward=0.0, is_correct=False, advantage=-0.5, change=-1.0)
 FIRST = ProbedAction(trajectory=0, turn=0, place="first", tokens=2, text="a", change=-0.5, pulls=[0.2, -0.5, -0.1])
 ANSWER = replace(FIRST, turn=1, place="answer", change=0.1, pulls=[0.3, 0.05, -0.1])
 LOSING = ProbedQuestion("q1", "Who?", ["x"], 1.0, [RIGHT, WRONG, WRONG], [FIRST, ANSWER])

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from llds.cli import main
 from llds.errors import DataError
+from llds.evaluation.settings import flatten
 from llds.monitor import Diagnosis
 from llds.monitor import signals as s
 from llds.report import read_run, write_report
@@ -16,7 +18,7 @@ from llds.report.curves import alarm_starts, phase_bands
 from llds.report.events import events
 from llds.report.panels import other_panels, sections
 from llds.report.probes import drawn_probes, strongest_pulls
-from llds.report.run import flatten
+from llds.report.seeds import experiments
 from llds.report.tables import comparison, config_differences
 from llds.report.thinning import thinned
 from llds.report.trajectories import Token, chosen_iterations, reported_trajectories
@@ -141,6 +143,35 @@ def test_runs_are_compared_by_results_and_settings(tmp_path: Path) -> None:
     assert "model.optimization.learning_rate" in page
 
 
+def test_runs_that_differ_in_their_seeds_are_one_row_that_can_be_copied(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, rewards) for name, rewards in {"a": [0.1, 0.5], "b": [0.3, 0.7, 0.9]}.items()]
+    folders += [make_run(tmp_path / "c", [0.2], lr=1e-3)]
+    for seed, folder in enumerate(folders):
+        with (folder / "config.yaml").open("a") as file:
+            file.write(f"seed_everything: {seed}\n")
+    runs = [read_run(folder) for folder in folders]
+    made = experiments(runs)
+    assert made is not None
+    assert made.table.head[:3] == ["optimization.learning_rate", "seeds", "reward, last 10"]
+    assert [row[:4] for row in made.table.rows] == [
+        ["0.0001", "0, 1", "0.467 ± 2.118", "0.700 ± 2.541"],
+        ["0.001", "2", "0.200", "0.200"],
+    ]
+    assert "Not equally long (last iteration: a 2, b 3)" in made.notes[-1]
+    assert any("searches, last 10 is the mean of 0 of 2 runs (a, b)" in note for note in made.notes)
+    page = write_report(runs, tmp_path / "report.html").read_text()
+    assert r"0.0001 &amp; 0, 1 &amp; $0.467 \pm 2.118$" in page
+    assert experiments(runs[1:]) is None
+
+
+def test_a_page_about_several_runs_is_one_of_its_own(tmp_path: Path) -> None:
+    first, second = (make_run(tmp_path / name, [0.1]) for name in ("a", "b c"))
+    (first / "report.html").write_text("a's")
+    main(["report", str(first), str(second)])
+    assert (first / "report.html").read_text() == "a's"
+    assert "b c" in (tmp_path / "report-a-b-c.html").read_text()
+
+
 def test_a_log_of_another_framework_is_enough(tmp_path: Path) -> None:
     log = tmp_path / "trainer_state.json"
     log.write_text(json.dumps({"log_history": [{"step": i, "reward": 0.5, "entropy": 1.0} for i in range(8)]}))
@@ -216,10 +247,29 @@ def test_equal_trajectories_are_shown_once_and_counted(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [0.1])
     with gzip.open(folder / "trajectories" / "iteration-000001.jsonl.gz", "wt") as file:
         for reward in (0.0, 1.0, 1.0):
-            file.write(json.dumps(trajectory(reward=reward)) + "\n")
+            file.write(json.dumps(trajectory(reward=reward, is_correct=reward > 0)) + "\n")
     [[question]] = reported_trajectories(read_run(folder), [], 10**6).values()
     assert [(one.reward, one.count) for one in question.trajectories] == [(1.0, 2), (0.0, 1)]
     assert (question.count, question.right) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "right"),
+    [
+        ({"reward": 0.67, "is_correct": False}, 0),
+        ({"reward": -1.0, "is_correct": True}, 1),
+        ({"reward": 1.0, "answer": "x"}, 1),  # a log of before
+        ({"reward": 0.67, "answer": "y"}, 0),
+    ],
+)
+def test_right_is_what_the_log_says_and_not_a_reward_above_0(
+    tmp_path: Path, changes: dict[str, Any], right: int
+) -> None:
+    folder = make_run(tmp_path / "run", [0.1])
+    with gzip.open(folder / "trajectories" / "iteration-000001.jsonl.gz", "wt") as file:
+        file.write(json.dumps(trajectory(**changes)) + "\n")
+    [[question]] = reported_trajectories(read_run(folder), [], 10**6).values()
+    assert question.right == right
 
 
 def test_every_signal_has_a_place_and_families_share_one() -> None:
@@ -295,6 +345,12 @@ def test_first_last_and_alarming_iterations_are_shown() -> None:
 def test_nested_settings_become_dotted_keys() -> None:
     config = {"a": {"b": [1, 2], "c": [{"d": None}]}, "e": {}}
     assert flatten(config) == {"a.b": [1, 2], "a.c.0.d": None, "e": {}}
+
+
+def test_a_log_that_counts_tokens_has_a_report(tmp_path: Path) -> None:
+    log = tmp_path / "a.csv"
+    log.write_text("step,reward\n" + "".join(f"{2**31 + 1000 * number},0.{number}\n" for number in range(9)))
+    assert write_report([read_run(log)], tmp_path / "report.html").stat().st_size > 10_000
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

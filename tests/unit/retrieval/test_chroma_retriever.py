@@ -314,6 +314,7 @@ def test_missing_rows_are_refused(make_retriever, tmp_path):
         make_retriever().open()
 
 
+@pytest.mark.slow
 def test_vectors_that_were_exchanged_are_caught_by_the_probes(make_retriever, tmp_path):
     with make_retriever():
         pass

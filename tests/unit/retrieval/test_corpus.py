@@ -140,6 +140,22 @@ def test_rows_without_an_id_get_their_number_which_is_said_once(tmp_path, caplog
     ]
 
 
+def test_the_ids_of_beir_are_ids_and_missing_ones_are_numbered(tmp_path):
+    rows = [{"_id": "d1", "title": "T", "text": "x"}, {"title": "T", "text": "y"}]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    corpus = check_corpus(path)
+    assert [passage.document_id for passage in corpus] == ["d1", "2"]
+    assert corpus.oddities.numbered == 1
+
+
+def test_a_list_as_numpy_writes_it_is_no_text(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(json.dumps({"id": "1", "title": "T", "text": "array(['x', 'y'], dtype=object)"}))
+    with pytest.raises(DataError, match=r"corpus.jsonl:1: Expected `text` to be a text, got what Python or numpy"):
+        check_corpus(path)
+
+
 def test_documents_without_a_text_are_left_out_and_counted(tmp_path, caplog):
     empty = [{"id": "1", "contents": ""}, {"id": "2", "contents": '"Paris"\n '}, {"id": "3", "text": None}]
     with caplog.at_level("INFO", "llds.retrieval"):

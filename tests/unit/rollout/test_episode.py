@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llds.agent_tools import AgentTool
 from llds.errors import ConfigurationError, SamplerError, ToolFailure, ToolInputError
+from llds.metrics import rollout_metrics, served_calls
 from llds.rollout import EpisodeLimits, ObservationEncoder, TagProtocol, ToolCallPolicy
 from llds.rollout.episode import Environment, run_episode
 from llds.types import Prompt, SamplingParams, ToolResult, Trajectory
@@ -142,9 +143,11 @@ def test_an_action_that_nothing_can_be_made_of_gets_a_corrective_observation(
 
 def test_a_mistake_in_a_call_is_explained_to_the_model(play: Play, tokenizer: PreTrainedTokenizerFast) -> None:
     trajectory, _ = play(SEARCH, ANSWER, tool=EchoTool(error=ToolInputError("Write a shorter query.")))
-    assert trajectory.turns[0].action.kind == "invalid"
+    assert (trajectory.turns[0].action.kind, trajectory.turns[0].tool_errors) == ("tool", 1)
     assert trajectory.turns[0].action.name == "search"
-    assert "Write a shorter query." in tokenizer.decode(trajectory.turns[0].observation_ids)
+    assert rollout_metrics([trajectory], 0)["rollout/tool_errors"] == 1
+    assert served_calls(trajectory) == 0
+    assert "Error: Write a shorter query." in tokenizer.decode(trajectory.turns[0].observation_ids)
     assert trajectory.turns[0].document_ids == ()
     assert trajectory.status == "answered"
 

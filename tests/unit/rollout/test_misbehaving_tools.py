@@ -84,7 +84,7 @@ def answered(loop: BackgroundLoop, function: Callable[[], Any]) -> str:
     [
         (be_cancelled, "cancelled"),
         (cancel_itself, "cancelled"),
-        (swallow_cancellation, "no answer within 0.2 s"),
+        pytest.param(swallow_cancellation, "no answer within 0.2 s", marks=pytest.mark.slow),
         (lambda: asyncio.sleep(60), "no answer within 0.2 s"),
         (interrupt, "KeyboardInterrupt"),
         (lambda: sys.exit("bye"), r"SystemExit\(bye\)"),

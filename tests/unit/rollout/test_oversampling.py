@@ -54,7 +54,7 @@ def test_groups_without_a_signal_stay_as_the_setting_says_and_too_many_with_one_
     without_signal: Any, expected: list[str]
 ) -> None:
     trajectories = [
-        Trajectory(Prompt("p", "q", ("x",)), name, index, SamplingParams(), reward=reward)
+        Trajectory(Prompt("p", "q", ("x",)), name, index, SamplingParams(), reward=reward, is_correct=reward > 0)
         for index, (name, reward) in enumerate((name, reward) for name, both in REWARDS.items() for reward in both)
     ]
     chosen = Oversampling(without_signal=without_signal).select(by_signal(trajectories), wanted=2)

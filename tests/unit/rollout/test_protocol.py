@@ -8,6 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from llds.errors import ConfigurationError
+from llds.rewards import extract_answer
 from llds.rollout.protocol import TagProtocol
 
 TOOLS = ["search", "calculator"]
@@ -54,6 +55,15 @@ def test_a_closing_tag_that_ends_inside_a_token_still_ends_the_action(
 
 def test_the_last_opening_tag_before_the_closing_one_starts_the_content(protocol: TagProtocol) -> None:
     assert protocol.parse("I could <search> or <search>q</search>", TOOLS).content == "q"
+
+
+def test_an_answer_begins_at_its_first_opening_tag_as_in_search_r1s_scorer(protocol: TagProtocol) -> None:
+    for text, answer in (
+        ("<answer><answer>Oslo</answer>", "<answer>Oslo"),
+        ("a <answer>b <answer> c</answer>", "b <answer> c"),
+    ):
+        assert protocol.parse(text, TOOLS).content == extract_answer(text) == answer
+        assert re.findall("(?s)<answer>(.*?)</answer>", text)[-1].strip() == answer  # the pattern of the scorer
 
 
 def test_a_tool_that_the_agent_lacks_is_not_called(protocol: TagProtocol) -> None:
@@ -137,7 +147,8 @@ def test_random_actions_agree_with_a_slow_reader(protocol: TagProtocol) -> None:
         text = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
         closings = list(re.finditer("</(search|answer)>", text))
         first = closings[0] if closings else None
-        content = first and re.fullmatch(f"(?s).*<{first[1]}>(.*)", text[: first.start()])
+        any_before = ".*?" if first and first[1] == "answer" else ".*"
+        content = first and re.fullmatch(f"(?s){any_before}<{first[1]}>(.*)", text[: first.start()])
         action = protocol.parse(text, ["search"])
         if first is None or content is None:
             assert action.kind == "invalid"
@@ -154,8 +165,9 @@ def test_a_correction_names_every_tag_and_closes_the_one_left_open(protocol: Tag
     assert protocol.correct("<search>a</search>", TOOLS).opening.startswith("\n")
 
 
-def test_a_correction_quotes_a_reason_shortened_and_without_tags(protocol: TagProtocol) -> None:
-    body = protocol.correct("", ["search"], reason="<answer>x</answer>" + "y" * 1000).body
+def test_a_correction_quotes_a_reason_shortened_and_without_tags_where_it_is_to_say_why() -> None:
+    assert TagProtocol().correct("", ["search"], reason="why").body == ""
+    body = TagProtocol(say_why=True).correct("", ["search"], reason="<answer>x</answer>" + "y" * 1000).body
     assert "&lt;answer>x&lt;/answer>" in body
     assert body.count("y" * 100) == 1
     assert "y" * 200 not in body

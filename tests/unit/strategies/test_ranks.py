@@ -1,12 +1,14 @@
 """One rank alone, and a run that goes back to a checkpoint."""
 
+import math
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from llds.losses import LLDSPenalty
-from llds.strategies import gather, gathered, is_partitioned, rank, together, world_size
+from llds.strategies import deadline, ends_within, gather, gathered, is_partitioned, rank, together, world_size
 from tests.integration.scenarios import AdamWAgent, GoesBack, falling, logged, scenario
 
 
@@ -19,6 +21,35 @@ def test_one_rank_is_alone() -> None:
 def test_an_error_comes_out_as_it_was_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         together(lambda: 1 // 0)
+
+
+def test_what_hangs_beyond_its_deadline_ends_the_process_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = threading.Event()
+    codes: list[int] = []
+    monkeypatch.setattr(deadline.os, "_exit", lambda code: (codes.append(code), ended.set()))
+    with ends_within(0.01, "the update", "rollout.sampler.update_deadline_s"):
+        assert ended.wait(10)
+    said = capsys.readouterr().err
+    assert codes == [1]
+    assert "the update to end within 0.01 s (`rollout.sampler.update_deadline_s`)" in said
+    assert "it waits in wait" in said
+    assert "--ckpt_path last" in said
+
+
+def test_what_ends_in_time_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(deadline.os, "_exit", codes.append)
+    before = threading.active_count()
+    for deadline_s in (30.0, math.inf):
+        with ends_within(deadline_s, "the update", "key"):
+            pass
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(5)
+    assert codes == []
+    assert threading.active_count() <= before
 
 
 def test_plain_parameters_need_no_gathering() -> None:

@@ -64,6 +64,7 @@ def test_the_record_keeps_what_was_logged_without_times(tmp_path: Path) -> None:
     assert not any(name.startswith("time/") for name in record.rows[0])
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_pages_are_those_of_the_records() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -82,6 +83,7 @@ class Echo(Retriever):
         return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "share"), [(0.0, 0.0), (0.3, 0.3), (1.0, 1.0)])
 def test_so_many_searches_return_other_passages_the_same_ones_every_time(noise: float, share: float) -> None:
     def search_often() -> list[tuple[str, ...]]:

@@ -76,6 +76,8 @@ class Passages(AgentTool):
 class ByFirstToken(Reward):
     """Tells the trajectories of a group apart."""
 
+    correct_from = 1.0
+
     def __call__(self, trajectory: Trajectory) -> float:
         """Score."""
         return float(trajectory.turns[0].action_ids[0] % 2)

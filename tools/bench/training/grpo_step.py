@@ -44,6 +44,8 @@ Steps = dict[str, list[dict[str, float]]]
 class FirstTokenIsOdd(Reward):
     """The reward of both sides: it tells the trajectories of a group apart."""
 
+    correct_from = 1.0
+
     def __call__(self, trajectory: Trajectory) -> float:
         """Score."""
         return float(trajectory.turns[0].action_ids[0] % 2)

@@ -39,6 +39,6 @@ def _literal(text: str) -> Record:
     plain = _NO_LITERAL.sub(r"'\1'", _WRAPPED.sub(r"\1", text))
     try:
         value = ast.literal_eval(plain)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the parser's word for too deep is the last
         return {}
     return {name: one for name, one in value.items() if isinstance(name, str)} if isinstance(value, dict) else {}

@@ -53,9 +53,18 @@ def read_records(path: Path) -> list[Record]:
 
 def _from_csv(text: str, path: Path) -> list[Record]:
     rows = csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline=""))
-    if len(rows.fieldnames or ()) > MAX_COLUMNS:
-        raise DataError(f"Expected at most {MAX_COLUMNS:,} columns in {path}, got {len(rows.fieldnames or ()):,}.")
-    return list(rows)
+    try:
+        if len(rows.fieldnames or ()) > MAX_COLUMNS:
+            raise DataError(f"Expected at most {MAX_COLUMNS:,} columns in {path}, got {len(rows.fieldnames or ()):,}.")
+        records = list(rows)
+    except csv.Error as error:
+        raise DataError(f"Expected a CSV file in {path}, got line {rows.line_num}: {error}.") from error
+    for number, record in enumerate(records, start=1):
+        if None in record:
+            raise DataError(
+                f"Expected {len(rows.fieldnames or ())} fields in each row of {path}, got more in {number}."
+            )
+    return records
 
 
 def _from_json(text: str, path: Path) -> list[Record]:
@@ -91,3 +100,5 @@ def _parse(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"Expected JSON in {where}, got: {error.msg} at character {error.pos}.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists in lists
+        raise DataError(f"Expected JSON in {where}, got: {error}.") from error

@@ -22,7 +22,7 @@ def from_notebook(text: str, path: Path) -> list[Record]:
         cells = json.loads(text)["cells"]
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
         found = [_records(output) for output in outputs]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"Expected {path} to be a Jupyter notebook (JSON with `cells`), got: {error}.") from error
     return max(found, key=len, default=[])
 

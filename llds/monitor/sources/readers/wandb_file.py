@@ -26,6 +26,7 @@ def read_wandb(path: Path) -> list[Record]:
         DataError: If the wandb package is not there, or the file is none of its.
     """
     try:
+        from google.protobuf.message import DecodeError
         from wandb.proto.wandb_internal_pb2 import Record as Message
     except ImportError as error:
         raise DataError(
@@ -36,12 +37,15 @@ def read_wandb(path: Path) -> list[Record]:
     if data[:4] != b":W&B":
         raise DataError(f"Expected a .wandb file in {path}, got something else.")
     records: list[Record] = []
-    for content in _contents(data):
-        message = Message()
-        message.ParseFromString(content)
-        if message.HasField("history"):
-            items = {"/".join(item.nested_key) or item.key: item.value_json for item in message.history.item}
-            records.append({name: json.loads(value) for name, value in items.items()})
+    try:
+        for content in _contents(data):
+            message = Message()
+            message.ParseFromString(content)
+            if message.HasField("history"):
+                items = {"/".join(item.nested_key) or item.key: item.value_json for item in message.history.item}
+                records.append({name: json.loads(value) for name, value in items.items()})
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise DataError(f"Expected a whole .wandb file in {path}, got record {len(records) + 1}: {error}.") from error
     return records
 
 

@@ -36,20 +36,25 @@ _WORDS = 64
 _KEY = "`rollout.sampler.urls`"
 
 
-async def check_server(server: ServerClient, policy: SampledPolicy, dtype: str, shares_memory: bool) -> None:
+async def check_server(
+    server: ServerClient, policy: SampledPolicy, dtype: str, head_dtype: str, shares_memory: bool
+) -> None:
     """Refuse a server that cannot sample for the policy.
 
     Args:
         server: The server.
         policy: What is trained.
         dtype: The data type that its weights should have.
+        head_dtype: That of its logits: ``float32``, or ``model``, which is as it likes.
         shares_memory: Whether weights will come through this machine's memory.
 
     Raises:
         ConfigurationError: Saying what is wrong.
     """
     try:
-        _check_description(server, policy, dtype, await server.describe())
+        found = await server.describe()
+        _check_description(server, policy, dtype, found)
+        _check_head(server, head_dtype, found)
         samples = [*_SAMPLES, _words(policy.tokenizer)]
         tokens = [await server.tokenize(text) for text in samples]
         if shares_memory:
@@ -130,6 +135,15 @@ def _check_description(server: ServerClient, policy: SampledPolicy, dtype: str, 
                 f"Expected {server.name} ({_KEY}) to run with --{name.replace('_', '-')} {value}, got {found[name]}. "
                 + ("Or set `rollout.sampler.engine.dtype`." if name == "dtype" else "Restart it.")
             )
+
+
+def _check_head(server: ServerClient, head_dtype: str, found: Mapping[str, Any]) -> None:
+    if head_dtype == "float32" and found["head_dtype"] != "float32":
+        raise ConfigurationError(
+            f"Expected {server.name} ({_KEY}) to compute logits in float32, as the trainer does, got "
+            f'{found["head_dtype"]}. Start it with --hf-overrides \'{{"head_dtype": "float32"}}\', or set '
+            "`rollout.sampler.engine.head_dtype` to model, which makes `policy/behavior_gap_mean` larger."
+        )
 
 
 async def _check_memory(server: ServerClient) -> None:

@@ -13,7 +13,27 @@ from llds.samplers.vllm.weight_update import Receipt
 from llds.types import Completion
 
 _QUICK_S = 10.0
-_UPDATE_S = 600.0
+
+
+def read_reply(content: bytes, version: int) -> Completion:
+    """An action out of the reply of a server.
+
+    Args:
+        content: JSON, with an entry for each token.
+        version: Of the weights that it must be by.
+
+    Raises:
+        SamplerError: If it is not whole, or by other weights.
+    """
+    choice = json.loads(content)["choices"][0]
+    return completion(
+        choice["token_ids"],
+        [entry["logprob"] for entry in choice["logprobs"]["content"]],
+        choice["finish_reason"],
+        choice["stop_reason"],
+        choice["weight_versions"] or (),
+        version,
+    )
 
 
 class ServerLost(Exception):  # noqa: N818 (a state of the world)
@@ -46,15 +66,17 @@ class ServerClient:
     Args:
         url: Its address, such as ``http://127.0.0.1:8000``.
         connections: To speak through.
+        update_s: Longest time that a request of a weight update may take, in seconds.
 
     Attributes:
         in_flight: Actions that it is sampling for this process.
         lost: Why it is not used any more; empty while it is.
     """
 
-    def __init__(self, url: str, connections: Connections) -> None:
+    def __init__(self, url: str, connections: Connections, update_s: float = 270.0) -> None:
         self.url = url.rstrip("/")
         self._connections = connections
+        self._update_s = update_s
         self.in_flight = 0
         self.lost = ""
 
@@ -84,32 +106,23 @@ class ServerClient:
         }
         self.in_flight += 1
         try:
-            answer = await self.post("inference/v1/generate", body, deadline_s)
+            answer = await self._posted("inference/v1/generate", body, deadline_s)
         finally:
             self.in_flight -= 1
-        choice = answer["choices"][0]
-        log_probs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
         try:
-            return completion(
-                choice["token_ids"],
-                log_probs,
-                choice["finish_reason"],
-                choice["stop_reason"],
-                choice["weight_versions"] or (),
-                version,
-            )
+            return read_reply(answer, version)
         except SamplerError as error:
             raise ServerLost(str(error)) from error
 
     async def call(self, method: str, *arguments: str) -> list[Any]:
         """Call a method of the server's workers, one on each of its GPUs; returns the result of each."""
         body = {"method": method, "args": list(arguments)}
-        answer = await self.post("collective_rpc", body, _UPDATE_S)
+        answer = await self.post("collective_rpc", body, self._update_s)
         return list(answer["results"]) if answer else []
 
     async def begin_update(self, brings_its_own: str) -> None:
         """Stop whatever is still being sampled, and get ready for weights."""
-        await self.post("pause?mode=abort", {}, _UPDATE_S)
+        await self.post("pause?mode=abort", {}, self._update_s)
         await self.call("llds_begin_update", brings_its_own)
 
     async def end_update(self, version: int) -> tuple[list[Receipt], bool]:
@@ -146,23 +159,27 @@ class ServerClient:
             ServerLost: If there is none in time, or the server has failed.
             SamplerError: If it is a refusal, or leads to another address.
         """
+        answer = await self._posted(path, body, deadline_s)
+        return json.loads(answer) if answer else None
+
+    async def _posted(self, path: str, body: dict[str, Any], deadline_s: float) -> bytes:
         timeout = aiohttp.ClientTimeout(deadline_s, sock_connect=_QUICK_S)
         try:
             async with self._connections.session.post(
                 f"{self.url}/{path}", json=body, timeout=timeout, allow_redirects=False
             ) as answer:
                 self._refuse_redirect(answer, path)
-                text = await answer.text()
+                content = await answer.read()
         except TimeoutError as error:
             raise ServerLost(f"no answer from {self.url}/{path} within {deadline_s:g} s") from error
         except aiohttp.ClientError as error:
             raise ServerLost(f"{type(error).__name__}: {error}") from error
         if answer.status >= 400:
-            said = " ".join(text.split())[:300]  # on one line, whatever it is
+            said = " ".join(content.decode(errors="replace").split())[:300]  # on one line, whatever it is
             if answer.status >= 500:
                 raise ServerLost(f"{self.url}/{path} failed ({answer.status}): {said}")
             raise SamplerError(f"{self.name} refused {path} ({answer.status}): {said}")
-        return json.loads(text) if text else None
+        return content
 
     def _refuse_redirect(self, answer: aiohttp.ClientResponse, path: str) -> None:
         """Prompts and weights go where the configuration says and nowhere else."""

@@ -19,11 +19,16 @@ Result = TypeVar("Result")
 class ServerPool:
     """The servers of a run, as one process sees them.
 
+    Args:
+        update_s: Longest time that a request of a weight update may take, in seconds.
+
     Attributes:
         connections: To all of them.
+        update_s: The same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, update_s: float = 270.0) -> None:
+        self.update_s = update_s
         self.connections = Connections()
         self._servers: dict[str, ServerClient] = {}
         self._homes: dict[int, ServerClient] = {}
@@ -45,7 +50,7 @@ class ServerPool:
 
     def join(self, urls: Sequence[str]) -> None:
         """Use these servers, and only these."""
-        self._servers = {url: ServerClient(url, self.connections) for url in urls}
+        self._servers = {url: ServerClient(url, self.connections, self.update_s) for url in urls}
         self._homes = {}
 
     def forget(self, trajectory: int) -> None:

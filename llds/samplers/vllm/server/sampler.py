@@ -30,6 +30,9 @@ from llds.types import Completion
 
 Result = TypeVar("Result")
 
+_SHARE_OF_DEADLINE = 0.9
+"""Of an update's deadline: time that one request of it gets, so that a server that hangs is lost before all end."""
+
 
 class VLLMServerSampler(Sampler):
     """Samples with vLLM servers, which share the load.
@@ -40,7 +43,7 @@ class VLLMServerSampler(Sampler):
     Args:
         urls: Addresses of servers that run already, such as http://10.0.0.2:8000; empty: the sampler starts its own.
         servers: Number of servers to start on this machine.
-        engine: How they are set up; of servers at `urls` only its `dtype` is read.
+        engine: How they are set up; of servers at `urls` only `dtype` and `head_dtype` are read.
         transfer: How weights reach them: through this machine's memory, by NCCL between GPUs, or by CUDA IPC to GPUs
             that they share with the trainer.
         devices: GPUs of the servers, by number, dealt out in order; empty: all that this process sees, which is for
@@ -48,6 +51,8 @@ class VLLMServerSampler(Sampler):
         sleep: Whether servers give their GPU memory back while the trainer updates the policy.
         deadline_s: Longest time that one action may take, in seconds, after which its server counts as lost.
         start_deadline_s: Longest time that a server may take to start, in seconds.
+        update_deadline_s: Longest time that an update of the weights may take, in seconds. A server that does not
+            answer is lost before it is over; a process that hangs in a transfer between GPUs then ends.
 
     Raises:
         ConfigurationError: If a value is out of its range; from `prepare`: if vLLM is not installed, or a server is not
@@ -55,6 +60,7 @@ class VLLMServerSampler(Sampler):
     """
 
     can_resample = True
+    takes_saved_layout = True
 
     def __init__(
         self,
@@ -66,11 +72,12 @@ class VLLMServerSampler(Sampler):
         sleep: bool = False,
         deadline_s: float = 300.0,
         start_deadline_s: float = 600.0,
+        update_deadline_s: float = 300.0,
     ) -> None:
-        if servers < 1 or min(deadline_s, start_deadline_s) <= 0:
+        if servers < 1 or min(deadline_s, start_deadline_s, update_deadline_s) <= 0:
             raise ConfigurationError(
                 "Expected `rollout.sampler` to have servers >= 1 and deadlines above 0, got "
-                f"{servers}, {deadline_s} and {start_deadline_s}."
+                f"{servers}, {deadline_s}, {start_deadline_s} and {update_deadline_s}."
             )
         if devices and len(devices) != servers * engine.tensor_parallel_size:
             raise ConfigurationError(
@@ -86,8 +93,9 @@ class VLLMServerSampler(Sampler):
         self.can_overlap = not sleep
         self.deadline_s = deadline_s
         self.start_deadline_s = start_deadline_s
+        self.update_deadline_s = update_deadline_s
         self.own: OwnServers | None = None
-        self._pool = ServerPool()
+        self._pool = ServerPool(_SHARE_OF_DEADLINE * update_deadline_s)
         self._loop: BackgroundLoop | None = None
         self._transport: WeightTransport | None = None
         self._policy: SampledPolicy | None = None
@@ -109,6 +117,12 @@ class VLLMServerSampler(Sampler):
             except BaseException:
                 self.close()
                 raise
+
+    def make_room(self) -> None:
+        """Give back what the allocators of all ranks hold of GPUs that servers wake up on, or are started anew."""
+        if self.sleep or self.transfer == "ipc":
+            torch.cuda.empty_cache()
+            gather(None)
 
     def start(self) -> list[str]:
         """Start servers that are missing, or look which of those told of are there."""
@@ -156,7 +170,8 @@ class VLLMServerSampler(Sampler):
     async def _check(self) -> None:
         for url in self.urls:
             server = ServerClient(url, self._pool.connections)
-            await check_server(server, self._known, self.engine_dtype, self.transfer == "shared_memory")
+            shares_memory = self.transfer == "shared_memory"
+            await check_server(server, self._known, self.engine_dtype, self.settings.head_dtype, shares_memory)
 
     async def _reachable(self) -> list[str]:
         servers = [ServerClient(url, self._pool.connections) for url in self.urls]
@@ -184,9 +199,6 @@ class VLLMServerSampler(Sampler):
         """Send the weights to all servers, and compare what they say they loaded."""
         sent = SentWeights(self.engine_dtype)
         transport = self._carrier()
-        if self.sleep:  # servers take their memory back, of which the allocators of all ranks may hold some
-            torch.cuda.empty_cache()
-            gather(None)
         if rank() == 0:
             self._run(self._begin(transport.brings_its_own))
         if rank() == 0 or transport.brings_its_own:
@@ -194,7 +206,7 @@ class VLLMServerSampler(Sampler):
         else:
             for _ in weights:
                 pass
-        if self.sleep:  # the same for what was gathered on the way
+        if self.sleep:  # what was gathered on the way
             torch.cuda.empty_cache()
         if rank() == 0:
             self._run(self._end(sent, version))
@@ -202,12 +214,12 @@ class VLLMServerSampler(Sampler):
 
     async def _begin(self, brings_its_own: str) -> None:
         if self.sleep:
-            await self._pool.each(lambda server: server.post("wake_up?tags=weights", {}, self.deadline_s))
+            await self._pool.each(lambda server: server.post("wake_up?tags=weights", {}, self._pool.update_s))
         await self._pool.each(lambda server: server.begin_update(brings_its_own))
 
     async def _end(self, sent: SentWeights, version: int) -> None:
         if self.sleep:
-            await self._pool.each(lambda server: server.post("wake_up?tags=kv_cache", {}, self.deadline_s))
+            await self._pool.each(lambda server: server.post("wake_up?tags=kv_cache", {}, self._pool.update_s))
         answers = await self._pool.each(lambda server: server.end_update(version))
         for server, (receipts, is_reset) in answers.items():
             for receipt in receipts:  # of each GPU that shares the model
@@ -234,15 +246,17 @@ class VLLMServerSampler(Sampler):
                 self._background().submit(self._generate(request, f"version {self.policy_version}"))
             )
 
-    def probe(self, request: SampleRequest) -> dict[str, Completion]:
-        """Sample one action on each server."""
-        end_ids = self._known.end_ids
-        answers = self._run(
-            self._pool.each(
-                lambda server: server.generate(request, end_ids, self.policy_version, "canary", self.deadline_s)
+    def probe(self, requests: Sequence[SampleRequest]) -> dict[str, list[Completion]]:
+        """Sample on each server, side by side."""
+
+        async def ask(server: ServerClient) -> list[Completion]:
+            version, deadline_s = self.policy_version, self._pool.update_s
+            return await asyncio.gather(
+                *(server.generate(request, (), version, "canary", deadline_s) for request in requests)
             )
-        )
-        return {server.name: completion for server, completion in answers.items()}
+
+        answers = self._run(self._pool.each(ask))
+        return {server.name: completions for server, completions in answers.items()}
 
     def close_trajectory(self, trajectory: int) -> None:
         """Forget which server it was on."""

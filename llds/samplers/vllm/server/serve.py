@@ -46,7 +46,7 @@ def server_command(model: str, host: str, port: int, transfer: Transfer, argumen
         if isinstance(value, bool):
             command.append(f"--{option}" if value else f"--no-{option}")
         else:
-            command += [f"--{option}", str(value)]
+            command += [f"--{option}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return command
 
 
@@ -94,6 +94,7 @@ def main() -> None:
     known, others = parser.parse_known_args()
     arguments: dict[str, Any] = {
         "logprobs_mode": "processed_logprobs",
+        "hf_overrides": {"head_dtype": VLLMEngine().head_dtype},
         "generation_config": "vllm",
         "enable_prefix_caching": True,
     }

@@ -132,4 +132,4 @@ class DeviceTransport:
         self._post("finish_weight_update", lambda url: {})
 
     def _post(self, path: str, body: Any) -> None:
-        self._loop.run(self._pool.each(lambda server: server.post(path, body(server.url), 600.0)))
+        self._loop.run(self._pool.each(lambda server: server.post(path, body(server.url), self._pool.update_s)))

@@ -83,6 +83,7 @@ def test_a_full_disk_is_a_warning_and_the_next_checkpoint_is_the_next_try(tmp_pa
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_stops_the_run_which_then_resumes(tmp_path: Path, disk: Any) -> None:
     run = run_with(tmp_path, {2: lambda *_: disk(20_000)}, iterations=9)
     with (
@@ -112,6 +113,7 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
     assert not gone.exists()
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved_and_the_run_stops(tmp_path: Path) -> None:
     def poison(trainer: pl.Trainer, module: SearchAgentModule) -> None:
         with torch.no_grad():

@@ -67,6 +67,7 @@ def test_a_checkpoint_of_an_incident_can_be_gone_on_from(tmp_path: Path) -> None
     assert run.module.iteration == 4
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_a_warning_and_the_rungs_act(tmp_path: Path) -> None:
     (tmp_path / "incidents").write_text("a file")
     run = troubled(tmp_path)
@@ -126,7 +127,7 @@ def test_the_decision_in_words() -> None:
 def test_the_worst_are_the_displaced_then_the_unrewarded_and_failed_ones_last() -> None:
     def trajectory(index: int, reward: float, status: Any = "answered") -> Trajectory:
         prompt = Prompt("p", "q", ("a",))
-        return Trajectory(prompt, "g", index, SamplingParams(), status=status, reward=reward)
+        return Trajectory(prompt, "g", index, SamplingParams(), status=status, reward=reward, is_correct=reward > 0)
 
     right_up, right_down, right_far_down = trajectory(0, 1.0), trajectory(1, 1.0), trajectory(2, 1.0)
     wrong_up, wrong_down, failed = trajectory(3, 0.0), trajectory(4, 0.0), trajectory(5, 0.0, "failed")

@@ -30,6 +30,7 @@ def differing(*cards: dict[str, Any]) -> set[str]:
     return {one.key for one in card_differences(cards)}
 
 
+@pytest.mark.slow
 def test_two_equal_evaluations_have_equal_cards_and_other_conditions_show(tmp_path: Path) -> None:
     first = card(tmp_path / "a")
     assert json.loads(json.dumps(first)) == first

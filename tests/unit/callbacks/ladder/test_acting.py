@@ -58,6 +58,7 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
+@pytest.mark.slow
 def test_a_roll_back_restores_weights_and_optimizer_and_the_run_goes_on(tmp_path: Path) -> None:
     lagged = {"llds_penalty": LLDSPenalty(anchor="lagged", anchor_lag=2)}
     run = guarded(tmp_path, [RollBack(ALARM)], {4: "alarm"}, module=lagged).fit()
@@ -211,6 +212,7 @@ def test_an_update_is_skipped_where_the_rollout_tells_and_the_iteration_counts(t
     assert run.module.iteration == 5
 
 
+@pytest.mark.slow
 def test_a_stop_saves_and_says_so_and_a_resumed_run_goes_on(tmp_path: Path) -> None:
     levels: dict[int, Level] = {2: "alarm", 3: "alarm", 4: "alarm"}
     run = guarded(tmp_path, [Stop(When("alarm", after=1))], levels, every=100).fit()

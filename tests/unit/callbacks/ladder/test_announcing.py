@@ -107,6 +107,7 @@ def test_a_command_that_fails_leaves_one_warning(tmp_path: Path, command: str) -
     assert "exit status" in line
 
 
+@pytest.mark.slow
 def test_a_command_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
     mark = tmp_path / "late"
     rung = RunCommand(f"(sleep 1.5; touch {mark}) & sleep 60", timeout_s=0.3)

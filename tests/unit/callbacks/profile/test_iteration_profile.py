@@ -18,6 +18,7 @@ from tests.runs import answers, make_run, scripted, tiny_policy
 from tests.trajectories import random_trajectories
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_run_add_up_and_the_tokens_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     profile = IterationProfile(warmup=1)
     whole = Optimization(learning_rate=1e-3, mini_batch_size=1, micro_batch_size=64)

@@ -1,7 +1,7 @@
 """The rollout callback on real trainings: failures, refusals, the check of token ids, and the gap to the sampler."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,15 @@ class Sleeper(ScriptedSampler):
 
     events: list[str]
 
+    def make_room(self) -> None:
+        """Ask for memory, before a lost engine is started anew."""
+        self.events.append("room")
+
+    def start(self) -> list[str]:
+        """Start, which takes memory."""
+        assert self.events[-1] == "room"
+        return []
+
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Wake up."""
         super().update_weights(weights, version)
@@ -82,15 +91,15 @@ class Sleeper(ScriptedSampler):
         assert self.events[-1] != "rest"
         return await super().sample(request)
 
-    def probe(self, request: SampleRequest) -> dict[str, Completion]:
+    def probe(self, requests: Sequence[SampleRequest]) -> dict[str, list[Completion]]:
         """Have something to check, as engines of their own have."""
-        return {"the sleeper": Completion([5], [math.nan], "length")}
+        return {"the sleeper": [Completion([5], [math.nan], "length") for _ in requests]}
 
 
 def test_an_engine_that_gave_its_weights_up_gets_them_before_it_samples_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weight_sync, "check_canary", lambda *_: 0.0)  # a script is no policy
+    monkeypatch.setattr(weight_sync, "mean_gap", lambda *_: 0.0)  # a script is no policy
     sampler = Sleeper(load_tokenizer(POLICY), lambda trajectory, turn: "<answer> a </answer>")
     sampler.events = []
     validation = DataSource("llds:quickstart/validation.jsonl", limit=5)
@@ -105,7 +114,8 @@ def test_an_engine_that_gave_its_weights_up_gets_them_before_it_samples_again(
     run.data.eval_batch_size = 2  # three batches, with the same weights
     run.fit()
     # Trained on, with the memory of the engine; then validated and sampled from with the weights of the iteration.
-    assert sampler.events == ["weights 0", "rest", "weights 1", "rest", "weights 2"]
+    expected = ["room", "weights 0", "rest", "room", "weights 1", "rest", "room", "weights 2"]
+    assert sampler.events == expected
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ def test_no_prompt_is_lost_or_rolled_out_twice(tmp_path: Path) -> None:
     assert second.trainer.train_dataloader.position == plain.trainer.train_dataloader.position == 5
 
 
+@pytest.mark.slow
 def test_an_evaluation_waits_for_the_rollout_and_uses_the_newest_weights(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 

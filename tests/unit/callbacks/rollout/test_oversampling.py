@@ -38,6 +38,8 @@ class Planned(Reward):
         breaks_at: Iteration and position at which it raises.
     """
 
+    correct_from = 1.0
+
     def __init__(self, breaks_at: tuple[int, int] | None = None) -> None:
         self.breaks_at = breaks_at
 
@@ -91,6 +93,7 @@ def check_trained(batches: list[RolloutBatch], expected: list[list[int]]) -> Non
         assert [one.index for one in batch.trajectories] == list(range(4 * len(PLAN[iteration])))
 
 
+@pytest.mark.slow
 def test_an_iteration_trains_on_the_groups_with_a_signal(whole: tuple[Run, list[RolloutBatch]]) -> None:
     check_trained(whole[1], [[1, 3], [], [0, 1], [0, 2], [2, 4]])
 

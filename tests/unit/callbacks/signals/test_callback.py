@@ -45,7 +45,7 @@ class Exact(pl.Callback):
                 after=pl_module.score(pl_module.policy, tensors),
                 action_index=tensors.action_index,
                 answered=has_answer(batch.trained),
-                rewards=tensors.rewards,
+                correct=tensors.correct,
             )
         )
 

@@ -85,6 +85,8 @@ def test_groups_with_right_and_wrong_answers_are_scored_once_more_and_written_fi
 class SecondGroup(Reward):
     """Only the second group has right and wrong answers."""
 
+    correct_from = 1.0
+
     def __call__(self, trajectory: Trajectory) -> float:
         """Score."""
         return float(trajectory.index >= 12)

@@ -1,11 +1,17 @@
 """Comparing runs: differences of conditions are said first, numbers are paired, bad input is one line."""
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 from llds.cli import main
+from llds.cli.training.checkpoint_path import check_checkpoint
+from llds.errors import ConfigurationError
 from llds.evaluation import new_record_folder, write_record
 from tests.questions import question
 
@@ -65,6 +71,82 @@ def test_the_latest_of_several_evaluations_is_said(tmp_path: Path, capsys: pytes
     run(tmp_path / "a", [1.0])
     main(["compare", run(tmp_path / "a", [0.0]), run(tmp_path / "b", [1.0])])
     assert "(the latest of 2 evaluations of" in capsys.readouterr().out
+
+
+def trained(folder: Path, scores: list[float], seed: int, lr: float, **changes: Any) -> str:
+    """An evaluated run that keeps its configuration."""
+    config = {"seed_everything": seed, "model": {"init_args": {"seed": seed, "learning_rate": lr}}}
+    weights, rollout = {"weights_sha256": str(folder)}, CARD["rollout"] | {"seed": seed}
+    path = run(folder, scores, policy=weights, rollout=rollout, **changes)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_runs_that_differ_in_their_seeds_are_one_row_and_seeds_are_no_other_condition(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {(0, 1e-4): 1, (1, 1e-4): 3, (0, 1e-3): 2, (1, 1e-3): 4}
+    sweep = [
+        trained(tmp_path / f"{lr}-{seed}", [1.0] * right + [0.0] * (4 - right), seed, lr)
+        for (seed, lr), right in scores.items()
+    ]
+    main(["compare", *sweep])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "NOT MEASURED LIKE" not in shown
+    assert "rollout.seed A: 0 B: 1 C: 0 D: 1" in shown
+    assert "A, B 0.0001 0, 1 50.0 ± 317.6" in shown  # 25 and 75: 12.706 * 35.36 / sqrt(2)
+    assert "C, D 0.001 0, 1 75.0 ± 317.6" in shown
+    assert "B - A" not in shown
+    main(["compare", *sweep, run(tmp_path / "start", [1.0, 0.0]), "--format", "md"])
+    written = capsys.readouterr()
+    assert written.out.splitlines()[0] == "| runs | model.learning_rate | seeds | NQ |"
+    assert "| 0.0001-0, 0.0001-1 | 0.0001 | 0, 1 | 50.0 ± 317.6 |" in written.out
+    assert "| start | - | unknown | 50.0 |" in written.out
+    assert "of one training run each: start." in written.err
+
+
+def test_one_run_of_an_experiment_is_compared_by_question_with_another_experiment_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["compare", trained(tmp_path / "a", [1.0, 0.0], 0, 1), trained(tmp_path / "b", [1.0, 1.0], 1, 1),
+          trained(tmp_path / "c", [0.0, 0.0], 0, 2)])  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "C - A" in shown
+    assert "B - A" not in shown
+
+
+def test_a_strangers_run_folder_is_data_and_never_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = Path(run(tmp_path / "theirs", [0.0, 1.0]))
+    ours = run(tmp_path / "ours", [0.0, 1.0])
+    mark = tmp_path / "it_ran"
+    (theirs / "trap.py").write_text(f"open({str(mark)!r}, 'w')\nclass Trap: pass\n")
+    config = "import_from: [trap.py]\nmodel: {class_path: trap.Trap}\ncollapse: {ladder: [{class_path: trap.Trap}]}\n"
+    config += f"rollout: !!python/object/apply:os.system ['touch {mark}']\n"
+    (theirs / "metrics.csv").write_text("iteration,reward/mean\n1,0.5\n2,0.6\n")
+    monkeypatch.chdir(theirs)
+    monkeypatch.syspath_prepend(str(theirs))
+    for text in (config, config.rpartition("rollout")[0]):  # tags of Python are refused, the rest is read
+        (theirs / "config.yaml").write_text(text)
+        for command in (["report", str(theirs)], ["diagnose", str(theirs)], ["compare", ours, str(theirs)]):
+            with suppress(SystemExit):
+                main(command)
+    assert (theirs / "report.html").is_file()
+    checkpoint = theirs / "iteration-000001.ckpt"
+    torch.save({"state_dict": {}, "callbacks": Touches(mark)}, checkpoint)
+    with pytest.raises(ConfigurationError, match="If you trust who wrote it"):
+        check_checkpoint(checkpoint, weights_only=True)  # what `llds test --ckpt_path` asks first
+    assert not mark.exists()
+    assert "trap" not in sys.modules
+
+
+class Touches:
+    """Makes a file where it is unpickled as an object."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

@@ -150,6 +150,29 @@ def test_what_cannot_work_is_one_line_and_writes_nothing(write_jsonl: Write, tmp
         assert not Path(out).exists()
 
 
+def test_all_bad_files_of_all_sets_and_all_their_rows_are_named_at_once(write_jsonl: Write, tmp_path: Path) -> None:
+    bad = write_jsonl(row(1), *[{"idx": n, "question": "?", "answer": ""} for n in range(2, 14)], name="bad.jsonl")
+    other = write_jsonl(row(1), {"idx": 2, "answer": "x"}, name="other.jsonl")
+    said = refusal(
+        "--train", json.dumps([bad, str(tmp_path / "no.jsonl")]), "--test", other, "--output", str(tmp_path / "o")
+    )
+    assert "got 3 that cannot" in said
+    assert f"{bad}, got 12 that cannot" in said
+    assert f"{bad}:11." in said
+    assert "... and 2 more." in said
+    assert "no.jsonl, got no such file" in said
+    assert f"{other}:2" in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_ids_that_come_again_in_another_file_are_all_named(write_jsonl: Write, tmp_path: Path) -> None:
+    files = [write_jsonl(row(1), row(2), name=name) for name in ("a.jsonl", "b.jsonl")]
+    train = json.dumps([{"path": file, "name": "same"} for file in files])
+    said = refusal("--train", train, "--output", str(tmp_path / "o"))
+    assert "the files of `train` together, got 2 that cannot" in said
+    assert f"{files[1]}:2" in said
+
+
 def test_a_folder_that_holds_data_is_left_alone(write_jsonl: Write, tmp_path: Path) -> None:
     source, out = write_jsonl(row(1)), tmp_path / "out"
     main(["prepare", "--train", source, "--output", str(out)])

@@ -25,6 +25,7 @@ def profiles(*args: str) -> list[IterationProfile]:
     return [one for one in callbacks if isinstance(one, IterationProfile)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "count"),
     [

@@ -155,7 +155,9 @@ def test_a_model_with_capped_logits_is_refused_and_without_the_cap_is_not(tmp_pa
         if cap is None:
             Policy(str(tmp_path), attention="eager")
         else:
-            with pytest.raises(ConfigurationError, match=r"`model\.policy`.*Gemma2.*soft cap"):
+            with pytest.raises(
+                ConfigurationError, match=r"`model\.policy`.*Gemma2.*caps them softly \(`final_logit_softcapping` 30\)"
+            ):
                 Policy(str(tmp_path), attention="eager")
 
 

@@ -146,6 +146,58 @@ def test_flash_attention_takes_what_is_laid_out_for_it() -> None:
         assert (output.shape, output.dtype) == (queries.shape, torch.bfloat16)
 
 
+def in_bfloat16(*args: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """The documented kernel, that computes in float32 and rounds what it returns."""
+    return documented_varlen_attention(*(x.float() if x.is_floating_point() else x for x in args[:3]), *args[3:],
+                                       **kwargs).bfloat16()  # fmt: skip
+
+
+def wrong_for_keys(*args: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """One whose values are right and whose gradient of the keys is not."""
+    queries, keys, *others = args
+    return in_bfloat16(queries, keys.detach() + 0.9 * (keys - keys.detach()), *others, **kwargs)
+
+
+def without_image(*args: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """One that was not compiled for the GPU."""
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        (in_bfloat16, None),
+        (wrong_for_keys, "its gradient of the keys differs from SDPA's by 10%"),
+        (without_image, "RuntimeError: CUDA error: no kernel image is available for execution on the device"),
+    ],
+)
+def test_a_kernel_that_does_not_do_on_this_device_is_told_once_and_not_used(
+    kernel: Any, reason: str | None, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(tree_attention, "varlen_attn", kernel)
+    monkeypatch.setattr(tree_attention, "_TAKES_GROUPS", True)
+    monkeypatch.setattr(tree_attention, "_fits_flash_attention", lambda queries, values: True)
+    tree_attention.why_not_flash.cache_clear()
+    try:
+        model = make_model(CONFIGS["qwen2"], torch.bfloat16)
+        with torch.inference_mode():
+            found = tree_attention.try_flash_attention(model.config, torch.device("cpu"), torch.bfloat16)
+        told = [str(one.message) for one in recwarn]
+        tree = PrefixTree.build(*group())
+        hidden = tree_hidden_states(model.get_decoder(), tree)
+        assert bool(torch.isfinite(hidden).all())
+        assert found == reason
+        assert len(recwarn) == len(told) == (reason is not None)
+        assert reason is None or (reason in told[0] and "SDPA, which is right and slower" in told[0])
+    finally:
+        tree_attention.why_not_flash.cache_clear()
+
+
+def test_flash_attention_is_not_tried_where_it_is_not_used() -> None:
+    config = CONFIGS["qwen2"]
+    assert "on cpu" in str(tree_attention.try_flash_attention(config, torch.device("cpu"), torch.bfloat16))
+
+
 def test_without_a_tree_it_is_sdpa() -> None:
     model = make_model(CONFIGS["qwen2"])
     ids, _ = group()

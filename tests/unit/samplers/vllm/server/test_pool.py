@@ -19,7 +19,7 @@ from aiohttp import web
 from llds.errors import ConfigurationError, SamplerError, WeightUpdateError
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.paths import resolve_path
-from llds.samplers import SampledPolicy, SampleRequest, VLLMSampler, VLLMServerSampler
+from llds.samplers import SampledPolicy, SampleRequest, VLLMEngine, VLLMSampler, VLLMServerSampler
 from llds.samplers.event_loop import BackgroundLoop
 from llds.samplers.vllm.fingerprint import fingerprint
 from llds.samplers.vllm.server.client import ServerClient
@@ -271,6 +271,34 @@ def test_the_receipt_of_every_gpu_of_a_server_counts(stubs: Stubs, broken: int) 
         sampler.close()
 
 
+@pytest.mark.parametrize(
+    ("settings", "emptied"), [({"sleep": True}, 1), ({"transfer": "ipc"}, 1), ({"transfer": "nccl"}, 0), ({}, 0)]
+)
+def test_memory_is_given_back_before_servers_start_on_the_gpus_that_train(
+    settings: dict[str, Any], emptied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(None))
+    sampler = VLLMServerSampler(urls=["http://127.0.0.1:1"], **settings)
+    sampler.make_room()
+    assert len(calls) == emptied
+
+
+def test_a_server_that_hangs_in_an_update_is_lost_within_its_deadline(stubs: Stubs) -> None:
+    async def hangs(path: str, body: dict[str, Any]) -> web.Response:
+        await asyncio.sleep(0 if path.startswith("pause") else 5)
+        return web.json_response({"success": True, "results": [None]})
+
+    url = stubs.start(hangs)
+    sampler = VLLMServerSampler(urls=[url], update_deadline_s=0.2)
+    sampler.join([url])
+    try:
+        with pytest.raises(SamplerError, match=r"no answer from .*collective_rpc within 0\.18 s"):
+            sampler.update_weights([("w", torch.ones(2))], 0)
+    finally:
+        sampler.close()
+
+
 def test_servers_that_outlive_a_run_leave_the_group_of_devices(stubs: Stubs, pool: ServerPool) -> None:
     url = stubs.start(answer)
     pool.join([url])
@@ -312,7 +340,7 @@ def test_an_engine_in_the_process_of_one_of_several_trainers_is_refused() -> Non
 def description(**changes: Any) -> dict[str, Any]:
     config = json.loads((resolve_path(POLICY) / "config.json").read_text())
     known = {"hf_config": config, "dtype": "float32", "max_model_len": 512, "logprobs_mode": "processed_logprobs"}
-    return known | changes
+    return known | {"head_dtype": "float32"} | changes
 
 
 def server_like(stubs: Stubs, found: dict[str, Any], shift: int = 0, opens: bool = True, tokenizer: Any = None) -> str:
@@ -340,6 +368,7 @@ def prepare(url: str, max_tokens: int = 512, **settings: Any) -> None:
 
 def test_the_right_server_is_taken(stubs: Stubs) -> None:
     prepare(server_like(stubs, description()))
+    prepare(server_like(stubs, description(head_dtype="bfloat16")), engine=VLLMEngine(head_dtype="model"))
 
 
 def test_the_wrong_server_is_refused_with_the_key(stubs: Stubs) -> None:
@@ -349,6 +378,7 @@ def test_the_wrong_server_is_refused_with_the_key(stubs: Stubs) -> None:
         (description(max_model_len=256), 0, "--max-model-len 512"),
         (description(dtype="bfloat16"), 0, "--dtype float32"),
         (description(logprobs_mode="raw_logprobs"), 0, "--logprobs-mode processed_logprobs"),
+        (description(head_dtype="bfloat16"), 0, '--hf-overrides \'{"head_dtype": "float32"}\''),
         (description(), 1, "tokenizer"),
     ):
         with pytest.raises(ConfigurationError, match=r"`rollout\.sampler\.urls`") as error:

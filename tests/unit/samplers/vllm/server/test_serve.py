@@ -43,6 +43,8 @@ def test_a_transfer_between_gpus_is_named_when_a_server_starts() -> None:
     assert json.loads(command[command.index("--weight-transfer-config") + 1]) == {"backend": "nccl"}
     assert "--no-enforce-eager" in command
     assert command[command.index("--max-model-len") + 1] == "512"
+    command = server_command("folder", "127.0.0.1", 8000, "ipc", {"hf_overrides": {"head_dtype": "float32"}})
+    assert json.loads(command[command.index("--hf-overrides") + 1]) == {"head_dtype": "float32"}
     assert "--weight-transfer-config" not in server_command("folder", "127.0.0.1", 8000, "shared_memory", {})
 
 

@@ -1,18 +1,12 @@
-"""Outcome rewards: what an answer is worth against the gold answers.
-
-Stands after the rollout and before the advantages. Only the answer that the policy itself sampled counts
-(`Trajectory.answer`); text that was retrieved is never read here, so it cannot earn anything.
+"""What an answer is worth against the gold answers, as pure functions of text.
 
 Every function is linear in the length of its input: answers are as long as the model likes.
 """
 
 import re
 import string
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-
-from llds.types import Trajectory
 
 _OPENING = "<answer>"
 _CLOSING = "</answer>"
@@ -24,17 +18,20 @@ _VERDICTS = (["yes"], ["no"], ["noanswer"])
 def extract_answer(text: str) -> str | None:
     """Return the text of the last complete ``<answer>...</answer>`` span, None without one.
 
+    Spans are read from left to right, as Search-R1's scorer does: a span begins at the first opening tag after the span
+    before it, so that of ``<answer><answer>Oslo</answer>`` the answer is ``<answer>Oslo``, which equals no gold answer.
+
     Args:
         text: Text that the policy generated, and nothing else.
 
     Returns:
         What stands between the tags, stripped; possibly empty.
     """
-    last_closing = text.rfind(_CLOSING)
-    opening = text.rfind(_OPENING, 0, max(last_closing, 0))
-    if opening < 0:
+    last = text.rfind(_OPENING, 0, max(text.rfind(_CLOSING), 0))
+    if last < 0:
         return None
-    start = opening + len(_OPENING)
+    before = text.rfind(_CLOSING, 0, last)  # no span goes beyond a closing tag: this one began after it
+    start = text.find(_OPENING, max(before, 0)) + len(_OPENING)
     return text[start : text.find(_CLOSING, start)].strip()
 
 
@@ -128,27 +125,3 @@ def _f1(words: list[str], gold_words: list[str]) -> float:
         return 0.0
     common = (Counter(words) & Counter(gold_words)).total()
     return 2 * common / max(1, len(words) + len(gold_words))
-
-
-class Reward(ABC):
-    """Scores a finished trajectory. Subclass it and name the class in YAML to reward something else."""
-
-    @abstractmethod
-    def __call__(self, trajectory: Trajectory) -> float:
-        """Return the reward of a trajectory whose episode has ended."""
-
-
-class ExactMatchReward(Reward):
-    """1 for an answer that equals a gold answer after normalization, else 0; the reward of the paper."""
-
-    def __call__(self, trajectory: Trajectory) -> float:
-        """Return 1.0 or 0.0; a trajectory without an answer is worth 0."""
-        return exact_match(trajectory.answer, trajectory.prompt.golden_answers)
-
-
-class F1Reward(Reward):
-    """Word overlap of the answer with the closest gold answer, between 0 and 1: a denser signal than exact match."""
-
-    def __call__(self, trajectory: Trajectory) -> float:
-        """Return the best F1; a trajectory without an answer is worth 0."""
-        return token_f1(trajectory.answer, trajectory.prompt.golden_answers)

@@ -1,0 +1,103 @@
+"""A tool that is an address: arguments out as JSON, text in."""
+
+import json
+import os
+from typing import Any
+
+import aiohttp
+
+from llds.agent_tools.base import AgentTool, checked_tool_name
+from llds.errors import ConfigurationError, ToolFailure, ToolInputError
+from llds.types import ToolResult
+
+_MISTAKES, _REFUSALS, _BUSY = {400, 404, 409, 422}, {401, 403, 405}, {408, 425, 429}
+_MOST_BYTES = 4_000_000
+_MOST_CHARS = 500
+
+
+class HTTPTool(AgentTool):
+    """Posts the arguments of a call to a URL as JSON; the reply is the observation.
+
+    A status of 400, 404, 409 or 422 is the model's mistake, and it reads the reply; 408, 425, 429 and from 500 on are
+    infrastructure, tried again; 401, 403, 405 end the run.
+
+    Args:
+        name: What the model calls it by.
+        description: For the model: what it does.
+        url: Where to.
+        parameters: JSON schema of the arguments, as OpenAI's and OpenAPI's: an object with properties.
+        result: Names of the fields of a JSON reply that lead to the text, joined by dots; None takes the whole reply.
+        token_variable: Name of the environment variable with a bearer token; None sends none.
+
+    Raises:
+        ConfigurationError: The schema is none of an object; or, from a call, the server refuses for good.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        url: str,
+        parameters: dict[str, Any],
+        result: str | None = None,
+        token_variable: str | None = None,
+    ) -> None:
+        if parameters.get("type") != "object" or not isinstance(parameters.get("properties"), dict):
+            raise ConfigurationError(
+                f"Expected `parameters` of the tool {name!r} to be a JSON schema of an object with `properties`, got "
+                f"{str(parameters)[:120]}. Correct it."
+            )
+        self.name = checked_tool_name(name, "name")
+        self.description, self.url, self.parameters = description, url, parameters
+        self.result, self.token_variable = result, token_variable
+
+    def describe(self) -> dict[str, Any]:
+        """Class, name and address."""
+        return super().describe() | {"url": self.url}
+
+    async def run(self, **arguments: Any) -> ToolResult:  # type: ignore[override]
+        """Ask the server.
+
+        Raises:
+            ToolInputError: It does not take the arguments.
+            ToolFailure: It cannot be reached, is busy, or broken.
+            ConfigurationError: It refuses for good.
+        """
+        headers = {"Authorization": f"Bearer {self._token}"} if self.token_variable else {}
+        try:
+            async with (
+                aiohttp.ClientSession(headers=headers) as session,
+                session.post(self.url, json=arguments) as reply,
+            ):
+                text = (await reply.content.read(_MOST_BYTES)).decode("utf-8", "replace")
+        except aiohttp.ClientError as error:
+            raise ToolFailure(f"{self.url} cannot be asked: {error}") from error
+        self._check(reply.status, text)
+        return ToolResult(text if self.result is None else self._field(text))
+
+    @property
+    def _token(self) -> str:
+        token = os.environ.get(self.token_variable or "", "")
+        if not token:
+            raise ConfigurationError(f"Expected a token for {self.url} in ${self.token_variable}, got none. Set it.")
+        return token
+
+    def _check(self, status: int, text: str) -> None:
+        if status in _MISTAKES:
+            raise ToolInputError(text[:_MOST_CHARS].strip() or f"{self.name} cannot serve this.")
+        if status in _REFUSALS:
+            raise ConfigurationError(
+                f"Expected {self.url} to take calls of the tool {self.name!r}, got status {status}: {text[:120]}. "
+                "Correct `url` or the token."
+            )
+        if status in _BUSY or status >= 500 or not 200 <= status < 300:
+            raise ToolFailure(f"{self.url} answered with status {status}")
+
+    def _field(self, text: str) -> str:
+        try:
+            found: Any = json.loads(text)
+            for part in str(self.result).split("."):
+                found = found[int(part)] if isinstance(found, list) else found[part]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise ToolFailure(f"{self.url} sent no `{self.result}`: {text[:120]!r}") from error
+        return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)

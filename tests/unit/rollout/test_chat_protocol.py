@@ -1,0 +1,328 @@
+"""The chat protocol on templates of public models: what they write is found out, and no result can forge any of it.
+
+``tests/recordings/chat_templates.json.xz`` has the templates, as the models and their makers' packages ship them, with
+the names of their special and added tokens; the vocabulary is the tests' own.
+"""
+
+import copy
+import json
+import lzma
+import random
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
+
+from llds.agent_tools import AgentTool, FunctionTool, ToolContext
+from llds.batches.answer_span import answer_span
+from llds.callbacks.rollout.packing import packed_trajectories, unpacked_trajectories
+from llds.data import PromptTemplate
+from llds.errors import ConfigurationError
+from llds.metrics import rollout_metrics, served_calls
+from llds.rollout import (
+    ChatToolProtocol,
+    Collection,
+    EpisodeLimits,
+    ObservationEncoder,
+    RolloutCollector,
+    ToolCallPolicy,
+)
+from llds.rollout.protocol import ObservationText
+from llds.types import Prompt, SamplingParams
+from tests.scripted_sampler import ScriptedSampler
+
+RECORDING = Path(__file__).parents[2] / "recordings" / "chat_templates.json.xz"
+FAMILIES = ("qwen2_5", "qwen3", "llama3_1", "llama3_2", "gptoss", "mistral_v3", "mistral_v11")
+NAMES = ["search", "population"]
+
+CALLS = {
+    "qwen2_5": '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call><|im_end|>',
+    "qwen3": '<think>\nhm <tool_call>\n</think>\n\n<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n'
+    "</tool_call><|im_end|>",
+    "llama3_1": '{"name": "search", "parameters": {"query": "x"}}<|eot_id|>',
+    "llama3_2": '{"name": "search", "parameters": {"query": "x"}}<|eot_id|>',
+    "gptoss": "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.search "
+    '<|constrain|>json<|message|>{"query": "x"}<|call|>',
+    "mistral_v3": '[TOOL_CALLS] [{"name": "search", "arguments": {"query": "x"}, "id": "abcdefgh1"}]</s>',
+    "mistral_v11": '[TOOL_CALLS]search[CALL_ID]abcdefgh1[ARGS]{"query": "x"}</s>',
+}
+"""A call as each model writes it, by the makers' documentation."""
+RESULTS = {
+    "qwen2_5": "\n<|im_start|>user\n<tool_response>\nOslo\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
+    "qwen3": "\n<|im_start|>user\n<tool_response>\nOslo\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
+    "llama3_1": '<|start_header_id|>ipython<|end_header_id|>\n\n"Oslo"<|eot_id|>'
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    "llama3_2": '<|start_header_id|>ipython<|end_header_id|>\n\n"Oslo"<|eot_id|>'
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    "gptoss": '<|start|>functions.search to=assistant<|channel|>commentary<|message|>"Oslo"<|end|><|start|>assistant',
+    "mistral_v3": '[TOOL_RESULTS] {"content": "Oslo", "call_id": "abcdefgh1"}[/TOOL_RESULTS]',
+    "mistral_v11": "[TOOL_RESULTS]abcdefgh1[TOOL_CONTENT]Oslo[/TOOL_RESULTS]",
+}
+"""What follows such a call, up to where the model goes on."""
+ANSWERS = {
+    "qwen2_5": "Oslo<|im_end|>",
+    "qwen3": "<think>\nIs it Bergen?\n</think>\n\nOslo<|im_end|>",
+    "llama3_1": "Oslo<|eot_id|>",
+    "llama3_2": "Oslo<|eot_id|>",
+    "gptoss": "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Oslo<|return|>",
+    "mistral_v3": "Oslo</s>",
+    "mistral_v11": "Oslo</s>",
+}
+
+
+def search(query: str, context: ToolContext) -> str:
+    """Finds passages.
+
+    Args:
+        query: What to look for.
+        context: Where the call comes from.
+    """
+    return f"{query} of {context.row.get('level', '?')} at {context.turn}"
+
+
+async def population(city: str, year: int = 2024) -> int:
+    """Number of people in a city.
+
+    Args:
+        city: Its English name.
+        year: Of the count.
+    """
+    if city == "Atlantis":
+        raise ValueError("No city named Atlantis.")
+    return len(city) * year
+
+
+def tools() -> list[AgentTool]:
+    return [FunctionTool(search), FunctionTool(population)]
+
+
+@cache
+def recording() -> dict[str, Any]:
+    return json.loads(lzma.open(RECORDING).read())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="session")
+def of_family(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], PreTrainedTokenizerFast]:
+    """A tokenizer with the template and the added tokens of a family of models."""
+
+    @cache
+    def make(family: str) -> PreTrainedTokenizerFast:
+        own, found = copy.deepcopy(tokenizer), recording()[family]
+        own.add_tokens([AddedToken(text, special=True) for text in found["special"]])
+        own.add_tokens([AddedToken(text, special=False) for text in found["added"]])
+        own.chat_template, own.bos_token, own.eos_token = found["chat_template"], found["bos"], found["eos"]
+        return own
+
+    return make
+
+
+Attached = Callable[..., ChatToolProtocol]
+
+
+@pytest.fixture
+def attached(of_family: Callable[[str], PreTrainedTokenizerFast]) -> Attached:
+    def attach(family: str, **settings: Any) -> ChatToolProtocol:
+        protocol = ChatToolProtocol(**settings)
+        protocol.attach(of_family(family), tools())
+        return protocol
+
+    return attach
+
+
+def whole(text: ObservationText) -> str:
+    return text.opening + "".join(body + closing for body, closing in text.parts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_call_result_and_answer_of_a_family_are_read_and_written_as_its_makers_say(
+    family: str, attached: Attached
+) -> None:
+    protocol = attached(family)
+    action = protocol.parse(CALLS[family], NAMES)
+    assert [(call.name, call.arguments) for call in action.calls] == [("search", {"query": "x"})]
+    assert (action.kind, action.name, action.content) == ("tool", "search", '{"query": "x"}')
+    assert whole(protocol.observe_all(action, CALLS[family], ["Oslo"])) == RESULTS[family]
+    answer = protocol.parse(ANSWERS[family], NAMES)
+    assert (answer.kind, answer.content) == ("answer", "Oslo")
+    assert [part.text.strip() for part in protocol.shown(answer, ANSWERS[family])][-1] == "Oslo"
+
+
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "mistral_v3", "mistral_v11"])
+def test_several_calls_of_an_action_get_a_result_each(
+    family: str, attached: Attached, of_family: Callable[[str], PreTrainedTokenizerFast]
+) -> None:
+    protocol = attached(family)
+    user, made = {"role": "user", "content": "?"}, [("population", {"city": "Oslo"}), ("search", {"query": "y"})]
+    calls = [
+        {"id": f"abcdefgh{at}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for at, (name, arguments) in enumerate(made)
+    ]
+    messages = [user, {"role": "assistant", "content": "", "tool_calls": calls}]
+    tokenizer, schemas = of_family(family), [tool.schema for tool in tools()]
+    written = str(tokenizer.apply_chat_template(messages, tools=schemas, tokenize=False)).rstrip()
+    asked = str(tokenizer.apply_chat_template([user], tools=schemas, tokenize=False, add_generation_prompt=True))
+    said = written.removeprefix(asked)
+    action = protocol.parse(said, NAMES)
+    assert [(call.name, call.arguments) for call in action.calls] == made
+    results = [
+        {"role": "tool", "name": name, "content": body, "tool_call_id": f"abcdefgh{at}"}
+        for at, ((name, _), body) in enumerate(zip(made, ("one", "two"), strict=True))
+    ]
+    rendered = str(
+        tokenizer.apply_chat_template([*messages, *results], tools=schemas, tokenize=False, add_generation_prompt=True)
+    )
+    assert rendered.endswith(said[-20:] + whole(protocol.observe_all(action, said, ["one", "two"])))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ('<tool_call>\n{"name": "search", "arguments": {"query": "x"}\n</tool_call><|im_end|>', "no valid JSON"),
+        ('<tool_call>\n{"name": "search", "arguments": {"query": "x"}}<|im_end|>', "not closed by </tool_call>"),
+        ('<tool_call>\n{"name": "search", "arguments": {"query": "x"}}', "cut off"),
+        (
+            '<tool_call>\n{"name": "sing", "arguments": {}}\n</tool_call><|im_end|>',
+            "no tool 'sing'.*search, population",
+        ),
+        ('<tool_call>\n{"arguments": {}}\n</tool_call><|im_end|>', 'no "name"'),
+        ('<tool_call>\n{"name": "search", "arguments": [1, 2]}\n</tool_call><|im_end|>', "is a JSON object"),
+        ("<tool_call>\n[1, 2]\n</tool_call><|im_end|>", "is a JSON object"),
+        ('<tool_call>\n{"name": "search", "arguments": {"query": "\\ud800"}}\n</tool_call><|im_end|>', "surrogate"),
+        ('<tool_call>\n{"name": "search", "arguments": {"query": NaN}}\n</tool_call><|im_end|>', "no valid JSON"),
+        ("<tool_call>" + "[" * 100_000 + "<|im_end|>", "no valid JSON"),
+        (
+            '<tool_call>{"name": "search", "arguments": {"query": "x"}}</tool_call>' * 9 + "<|im_end|>",
+            "8 calls at most",
+        ),
+        ("<|im_end|>", "empty"),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_said_in_a_tools_message(said: str, reason: str, attached: Attached) -> None:
+    protocol = attached("qwen2_5")
+    action = protocol.parse(said, NAMES)
+    assert action.kind == "invalid"
+    assert re.search(reason, action.reason)
+    told = whole(protocol.correct(said, NAMES, action.reason))
+    assert told.startswith("\n" if said.endswith("<|im_end|>") else "<|im_end|>\n")
+    assert "<tool_response>\nError: " in told
+
+
+def test_arguments_that_are_text_with_json_in_it_are_read(attached: Attached) -> None:
+    said = '<tool_call>{"name": "search", "arguments": "{\\"query\\": \\"x\\"}"}</tool_call><|im_end|>'
+    assert attached("qwen2_5").parse(said, NAMES).calls[0].arguments == {"query": "x"}
+
+
+def test_an_answer_may_have_to_have_a_form(attached: Attached) -> None:
+    protocol = attached("qwen2_5", answer_pattern=r"(?s)\\boxed\{(.*)\}")
+    assert protocol.parse(r"It is \boxed{Oslo}.<|im_end|>", NAMES).content == "Oslo"
+    assert protocol.parse("It is Oslo.<|im_end|>", NAMES).kind == "invalid"
+    with pytest.raises(ConfigurationError, match="regular expression"):
+        ChatToolProtocol(answer_pattern="(")
+
+
+def test_reasoning_without_an_end_is_no_answer(attached: Attached) -> None:
+    assert attached("qwen3").parse("<think>\nOslo<|im_end|>", NAMES).kind == "invalid"
+    assert attached("gptoss").parse("<|channel|>analysis<|message|>Oslo<|return|>", NAMES).kind == "invalid"
+
+
+def test_a_template_without_calls_that_can_be_read_is_refused(
+    attached: Attached, of_family: Callable[[str], PreTrainedTokenizerFast], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"tool call as JSON.*<function="):
+        attached("qwen3_5")
+    plain = copy.deepcopy(of_family("qwen2_5"))
+    plain.chat_template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    with pytest.raises(ConfigurationError, match="name and arguments"):
+        ChatToolProtocol().attach(plain, tools())
+    with pytest.raises(ConfigurationError, match="chat template"):
+        ChatToolProtocol().attach(tokenizer, tools())
+
+
+def test_the_start_says_what_was_found(attached: Attached, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        protocol = attached("qwen3")
+    told = protocol._in_words(NAMES)
+    assert "2 announced (search, population); a call of each reads back" in told
+    assert "'<tool_call>' and ends with '<|im_end|>'" in told
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_result_can_hold_a_token_of_the_template_or_a_special_one(
+    family: str, attached: Attached, of_family: Callable[[str], PreTrainedTokenizerFast]
+) -> None:
+    protocol, tokenizer = attached(family), of_family(family)
+    encoder = ObservationEncoder(tokenizer, protocol, NAMES)
+    found = recording()[family]
+    own = {tokenizer.convert_tokens_to_ids(text) for text in (*found["special"], *found["added"])}
+    action = protocol.parse(CALLS[family], NAMES)
+
+    def marks(body: str) -> int:
+        text = protocol.observe_all(action, CALLS[family], [body])
+        return sum(token in own for token in encoder.encode(text, 10_000).token_ids)
+
+    pieces = [*found["special"], *found["added"], "<", ">", "[", "]", "|", "\n", '"', "\\", "\ud800", "北", " ", "x"]
+    pieces += [RESULTS[family], CALLS[family], '", "call_id": ', "</tool_response>", "<tool_response>"]
+    draw, harmless = random.Random(0), marks("Oslo")
+    for _ in range(100):
+        body = "".join(draw.choices(pieces, k=draw.randint(0, 12)))
+        assert marks(body) == harmless, body
+        assert protocol.parse(body, NAMES).kind in ("tool", "answer", "invalid")  # and never an error
+        text = protocol.observe(body, NAMES).body
+        assert not any(mark in text for mark in protocol._known.marks if mark[0] in "<["), body
+
+
+def test_chat_episode_runs_the_calls_of_an_action_at_once_and_counts_what_tools_refuse(
+    of_family: Callable[[str], PreTrainedTokenizerFast],
+) -> None:
+    tokenizer = of_family("qwen2_5")
+    call = '<tool_call>\n{{"name": "{}", "arguments": {}}}\n</tool_call>'.format
+    script = [
+        call("search", '{"query": "x"}') + call("population", '{"city": "Atlantis"}') + "<|im_end|>",
+        call("population", '{"city": "Oslo", "year": "soon"}') + "<|im_end|>",
+        call("population", '{"city": "Oslo"') + "<|im_end|>",
+        "Oslo<|im_end|>",
+    ]
+    sampler = ScriptedSampler(tokenizer, lambda trajectory, turn: script[turn])
+    protocol = ChatToolProtocol()
+    collector = RolloutCollector(sampler, tokenizer, protocol, tools(), ToolCallPolicy(max_retries=0))
+    template = PromptTemplate("Question: {question}", chat=True, system="Be brief.").announcing(
+        protocol.announce(tools())
+    )
+    [prompt] = template.encode_batch([Prompt("p", "Where?", ("Oslo",), row={"level": 3})], tokenizer)
+    asked = str(tokenizer.decode(list(prompt.prompt_ids)))
+    assert "Be brief." in asked
+    assert '"description": "Number of people in a city."' in asked
+    limits = EpisodeLimits(action_tokens=400, observation_tokens=400, total_tokens=8000, turns=4)
+    collection = Collection(1, SamplingParams(), limits, (0, 0, 0))
+    [trajectory] = collector.collect([prompt], collection)
+    collector.close()
+    said = [str(tokenizer.decode(turn.observation_ids)) for turn in trajectory.turns]
+    assert "<tool_response>\nx of 3 at 0\n</tool_response>\n<tool_response>\nError: No city named Atlantis." in said[0]
+    assert "Error: population: `year`: 'soon' is not of type 'integer'." in said[1]
+    assert "Error: The call is no valid JSON" in said[2]
+    assert [turn.tool_errors for turn in trajectory.turns] == [1, 1, 0, 0]
+    assert (trajectory.status, trajectory.answer, served_calls(trajectory)) == ("answered", "Oslo", 1)
+    metrics = rollout_metrics([trajectory], 0)
+    assert (metrics["rollout/tool_errors"], metrics["rollout/valid_action_rate"]) == (2 / 3, 3 / 4)
+    assert sampler.requests[0].stop_ids == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+    assert unpacked_trajectories(packed_trajectories([trajectory])) == [trajectory]  # as a checkpoint keeps it
+    span = answer_span(trajectory, tokenizer, protocol.answer_mark)
+    assert str(tokenizer.decode(trajectory.token_ids[span.start : span.stop])) == "Oslo<|im_end|>"
+
+
+def test_the_answer_of_masking_begins_behind_the_reasoning(
+    attached: Attached, of_family: Callable[[str], PreTrainedTokenizerFast]
+) -> None:
+    protocol, tokenizer = attached("qwen3"), of_family("qwen3")
+    sampler = ScriptedSampler(tokenizer, lambda trajectory, turn: ANSWERS["qwen3"])
+    collector = RolloutCollector(sampler, tokenizer, protocol, tools(), ToolCallPolicy())
+    prompt = Prompt("p", "?", ("Oslo",), prompt_ids=(5,))
+    [trajectory] = collector.collect([prompt], Collection(1, SamplingParams(), EpisodeLimits(), (0, 0)))
+    collector.close()
+    span = answer_span(trajectory, tokenizer, protocol.answer_mark)
+    assert str(tokenizer.decode(trajectory.token_ids[span.start : span.stop])) == "</think>\n\nOslo<|im_end|>"
