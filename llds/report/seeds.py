@@ -15,7 +15,7 @@ _DIGITS = {
     f"reward, last {LAST}": 3,
     "reward, best": 3,
     f"likelihood of correct responses, last {LAST}": 3,
-    f"searches, last {LAST}": 2,
+    f"tool calls, last {LAST}": 2,
     "alarms": 1,
 }
 
@@ -66,8 +66,8 @@ def _seeded(run: Run) -> SeededRun:
 
 def _figures(run: Run) -> dict[str, float]:
     rewards, likelihoods = run.series(s.REWARD)[1], run.series(s.LIKELIHOOD_CORRECT)[1]
-    searches, alarms = run.series(s.SEARCHES)[1], [float(len(alarm_starts(run.diagnoses)))]
-    values = (rewards[-LAST:], [max(rewards)] if rewards else [], likelihoods[-LAST:], searches[-LAST:], alarms)
+    calls, alarms = run.series(s.TOOL_CALLS)[1], [float(len(alarm_starts(run.diagnoses)))]
+    values = (rewards[-LAST:], [max(rewards)] if rewards else [], likelihoods[-LAST:], calls[-LAST:], alarms)
     return {name: fmean(some) for name, some in zip(_DIGITS, values, strict=True) if some}
 
 

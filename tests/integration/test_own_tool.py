@@ -151,7 +151,7 @@ def test_an_agent_that_calls_tools_in_a_chat_template_trains_with_llds_and_its_s
     run.data.template, run.data.max_prompt_tokens = PromptTemplate("{question}", chat=True, system="Be brief."), 600
     run.fit()
     signals = by_iteration(tmp_path / "run")["2"]
-    assert (signals["rollout/searches"], signals["rollout/valid_action_rate"]) == ("2.0", "1.0")
+    assert (signals["rollout/tool_calls"], signals["rollout/valid_action_rate"]) == ("2.0", "1.0")
     assert {"llds/lld_rate", "llds/preserved", "policy/log_likelihood_correct_answer"} <= set(signals)
     logged = gzip.decompress((tmp_path / "run/trajectories/iteration-000002.jsonl.gz").read_bytes())
     record = json.loads(logged.splitlines()[0])

@@ -158,7 +158,7 @@ def test_runs_that_differ_in_their_seeds_are_one_row_that_can_be_copied(tmp_path
         ["0.001", "2", "0.200", "0.200"],
     ]
     assert "Not equally long (last iteration: a 2, b 3)" in made.notes[-1]
-    assert any("searches, last 10 is the mean of 0 of 2 runs (a, b)" in note for note in made.notes)
+    assert any("tool calls, last 10 is the mean of 0 of 2 runs (a, b)" in note for note in made.notes)
     page = write_report(runs, tmp_path / "report.html").read_text()
     assert r"0.0001 &amp; 0, 1 &amp; $0.467 \pm 2.118$" in page
     assert experiments(runs[1:]) is None
