@@ -6,7 +6,6 @@ Serves the help, which lists them, and messages about a key that stands somewher
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
-from itertools import groupby
 from textwrap import wrap
 from typing import Any
 
@@ -76,9 +75,11 @@ def keys_of_classes(known: set[str]) -> str:
     Args:
         known: Dotted keys that it lists.
     """
-    inner = [key for key in base_keys() if key not in known and "." in key]
-    lines: list[str] = []
-    for group, keys in groupby(inner, key=lambda key: key.rpartition(".")[0]):
-        words = ", ".join(key.rpartition(".")[2] for key in keys)
-        lines += wrap(f"{group}: {words}", _WIDTH, initial_indent="  ", subsequent_indent="    ")
-    return "\n".join(lines)
+    by_class: dict[str, list[str]] = {}
+    for key in base_keys():
+        group, _, word = key.rpartition(".")
+        if group and key not in known:
+            by_class.setdefault(group, []).append(word)
+    texts = [f"{group}: {', '.join(words)}" for group, words in by_class.items()]
+    lines = [wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ") for text in texts]
+    return "\n".join(line for part in lines for line in part)
