@@ -193,6 +193,7 @@ def _random_batch(long: int, short: int, vocabulary: int) -> PolicyBatch:
         answer_mask=torch.zeros(2, long, dtype=torch.bool),
         behavior_log_probs=nothing,
         rewards=torch.zeros(2),
+        correct=torch.zeros(2, dtype=torch.bool),
         advantages=torch.zeros(2),
         groups=torch.zeros(2, dtype=torch.long),
     )
