@@ -20,7 +20,7 @@ from llds.losses.log_probs import (
     selected_log_probs,
 )
 from llds.losses.loss import Loss, LossInputs, LossOutput
-from llds.losses.masking import Aggregation, action_mask
+from llds.losses.masking import Aggregation, action_mask, number_actions
 from llds.losses.policy_gradient import GRPOLoss, GSPOLoss, grpo_loss, gspo_loss
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "importance_weights",
     "kl_penalty",
     "llds_penalty",
+    "number_actions",
     "preserved_set",
     "scatter_to_tokens",
     "selected_log_probs",

@@ -33,6 +33,21 @@ def action_mask(action_index: Tensor) -> Tensor:
     return action_index >= 0
 
 
+def number_actions(mask: Tensor) -> Tensor:
+    """Number the actions of trajectories of which only the mask is known: each run of sampled tokens is one.
+
+    Args:
+        mask: Nonzero on the tokens that the policy sampled, ``[B, T]``; tokens between two actions, such as what a tool
+            answered, are 0. Without such tokens between them two actions count as one.
+
+    Returns:
+        Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
+    """
+    inside = mask.bool()
+    before = torch.nn.functional.pad(inside, (1, 0))[:, :-1]
+    return torch.where(inside, (inside & ~before).cumsum(1) - 1, -1)
+
+
 def masked(values: Tensor, mask: Tensor) -> Tensor:
     """Replace what is off the mask by 0, before any arithmetic: no gradient flows there, and no ``NaN * 0`` arises.
 
