@@ -3,7 +3,7 @@
 import math
 from numbers import Real
 
-from llds.errors import ConfigurationError
+from llds.errors import ConfigurationError, said_by
 from llds.rewards import Reward
 from llds.types import Trajectory
 
@@ -26,9 +26,7 @@ def score(reward: Reward, trajectory: Trajectory) -> float:
     except (Exception, SystemExit) as error:  # whatever a stranger's code does
         if isinstance(error, SystemExit) and type(error) is not SystemExit:
             raise  # a signal to this process, which is no doing of the class
-        raise ConfigurationError(
-            f"Expected a reward from {where}, got {type(error).__name__}: {error}. Correct the class."
-        ) from error
+        raise ConfigurationError(f"Expected a reward from {where}, got {said_by(error)}. Correct the class.") from error
     if not isinstance(value, Real) or not math.isfinite(value):
         raise ConfigurationError(
             f"Expected a finite number from {where}, got {value!r}. Return a number, such as 0.0, for every trajectory."
