@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 from pathlib import Path
@@ -98,7 +99,8 @@ class PhaseMarkers(pl.Callback):
         self._mark("end", pl_module.iteration)
 
     def _mark(self, phase: str, iteration: int) -> None:
-        self._file.write(f"{phase} {iteration}\n")
+        with suppress(BrokenPipeError):  # nobody reads on once the signal is sent
+            self._file.write(f"{phase} {iteration}\n")
 
 
 @dataclass
@@ -232,7 +234,7 @@ def tries(draw: random.Random, folder: Path) -> Iterator[Outcome]:
         for case in _in_turn(draw):
             settings = CASES[case]
             name = case.replace(" ", "_").replace(",", "")
-            setup = Setup((*SMALL, f"--retrieval.retriever.corpus={passages}", *settings), iterations=5)
+            setup = Setup((*SMALL, f"--retrieval.retriever.corpus={passages}", *settings), iterations=4)
             whole, killed = folder / f"{name}-whole", folder / f"{name}-{number}"
             if case not in wholes:
                 result = train(setup, whole, None, {})
@@ -241,7 +243,7 @@ def tries(draw: random.Random, folder: Path) -> Iterator[Outcome]:
                     continue
                 wholes[case] = mean_lengths(result.markers)
             kills = 2 if case == "two ranks" else 6
-            yield chain(case, setup, whole, killed, make_plans(kills, 5, draw), wholes[case])
+            yield chain(case, setup, whole, killed, make_plans(kills, 4, draw), wholes[case])
             for one in (killed, *folder.glob(f"{killed.name}.*")):
                 shutil.rmtree(one) if one.is_dir() else one.unlink(missing_ok=True)
 

@@ -24,8 +24,8 @@ from llds.paths import resolve_path
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    "--data.batch_size=4",
-    "--model.optimization.mini_batch_size=2",
+    "--data.batch_size=2",
+    "--model.optimization.mini_batch_size=1",
     "--rollout.group_size=4",
     "--trainer.enable_progress_bar=false",
 )
