@@ -69,6 +69,9 @@ def test_answer_tokens_weigh_beta_but_count_fully_in_the_gate(hand):
     index, answer = torch.zeros(1, 3, dtype=torch.long), torch.tensor([[False, True, True]])
     out = llds_penalty(log_probs, old, f64([1.0]), index, answer_mask=answer, answer_weight=0.5)
     assert out.loss.item() == pytest.approx(0.133333, abs=hand)
+    # beta 2: (0.3 + 2 * 0.2) / 3
+    out = llds_penalty(log_probs, old, f64([1.0]), index, answer_mask=answer, answer_weight=2.0)
+    assert out.loss.item() == pytest.approx(0.7 / 3, abs=hand)
     log_probs, old = from_falls([[0.05, -0.1, 0.2]])
     out = llds_penalty(log_probs, old, f64([1.0]), index, answer_mask=answer, answer_weight=0.0)
     assert out.loss.item() == pytest.approx(0.05 / 3, abs=hand)

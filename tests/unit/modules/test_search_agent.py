@@ -17,6 +17,7 @@ from llds.metrics import as_floats
 from llds.modules import LoRA, Optimization, SearchAgentModule
 from llds.modules.update_record import UpdateRecord
 from llds.types import Trajectory
+from tests.runs import tiny_policy
 from tests.trajectories import random_trajectories
 
 MakeModule = Callable[..., Any]
@@ -100,6 +101,15 @@ def test_the_reference_is_loaded_only_where_a_penalty_needs_it(make_module: Make
     assert not any(value.requires_grad for value in module.reference.parameters())
     batch = module.prepare(collate(random_trajectories()))
     assert torch.equal(batch.ref_log_probs, batch.old_log_probs)  # before the first step they are one policy
+
+
+def test_a_reference_of_another_folder_is_scored_before_the_first_step_too(make_module: MakeModule) -> None:
+    module = make_module(reference=tiny_policy())
+    with torch.no_grad():
+        for value in module.reference.parameters():
+            value.mul_(1.5)
+    batch = module.prepare(collate(random_trajectories()))
+    assert not torch.equal(batch.ref_log_probs, batch.old_log_probs)
 
 
 def test_a_lora_policy_is_its_own_reference(make_module: MakeModule) -> None:
@@ -263,6 +273,17 @@ def test_a_nonfinite_step_changes_no_bit_of_weights_or_optimizer_and_a_run_of_th
         module.policy_update().step(poison, rows, record)
 
 
+def test_a_loss_that_is_not_finite_is_caught_though_the_gradient_is(make_module: MakeModule) -> None:
+    module = make_module()
+    weight = next(module.policy.parameters())
+    before = weight.detach().clone()
+    for loss in (float("nan"), float("inf")):
+        weight.grad = torch.ones_like(weight)
+        assert module.gradients.step(torch.tensor(loss)) is None
+    assert torch.equal(weight, before)
+    assert module.nonfinite.total == 2
+
+
 def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is(make_module: MakeModule) -> None:
     module = make_module(optimization=Optimization(mini_batch_size=2, max_nonfinite_steps=1))
     batch = moved_batch(module)
@@ -279,7 +300,7 @@ def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is(make_module:
 def test_a_step_that_makes_weights_or_states_that_are_not_finite_ends_the_run(make_module: MakeModule) -> None:
     for kind in ("exp_avg", "exp_avg_sq"):  # NaN goes on into the weights, infinity stops a weight for ever
         module = make_module()
-        batch, rows = moved_batch(module), torch.arange(8)
+        batch = moved_batch(module)
         record = UpdateRecord.of(batch, torch.float64)
         module.policy_update().step(batch, torch.arange(len(batch)), record)
         state = list(module.optimizers().state.values())[-1]
