@@ -1,7 +1,8 @@
 """Runs Python that the model writes, in a process of its own with limits.
 
-**This is no security boundary.** It keeps mistakes of a model from stopping a training: endless loops, full memory, full
-disks, connections. Code that means to get out gets out. For such a policy run a sandbox, and call it by `HTTPTool`.
+**This is no security boundary.** It keeps mistakes of a model from stopping a training: endless loops, full memory,
+full disks, connections. Code that means to get out gets out. For such a policy run a sandbox, and call it by
+`HTTPTool`.
 """
 
 import asyncio

@@ -267,7 +267,7 @@ def _between(render: Render, user: Message, name: str) -> str | None:
 def _tried(render: Render, messages: Sequence[Message], goes_on: bool) -> str | None:
     try:
         return render(messages, goes_on)
-    except Exception:  # a template refuses by whatever error it likes
+    except ConfigurationError:
         return None
 
 
