@@ -56,7 +56,7 @@ class PythonTool(AgentTool):
         self.name = checked_tool_name(name, "name")
         self.time_s, self.memory_mb, self.disk_mb, self.max_chars = time_s, memory_mb, disk_mb, max_chars
 
-    async def run(self, argument: str) -> ToolResult:  # type: ignore[override]
+    async def run(self, argument: str) -> ToolResult:
         """Run it.
 
         Raises:
