@@ -164,7 +164,8 @@ class SearchAgentModule(pl.LightningModule):
     @cached_property
     def agent_tools(self) -> list[AgentTool]:
         """The tools of this agent, made once, after the constructors of all subclasses."""
-        return [*self.configure_agent_tools(), *(self.environment.tools if self.environment else [])]
+        given = [tool for one in self.configure_agent_tools() for tool in one.expand()]
+        return [*given, *(self.environment.tools if self.environment else [])]
 
     def configure_agent_tools(self) -> list[AgentTool]:
         """The tools of this agent: those given in the configuration. Override to bring your own."""
