@@ -77,7 +77,10 @@ def main() -> None:
         tool.attach(Scan(given.scan_s))
         seconds = asyncio.run(rollout(tool, given.episodes, given.searches))
         count = tool.statistics
-        print(f"| {settings or 'as it is'} | {count.calls} | {count.queries / count.calls:.1f} | {seconds:.1f} |", flush=True)
+        print(
+            f"| {settings or 'as it is'} | {count.calls} | {count.queries / count.calls:.1f} | {seconds:.1f} |",
+            flush=True,
+        )
     alone = SearchTool()
     alone.attach(Scan(0.0))
     print(f"| alone | | | {asyncio.run(rollout(alone, given.episodes, given.searches)):.1f} |")

@@ -86,7 +86,10 @@ class Unseen(Retriever):
     def retrieve(self, queries: list[str], top_k: int) -> list[list[Passage]]:
         """Find."""
         return [
-            [Passage(f"{query}-{n}", "Norway", " ".join(self._numbers.choices(self._sentences, k=8))) for n in range(top_k)]
+            [
+                Passage(f"{query}-{n}", "Norway", " ".join(self._numbers.choices(self._sentences, k=8)))
+                for n in range(top_k)
+            ]
             for query in queries
         ]
 

@@ -141,7 +141,7 @@ def _check_head(server: ServerClient, head_dtype: str, found: Mapping[str, Any])
     if head_dtype == "float32" and found["head_dtype"] != "float32":
         raise ConfigurationError(
             f"Expected {server.name} ({_KEY}) to compute logits in float32, as the trainer does, got "
-            f"{found['head_dtype']}. Start it with --hf-overrides '{{\"head_dtype\": \"float32\"}}', or set "
+            f'{found["head_dtype"]}. Start it with --hf-overrides \'{{"head_dtype": "float32"}}\', or set '
             "`rollout.sampler.engine.head_dtype` to model, which makes `policy/behavior_gap_mean` larger."
         )
 
