@@ -150,7 +150,9 @@ class WeightSync:
         batch = collate([canary_trajectory(request, completion) for request, completion in pairs])
         scored = self._module.score(self._module.policy, batch.to(self._module.device)).cpu()
         # Rows of an engine are neighbours.
-        behavior, ours, masks = (x.chunk(len(completions)) for x in (batch.behavior_log_probs, scored, batch.action_mask))
+        behavior, ours, masks = (
+            x.chunk(len(completions)) for x in (batch.behavior_log_probs, scored, batch.action_mask)
+        )
         return {
             engine: mean_gap(theirs[mask].tolist(), own[mask].tolist())
             for engine, theirs, own, mask in zip(completions, behavior, ours, masks, strict=True)

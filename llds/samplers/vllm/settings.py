@@ -90,7 +90,9 @@ class VLLMEngine:
             "max_num_seqs": self.max_batch_size,
             "enable_prefix_caching": True,
             "logprobs_mode": "processed_logprobs",  # of the sampling law
-            "hf_overrides": {"head_dtype": self.head_dtype},  # vLLM's own is the weights', where the trainer's is float32
+            "hf_overrides": {
+                "head_dtype": self.head_dtype
+            },  # vLLM's own is the weights', where the trainer's is float32
             "generation_config": "vllm",  # none of the settings that the model was saved with
             "seed": 0,
         }

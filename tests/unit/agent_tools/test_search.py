@@ -158,7 +158,9 @@ def test_a_failed_call_gives_its_place_to_the_next(retriever):
     assert documents(second) == [("a/0", "a/1", "a/2")]
 
 
-@pytest.mark.parametrize("settings", [{"linger_s": -1.0}, {"linger_s": float("inf")}, {"max_batch": 0}, {"max_calls": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"linger_s": -1.0}, {"linger_s": float("inf")}, {"max_batch": 0}, {"max_calls": 0}]
+)
 def test_settings_of_calls_out_of_range_are_refused(settings):
     with pytest.raises(ConfigurationError, match="linger_s >= 0"):
         SearchTool(**settings)
