@@ -27,12 +27,19 @@ class PolicyBatch:
         behavior_log_probs: What the sampler reported, 0 off the mask, ``[B, T]`` fp32.
         rewards: ``[B]`` fp32.
         correct: Whether each trajectory is correct, ``[B]`` bool.
-        advantages: ``[B]`` fp32; zero until the module sets them.
+        advantages: ``[B]`` fp32, or ``[B, T]`` where tokens differ; zero until the module sets them.
         groups: Group number of each row, ``[B]`` long.
         old_log_probs: Under the policy at the start of the iteration, ``[B, T]`` fp32; None where the step's
             own forward gives them: before the weights have moved.
         ref_log_probs: Under the reference policy, where a KL penalty uses it.
         anchor_log_probs: Under the anchor of the LLDS penalty, where it is not the old policy.
+        outcome_advantages: How each outcome compares with its group's, ``[B]``, where `advantages` are others.
+        is_void: Whether a turn was neither a tool call nor an answer, ``[B]`` bool.
+        old_entropy: Of the old policy at action tokens, ``[B, T]`` fp32, where a selection uses it.
+        entropy: Of the policy of now, with gradient, ``[B, T]``, once it has scored the batch.
+        loss_weights: Of the tokens in the policy loss, where a selection gives them (`llds.losses.LossBatch`).
+        loss_penalties: The same of a token's drift.
+        excluded: Tokens that a selection leaves out and does not count, ``[B, T]`` bool.
     """
 
     input_ids: Tensor
@@ -47,6 +54,13 @@ class PolicyBatch:
     old_log_probs: Tensor | None = None
     ref_log_probs: Tensor | None = None
     anchor_log_probs: Tensor | None = None
+    outcome_advantages: Tensor | None = None
+    is_void: Tensor | None = None
+    old_entropy: Tensor | None = None
+    entropy: Tensor | None = None
+    loss_weights: Tensor | None = None
+    loss_penalties: Tensor | None = None
+    excluded: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of trajectories."""
@@ -100,7 +114,7 @@ class PolicyBatch:
             name: value[:, :2] if value.ndim == 2 else value for name, value in vars(row).items() if value is not None
         }
         none = torch.full_like(values["action_index"], -1)
-        return replace(row, **values | {"action_index": none, "advantages": torch.zeros_like(row.advantages)})
+        return replace(row, **values | {"action_index": none, "advantages": torch.zeros_like(values["advantages"])})
 
     def to(self, device: torch.device) -> "PolicyBatch":
         """Copy to a device."""
@@ -137,6 +151,7 @@ def collate(trajectories: Sequence[Trajectory], answer_spans: Sequence[range] | 
         correct=torch.tensor([trajectory.is_correct for trajectory in trajectories], dtype=torch.bool),
         advantages=torch.zeros(len(trajectories)),
         groups=torch.tensor([numbers[trajectory.group_id] for trajectory in trajectories]),
+        is_void=torch.tensor([any(turn.action.kind == "invalid" for turn in one.turns) for one in trajectories]),
     )
 
 
