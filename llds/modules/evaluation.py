@@ -6,10 +6,13 @@ each once.
 Left out on purpose: the statistics (`llds.evaluation`), and the table and card (`llds.callbacks.evaluation`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import lightning.pytorch as pl
+
 from llds.evaluation import QuestionResult, measure_question, summarize
+from llds.modules.measuring import write
 from llds.types import Trajectory
 
 
@@ -52,3 +55,18 @@ class Evaluation:
         for average in summary.averages:
             values[f"{root}/average/{average.name}/exact_match"] = average.exact_match.value
         return values
+
+    def log(self, module: pl.LightningModule, root: str, place: Mapping[str, float]) -> None:
+        """Hand the results to Lightning, and in the middle of a training to its loggers.
+
+        Args:
+            module: Is evaluated.
+            root: First part of each key, such as ``val``.
+            place: Where the run stands.
+        """
+        found = self.metrics(root)
+        is_training = module.trainer.state.fn == "fit"
+        if found:
+            module.log_dict(found, logger=not is_training, sync_dist=True)  # all ranks have the same values
+        if found and is_training and not module.trainer.sanity_checking:
+            write(module.loggers, {**place, **found})

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
@@ -95,6 +98,19 @@ class Optimization:
         """
         names = ("learning_rate", "weight_decay", "betas", "schedule", "warmup_ratio")
         return {name: vars(self)[name] for name in names} | {"betas": list(self.betas), "steps": steps}
+
+    def take_effect(self, module: pl.LightningModule, course: Mapping[str, Any] | None, steps: int) -> None:
+        """Let the settings of now take effect in an optimizer that was restored with those of a checkpoint.
+
+        Args:
+            module: Has the optimizer and its schedule.
+            course: What `course` said when the checkpoint was written; None where it said nothing.
+            steps: Optimizer steps of the whole run, as it is now.
+        """
+        groups = cast(LightningOptimizer, module.optimizers()).param_groups
+        schedule = cast(LambdaLR, module.lr_schedulers())
+        if course and (changed := self.go_on(groups, schedule, course, steps)):
+            rank_zero_info(f"`model.optimization`: the run goes on with other settings: {', '.join(changed)}.")
 
     def go_on(
         self, groups: Sequence[dict[str, Any]], scheduler: LambdaLR, before: Mapping[str, Any], steps: int

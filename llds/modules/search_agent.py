@@ -17,18 +17,13 @@ from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedConfig
 
 from llds.agent_tools import AgentTool, EnvironmentFactory
 from llds.batches import PolicyBatch, RolloutBatch
 from llds.batches.loss_inputs import check_estimator, with_advantages
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError
-from llds.evaluation import QuestionResult
 from llds.files import model_folder, pin_of
 from llds.losses import Advantages, GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, Selection
 from llds.metrics import as_floats, has_answer, mean_metrics
@@ -41,16 +36,13 @@ from llds.modules.nonfinite import NonFiniteGuard
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
 from llds.modules.policy import LoRA, Policy, PolicyOutput
-from llds.modules.policy.loading import load_config
 from llds.modules.policy.rounding import warn_of_rounding
 from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
-from llds.modules.start_up import check_checkpoint, check_training
+from llds.modules.start_up import check_checkpoint, check_commit, check_training
 from llds.modules.updates import PolicyUpdate
-from llds.paths import resolve_path
 from llds.rollout import Protocol, TagProtocol
 from llds.strategies import (
     ZeRO3Strategy,
-    gather,
     load_training_state,
     rank,
     sum_over_ranks,
@@ -182,11 +174,6 @@ class SearchAgentModule(pl.LightningModule):
         """The tools of this agent: those given in the configuration. Override to bring your own."""
         return self._given_tools
 
-    @cached_property
-    def policy_config(self) -> PreTrainedConfig:
-        """The configuration of the policy's model; the weights need not be loaded."""
-        return load_config(self.policy_path)
-
     @property
     def all_tools(self) -> list[AgentTool]:
         """The tools, and the one that opens."""
@@ -208,7 +195,7 @@ class SearchAgentModule(pl.LightningModule):
             ConfigurationError: If settings do not fit each other, or a model cannot be used.
         """
         together(partial(self.check, stage))
-        self._check_commit()
+        check_commit(self.policy_path)
         if isinstance(self.trainer.strategy, ZeRO3Strategy):
             self.trainer.strategy.set_clipping(self.optimization.max_grad_norm)
             self.strict_loading = False  # checkpoints hold what is trained, not what is frozen
@@ -243,17 +230,6 @@ class SearchAgentModule(pl.LightningModule):
             check_training(self.trainer, self._prompts_per_iteration, self.optimization, self.objective)
             if self.reference_path is not None:
                 model_folder(self.reference_path, "model.reference")
-
-    def _check_commit(self) -> None:
-        """Refuse a name that means another commit on another rank: its repository changed while they started."""
-        found = gather(self.policy_path)
-        if len(set(found)) > 1:
-            raise ConfigurationError(
-                f"Expected `model.policy` to be one commit on all ranks, got {found[0]} and "
-                f"{next(one for one in found if one != found[0])}. Name the commit: --model.policy {found[0]}."
-            )
-        if not resolve_path(self.policy_path).exists():
-            rank_zero_info(f"`model.policy` is {self.policy_path}")
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trainable parameters, with a schedule that advances with each optimizer step."""
@@ -351,15 +327,8 @@ class SearchAgentModule(pl.LightningModule):
         warn_of_rounding(self.policy, self.optimization.learning_rate, has_master=self._partition is not None)
         if self._is_resumed:
             write(self.loggers, self.metrics)
-            self._apply_settings(self._course)
+            self.optimization.take_effect(self, self._course, self._steps_of_run)
             self._is_resumed = False
-
-    def _apply_settings(self, course: Mapping[str, Any] | None) -> None:
-        """Let the settings of now take effect in an optimizer that was restored with those of a checkpoint."""
-        groups = cast(LightningOptimizer, self.optimizers()).param_groups
-        schedule = cast(LambdaLR, self.lr_schedulers())
-        if course and (changed := self.optimization.go_on(groups, schedule, course, self._steps_of_run)):
-            rank_zero_info(f"`model.optimization`: the run goes on with other settings: {', '.join(changed)}.")
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         """Update the policy on the trajectories of one iteration, and measure it; without any, only count it."""
@@ -421,11 +390,6 @@ class SearchAgentModule(pl.LightningModule):
 
     # Evaluation
 
-    @property
-    def evaluated(self) -> list[QuestionResult]:
-        """Questions of the evaluation under way, or of the last."""
-        return self.evaluation.questions
-
     def on_validation_epoch_start(self) -> None:
         """Forget the questions of the last evaluation."""
         self.evaluation.begin()
@@ -444,19 +408,11 @@ class SearchAgentModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the results by data source."""
-        self._log_evaluation("val")
+        self.evaluation.log(self, "val", self.place())
 
     def on_test_epoch_end(self) -> None:
         """Log the results by data source."""
-        self._log_evaluation("test")
-
-    def _log_evaluation(self, root: str) -> None:
-        found = self.evaluation.metrics(root)
-        is_training = self.trainer.state.fn == "fit"
-        if found:
-            self.log_dict(found, logger=not is_training, sync_dist=True)  # all ranks have the same values
-        if found and is_training and not self.trainer.sanity_checking:
-            write(self.loggers, self.place() | found)
+        self.evaluation.log(self, "test", self.place())
 
     # Checkpoints
 
@@ -511,7 +467,7 @@ class SearchAgentModule(pl.LightningModule):
         checkpoint = load_training_state(self.trainer, Path(path))
         state = AgentState.load(checkpoint)
         self.nonfinite.taken()
-        self._apply_settings(state.course)
+        self.optimization.take_effect(self, state.course, self._steps_of_run)
         if self.anchor is not None:
             self.anchor.go_back(state.anchor, self.iteration - state.iteration)
         return checkpoint

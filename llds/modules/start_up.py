@@ -6,12 +6,14 @@ A value that is wrong by itself is refused where it is given; here is what only 
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 
 from llds.errors import ConfigurationError
 from llds.losses import ImportanceMask
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
-from llds.strategies import ZeRO3Strategy, ranks_of_checkpoint
+from llds.paths import resolve_path
+from llds.strategies import ZeRO3Strategy, gather, ranks_of_checkpoint
 
 
 def check_training(trainer: pl.Trainer, prompts: int, optimization: Optimization, objective: Objective) -> None:
@@ -88,3 +90,22 @@ def _check_trainer(trainer: pl.Trainer) -> None:
             f"`trainer.max_epochs` = {trainer.max_epochs} and `trainer.max_steps` = {trainer.max_steps}. Set "
             "`trainer.max_steps` back to -1: it counts optimizer steps, which would cut an iteration in two."
         )
+
+
+def check_commit(policy_path: str) -> None:
+    """Refuse a name that means another commit on another rank: its repository changed while they started.
+
+    Args:
+        policy_path: Folder of the policy, or its name on the hub with the commit.
+
+    Raises:
+        ConfigurationError: Naming two commits.
+    """
+    found = gather(policy_path)
+    if len(set(found)) > 1:
+        raise ConfigurationError(
+            f"Expected `model.policy` to be one commit on all ranks, got {found[0]} and "
+            f"{next(one for one in found if one != found[0])}. Name the commit: --model.policy {found[0]}."
+        )
+    if not resolve_path(policy_path).exists():
+        rank_zero_info(f"`model.policy` is {policy_path}")

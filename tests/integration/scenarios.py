@@ -166,4 +166,4 @@ def evaluate(run: Run) -> list[tuple[str, str]]:
     """Test the policy of the last checkpoint; the questions in the order in which they were counted."""
     path = sorted((run.folder / "checkpoints").iterdir())[-1]
     run.trainer.test(run.module, run.data, ckpt_path=str(path), verbose=False)
-    return [(one.prompt_id, one.answer or "") for one in run.module.evaluated]
+    return [(one.prompt_id, one.answer or "") for one in run.module.evaluation.questions]

@@ -41,15 +41,15 @@ class EvaluationTable(pl.Callback):
             self._show(trainer, pl_module)
 
     def _show(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
-        if not pl_module.evaluated:
+        if not pl_module.evaluation.questions:
             return
         card = make_card(trainer, pl_module)
         if not trainer.is_global_zero:
             return
         folder = new_record_folder(Path(trainer.default_root_dir), card["stage"], policy_label(trainer, pl_module))
-        write_record(folder, card, pl_module.evaluated)
-        print_results(Console(), summarize(pl_module.evaluated), f"Results of llds {card['stage']}")
-        _say_failures(pl_module.evaluated)
+        write_record(folder, card, pl_module.evaluation.questions)
+        print_results(Console(), summarize(pl_module.evaluation.questions), f"Results of llds {card['stage']}")
+        _say_failures(pl_module.evaluation.questions)
         rank_zero_info(f"Results, card and questions: {folder}")
 
 

@@ -18,7 +18,7 @@ from llds.batches import PolicyBatch, RolloutBatch
 from llds.batches.answer_span import answer_spans
 from llds.batches.policy_batch import collate
 from llds.callbacks.rollout.checks import check_law, check_limits, check_overlap, check_oversampling, check_template
-from llds.callbacks.rollout.collective import CollectiveRollouts
+from llds.callbacks.rollout.collective import CollectiveRollouts, fill
 from llds.callbacks.rollout.overlap import NextRollout
 from llds.callbacks.rollout.oversampling import Oversampler
 from llds.callbacks.rollout.trained_ids import check_trained_ids
@@ -188,7 +188,7 @@ class RolloutCallback(pl.Callback):
                 return self._collect(ranks, prompts, replace(collection, first_position=before))
 
             rollouts += self._oversampler.roll_out_further(batch, rollouts[0], loader.draw, roll_out)
-        _fill(batch, rollouts)
+        fill(batch, rollouts)
         return rollouts
 
     def _begin(self, ranks: CollectiveRollouts, prompts: Sequence[Prompt], collection: Collection) -> RolloutUnderWay:
@@ -267,22 +267,12 @@ class RolloutCallback(pl.Callback):
         """Roll out and reward the batch, one trajectory per prompt."""
         self._evaluate(pl_module, batch, batch_idx)
 
-    def on_test_batch_start(
-        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
-    ) -> None:
-        """Roll out and reward the batch, one trajectory per prompt."""
-        self._evaluate(pl_module, batch, batch_idx)
-
-    def on_predict_batch_start(
-        self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int, *_: Any
-    ) -> None:
-        """Roll out and reward the batch, one trajectory per prompt."""
-        self._evaluate(pl_module, batch, batch_idx)
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
         seed = (self.seed, _EVALUATION, batch_idx)
         collection = Collection(1, self.eval_sampling, self.eval_limits, seed, (rank(), world_size()))
-        _fill(batch, [self._collect(self._start(pl_module), batch.prompts, collection)])
+        fill(batch, [self._collect(self._start(pl_module), batch.prompts, collection)])
 
     def sample(
         self, pl_module: SearchAgentModule, prompts: Sequence[Prompt], group_size: int, seed: tuple[int, ...]
@@ -340,11 +330,3 @@ class RolloutCallback(pl.Callback):
             self._ranks.close()
             self._ranks = None
         self.sampler.close()
-
-
-def _fill(batch: RolloutBatch, rollouts: Sequence[Rollout]) -> None:
-    batch.trajectories = [trajectory for rollout in rollouts for trajectory in rollout.trajectories]
-    for rollout in rollouts:
-        for tool, statistics in rollout.tool_statistics.items():
-            batch.tool_statistics.setdefault(tool, []).append(statistics)
-    batch.timings["sampling"] = sum(rollout.seconds for rollout in rollouts)

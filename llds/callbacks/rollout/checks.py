@@ -9,6 +9,7 @@ from llds.data import PromptTemplate
 from llds.errors import ConfigurationError
 from llds.modules import SearchAgentModule
 from llds.modules.objective import Objective
+from llds.modules.policy.loading import load_config
 from llds.modules.policy.positions import check_positions
 from llds.rollout import EpisodeLimits, ObservationEncoder, Oversampling
 from llds.samplers import Sampler
@@ -58,7 +59,9 @@ def check_limits(key: str, limits: EpisodeLimits, pl_module: SearchAgentModule, 
         prompt_tokens: Most tokens of a prompt.
     """
     check_room(key, limits, prompt_tokens, pl_module.opening_tool is not None)
-    check_positions(pl_module.policy_config, pl_module.policy_path, f"rollout.{key}.total_tokens", limits.total_tokens)
+    check_positions(
+        load_config(pl_module.policy_path), pl_module.policy_path, f"rollout.{key}.total_tokens", limits.total_tokens
+    )
     pl_module.protocol.attach(pl_module.tokenizer, pl_module.agent_tools)
     names = [tool.name for tool in pl_module.agent_tools]
     ObservationEncoder(pl_module.tokenizer, pl_module.protocol, names).check_limit(limits.observation_tokens)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from llds.batches import RolloutBatch
 from llds.callbacks.rollout.weight_sync import WeightSync
 from llds.rollout import Collection, Rollout, RolloutCollector, RolloutUnderWay
 from llds.rollout.scoring import Scoring
@@ -88,3 +89,12 @@ class CollectiveRollouts:
                 return
             self.weights.update(is_forced=True)
             together(partial(self.collector.resample, lost, collection))
+
+
+def fill(batch: RolloutBatch, rollouts: Sequence[Rollout]) -> None:
+    """Give a batch what rollouts brought: trajectories, statistics of the tools, and the time that it took."""
+    batch.trajectories = [trajectory for rollout in rollouts for trajectory in rollout.trajectories]
+    for rollout in rollouts:
+        for tool, statistics in rollout.tool_statistics.items():
+            batch.tool_statistics.setdefault(tool, []).append(statistics)
+    batch.timings["sampling"] = sum(rollout.seconds for rollout in rollouts)
