@@ -123,20 +123,19 @@ def test_an_engine_that_gave_its_weights_up_gets_them_before_it_samples_again(
 def test_weights_that_were_sent_are_sent_again_only_when_they_are_to_be_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(WeightSync, "_check", lambda *_: 0.0)
+    monkeypatch.setattr(WeightSync, "_prove", lambda *_: 0.0)
     sampler = Sleeper(load_tokenizer(POLICY), lambda trajectory, turn: "")
     sampler.events = []
-    policy: Any = SimpleNamespace(max_tokens=64)
-    module: Any = SimpleNamespace(
-        iteration=7, tokenizer=range(500), policy=SimpleNamespace(weights=list, is_partitioned=False)
-    )
+    policy: Any = SimpleNamespace(max_tokens=512, dtype="float32")
+    weights = SimpleNamespace(weights=lambda as_saved: iter(()), is_partitioned=False)
+    module: Any = SimpleNamespace(iteration=7, tokenizer=load_tokenizer(POLICY), policy=weights)
     sync = WeightSync(sampler, policy, module, SamplingParams())
     sync.update()
     sync.update()
-    assert sampler.events == ["weights 7"]
+    assert sampler.events == ["room", "weights 7"]
     sync.forget()  # as after going back to a checkpoint in the middle of an iteration
     sync.update()
-    assert sampler.events == ["weights 7", "weights 7"]
+    assert sampler.events == ["room", "weights 7"] * 2
 
 
 @pytest.mark.parametrize(
