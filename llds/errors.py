@@ -15,6 +15,14 @@ class LLDSError(Exception):
     """Base of every error that llds raises on purpose."""
 
 
+def said_by(error: BaseException) -> str:
+    """Class and words of an error of somebody else's code, whose words may raise in their turn."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # of a stranger's `__str__`
+        return f"{type(error).__name__}, whose text cannot be had"
+
+
 class ConfigurationError(LLDSError, ValueError):
     """A setting cannot work. The message names the config key, what was expected, what came and what to do."""
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llds.monitor import Diagnosis, diagnose, give_verdict, read_metrics
+from llds.monitor.verdict import ENOUGH
 
 REWARD = "reward/mean"
 SMOOTH = 5
@@ -141,30 +142,49 @@ def without(count: int, seed: int) -> Callable[[Rows], Rows]:
     return change
 
 
+def every(stride: int, first: int = 0) -> Callable[[Rows], Rows]:
+    """Every so many rows."""
+    return lambda rows: rows[first::stride]
+
+
 def invariance(folder: Path) -> None:
-    """Of how many logs the verdict changes."""
+    """Of how many logs the verdict changes, for each half."""
     plain = {log.name: log for log in read_logs(folder)}
     changes: dict[str, Callable[[Rows], Rows]] = {
         "reward * 7 - 3": scaled(7, -3),
         "reward * 0.01 + 100": scaled(0.01, 100),
-        "every 2nd row": lambda rows: rows[::2],
-        "every 5th row": lambda rows: rows[::5],
-        "every 10th row": lambda rows: rows[::10],
         "without 3 columns": without(3, 0),
         "with the reward alone": without(100, 0),
     }
+    for stride in (2, 3, 5, 10):
+        changes |= {f"every {stride}. row from {first}": every(stride, first) for first in (0, stride // 2)}
     for name, change in changes.items():
         logs = read_logs(folder, change=change)
         levels = [_same(plain[log.name], log) for log in logs]
-        enough = [log for log in logs if give_verdict(log.rows, log.said).kind != "too_short"]
-        healthy = [log for log in enough if log.label in ("healthy", "stagnant")]
-        collapsed = [log for log in enough if log.label == "collapsed"]
-        alarms = [sum(log.first("alarm") is not None for log in group) for group in (healthy, collapsed)]
-        print(
-            f"{name}: every level of every row the same in {sum(levels)} of {len(levels)} logs; of those with enough "
-            f"rows an alarm in {alarms[0]} of {len(healthy)} healthy and stagnant, {alarms[1]} of {len(collapsed)} "
-            "collapsed"
-        )
+        print(f"{name}: every level of every row the same in {sum(levels)} of {len(levels)} logs")
+        # Fewer rows are less evidence: what has too few for any verdict is left out, and what is unseen should be said
+        enough = [log for log in logs if sum(REWARD in row for _, row in log.rows) >= ENOUGH]
+        for half, group in halves_of(enough).items():
+            print(f"    {half}: of those with {ENOUGH} rows {_alarms(group)}")
+
+
+def _alarms(logs: Sequence[Log]) -> str:
+    """In how many there is an alarm, and what is said of collapses without."""
+    groups = {label: [log for log in logs if log.label == label] for label in ("healthy", "stagnant", "collapsed")}
+    counts = [
+        f"{label} {sum(log.first('alarm') is not None for log in group)} of {len(group)}"
+        for label, group in groups.items()
+    ]
+    unseen = [give_verdict(log.rows, log.said).kind for log in groups["collapsed"] if log.first("alarm") is None]
+    return f"an alarm in {', '.join(counts)}; collapses without: {dict(Counter(unseen)) or 'none'}"
+
+
+def halves_of(logs: Sequence[Log]) -> dict[str, list[Log]]:
+    """The half that settings may be tuned on, and the other."""
+    return {
+        "even half": [log for log in logs if log.is_tuned],
+        "odd half": [log for log in logs if not log.is_tuned],
+    }
 
 
 def _same(one: Log, other: Log) -> bool:
@@ -184,10 +204,7 @@ def main() -> None:
         invariance(options.folder)
     else:
         logs = read_logs(options.folder)
-        halves = {
-            "even half": [log for log in logs if log.is_tuned],
-            "odd half": [x for x in logs if not x.is_tuned],
-        }
+        halves = halves_of(logs)
         backwards = read_logs(options.folder, change=lambda rows: list(reversed(rows)))
         halves |= {"all": logs, "reversed": [log for log in backwards if log.label in ("healthy", "stagnant")]}
         for title, group in halves.items():

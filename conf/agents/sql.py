@@ -2,7 +2,8 @@
 
 import sqlite3
 import time
-from pathlib import Path
+
+from llds.paths import resolve_path
 
 _DEADLINE_S = 2.0
 _ROWS, _CHARS = 20, 1000
@@ -12,11 +13,11 @@ class SqlEnvironment:
     """A database in memory, made anew from a script for each trajectory.
 
     Args:
-        script: File with the SQL that makes it; a relative path is beside this file.
+        script: File with the SQL that makes it.
     """
 
     def __init__(self, script: str) -> None:
-        self._script = (Path(__file__).parent / script).read_text()
+        self._script = resolve_path(script).read_text()
 
     def reset(self) -> None:
         """Make the database."""

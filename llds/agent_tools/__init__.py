@@ -5,6 +5,7 @@ from llds.agent_tools.calculator import CalculatorTool
 from llds.agent_tools.environment import EnvironmentFactory
 from llds.agent_tools.function import FunctionTool
 from llds.agent_tools.http import HTTPTool
+from llds.agent_tools.mcp import MCPTools
 from llds.agent_tools.python import PythonTool
 from llds.agent_tools.search import SearchStatistics, SearchTool
 
@@ -14,6 +15,7 @@ __all__ = [
     "EnvironmentFactory",
     "FunctionTool",
     "HTTPTool",
+    "MCPTools",
     "PythonTool",
     "SearchStatistics",
     "SearchTool",

@@ -157,6 +157,8 @@ class AgentTool(ABC):
         return dict(arguments)
 
     def _from_text(self, text: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not known and not text.strip():
+            return {}
         if len(known) == 1 and next(iter(known.values())).get("type") == "string":
             return {next(iter(known)): text}
         try:
@@ -168,6 +170,10 @@ class AgentTool(ABC):
         if not isinstance(found, dict):
             raise ToolInputError(f"{self.name} takes a JSON object with {', '.join(known)}.")
         return found
+
+    def expand(self) -> list["AgentTool"]:
+        """The tools that stand behind it, where it stands for several; by default itself."""
+        return [self]
 
     def describe(self) -> dict[str, Any]:
         """What decides the results, as JSON-ready values, for evaluation cards: class, name, and settings of yours."""
@@ -201,6 +207,6 @@ def context_parameter(function: Any) -> str:
     """Name of a function's parameter of the type `ToolContext`; empty without one."""
     try:
         hints = get_type_hints(function)
-    except Exception:  # names that cannot be resolved: then nothing here is asked for
+    except (NameError, TypeError, AttributeError):  # names that cannot be resolved: then none is asked for
         hints = {}
     return next((name for name in inspect.signature(function).parameters if hints.get(name) is ToolContext), "")

@@ -55,7 +55,7 @@ class CalculatorTool(AgentTool):
     def __init__(self, name: str = "calculate") -> None:
         self.name = checked_tool_name(name, "name")
 
-    async def run(self, argument: str) -> ToolResult:  # type: ignore[override]
+    async def run(self, argument: str) -> ToolResult:
         """Return the value of the expression.
 
         Raises:

@@ -51,7 +51,7 @@ class EnvironmentTool(AgentTool):
             bound = getattr(environment, self.name)
             return await run_function(bound, checked | ({asked: context} if asked else {}))
 
-    async def run(self, **arguments: Any) -> ToolResult:  # type: ignore[override]
+    async def run(self, **arguments: Any) -> ToolResult:
         """Needs the trajectory: see `call`."""
         raise NotImplementedError
 

@@ -54,7 +54,7 @@ class FunctionTool(AgentTool):
         asked = context_parameter(self.function)
         return await self.run(**self._checked(arguments), **({asked: context} if asked else {}))
 
-    async def run(self, **arguments: Any) -> ToolResult:  # type: ignore[override]
+    async def run(self, **arguments: Any) -> ToolResult:
         """Call the function with these arguments."""
         return await run_function(self.function, arguments)
 
@@ -118,7 +118,7 @@ def imported_function(path: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise ConfigurationError(f"Expected `function` to be a function, got {path!r}, a {type(found).__name__}.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _without(function: Callable[..., Any], parameter: str) -> Callable[..., Any]:
@@ -133,5 +133,5 @@ def _without(function: Callable[..., Any], parameter: str) -> Callable[..., Any]
     shown.__name__, shown.__doc__, shown.__module__ = function.__name__, function.__doc__, function.__module__
     hints = inspect.get_annotations(function, eval_str=True)
     shown.__annotations__ = {name: hint for name, hint in hints.items() if name != parameter}
-    shown.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    shown.__signature__ = signature.replace(parameters=kept)
     return shown

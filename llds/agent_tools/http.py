@@ -55,7 +55,7 @@ class HTTPTool(AgentTool):
         """Class, name and address."""
         return super().describe() | {"url": self.url}
 
-    async def run(self, **arguments: Any) -> ToolResult:  # type: ignore[override]
+    async def run(self, **arguments: Any) -> ToolResult:
         """Ask the server.
 
         Raises:

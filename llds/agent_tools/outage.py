@@ -1,4 +1,4 @@
-"""An outage of the retriever: a server that is started anew is waited for, instead of failing all that ask meanwhile."""
+"""An outage of the retriever: a server that is started anew is waited for, instead of failing all that ask."""
 
 import logging
 import time

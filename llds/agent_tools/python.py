@@ -1,7 +1,8 @@
 """Runs Python that the model writes, in a process of its own with limits.
 
-**This is no security boundary.** It keeps mistakes of a model from stopping a training: endless loops, full memory, full
-disks, connections. Code that means to get out gets out. For such a policy run a sandbox, and call it by `HTTPTool`.
+**This is no security boundary.** It keeps mistakes of a model from stopping a training: endless loops, full memory,
+full disks, connections. Code that means to get out gets out. For such a policy run a sandbox, and call it by
+`HTTPTool`.
 """
 
 import asyncio
@@ -55,7 +56,7 @@ class PythonTool(AgentTool):
         self.name = checked_tool_name(name, "name")
         self.time_s, self.memory_mb, self.disk_mb, self.max_chars = time_s, memory_mb, disk_mb, max_chars
 
-    async def run(self, argument: str) -> ToolResult:  # type: ignore[override]
+    async def run(self, argument: str) -> ToolResult:
         """Run it.
 
         Raises:

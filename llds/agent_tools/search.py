@@ -159,7 +159,7 @@ class SearchTool(AgentTool):
         self._answers, self._asked = OrderedDict(kept), set()
         self.statistics = SearchStatistics()
 
-    async def run(self, argument: str) -> ToolResult:  # type: ignore[override]
+    async def run(self, argument: str) -> ToolResult:
         """Return the passages for a query, best first, one a line.
 
         Raises:

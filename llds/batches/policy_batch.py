@@ -7,6 +7,7 @@ token given the tokens before it. All masks come from lengths and turn numbers, 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,12 +27,19 @@ class PolicyBatch:
         behavior_log_probs: What the sampler reported, 0 off the mask, ``[B, T]`` fp32.
         rewards: ``[B]`` fp32.
         correct: Whether each trajectory is correct, ``[B]`` bool.
-        advantages: ``[B]`` fp32; zero until the module sets them.
+        advantages: ``[B]`` fp32, or ``[B, T]`` where tokens differ; zero until the module sets them.
         groups: Group number of each row, ``[B]`` long.
         old_log_probs: Under the policy at the start of the iteration, ``[B, T]`` fp32; None where the step's
             own forward gives them: before the weights have moved.
         ref_log_probs: Under the reference policy, where a KL penalty uses it.
         anchor_log_probs: Under the anchor of the LLDS penalty, where it is not the old policy.
+        outcome_advantages: How each outcome compares with its group's, ``[B]``, where `advantages` are others.
+        is_void: Whether a turn was neither a tool call nor an answer, ``[B]`` bool.
+        old_entropy: Of the old policy at action tokens, ``[B, T]`` fp32, where a selection uses it.
+        entropy: Of the policy of now, with gradient, ``[B, T]``, once it has scored the batch.
+        loss_weights: Of the tokens in the policy loss, where a selection gives them (`llds.losses.LossBatch`).
+        loss_penalties: The same of a token's drift.
+        excluded: Tokens that a selection leaves out and does not count, ``[B, T]`` bool.
     """
 
     input_ids: Tensor
@@ -46,6 +54,13 @@ class PolicyBatch:
     old_log_probs: Tensor | None = None
     ref_log_probs: Tensor | None = None
     anchor_log_probs: Tensor | None = None
+    outcome_advantages: Tensor | None = None
+    is_void: Tensor | None = None
+    old_entropy: Tensor | None = None
+    entropy: Tensor | None = None
+    loss_weights: Tensor | None = None
+    loss_penalties: Tensor | None = None
+    excluded: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of trajectories."""
@@ -99,7 +114,7 @@ class PolicyBatch:
             name: value[:, :2] if value.ndim == 2 else value for name, value in vars(row).items() if value is not None
         }
         none = torch.full_like(values["action_index"], -1)
-        return replace(row, **values | {"action_index": none, "advantages": torch.zeros_like(row.advantages)})
+        return replace(row, **values | {"action_index": none, "advantages": torch.zeros_like(values["advantages"])})
 
     def to(self, device: torch.device) -> "PolicyBatch":
         """Copy to a device."""
@@ -113,31 +128,45 @@ def collate(trajectories: Sequence[Trajectory], answer_spans: Sequence[range] | 
         trajectories: At least one; those that failed have been taken out.
         answer_spans: Positions of each trajectory's final answer among its token ids; None marks no answers.
     """
-    width = max(len(trajectory.token_ids) for trajectory in trajectories)
-    shape = (len(trajectories), width)
-    input_ids = torch.zeros(shape, dtype=torch.long)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    action_index = torch.full(shape, -1, dtype=torch.long)
-    answer_mask = torch.zeros(shape, dtype=torch.bool)
-    behavior_log_probs = torch.zeros(shape)
+    shape = (len(trajectories), max(_length(trajectory) for trajectory in trajectories))
+    input_ids = np.zeros(shape, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    action_index = np.full(shape, -1, dtype=np.int64)
+    answer_mask = np.zeros(shape, dtype=np.bool_)
+    behavior_log_probs = np.zeros(shape, dtype=np.float32)
     numbers: dict[str, int] = {}
     for row, trajectory in enumerate(trajectories):
-        ids = trajectory.token_ids
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        attention_mask[row, : len(ids)] = 1
-        action_index[row, : len(ids)] = torch.tensor(trajectory.action_index)
-        behavior_log_probs[row, : len(ids)] = torch.tensor(trajectory.behavior_log_probs)
+        end = _fill(input_ids[row], action_index[row], behavior_log_probs[row], trajectory)
+        attention_mask[row, :end] = 1
         if answer_spans is not None:
             answer_mask[row, answer_spans[row].start : answer_spans[row].stop] = True
         numbers.setdefault(trajectory.group_id, len(numbers))
     return PolicyBatch(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        action_index=action_index,
-        answer_mask=answer_mask,
-        behavior_log_probs=behavior_log_probs,
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        action_index=torch.from_numpy(action_index),
+        answer_mask=torch.from_numpy(answer_mask),
+        behavior_log_probs=torch.from_numpy(behavior_log_probs),
         rewards=torch.tensor([trajectory.reward for trajectory in trajectories], dtype=torch.float32),
         correct=torch.tensor([trajectory.is_correct for trajectory in trajectories], dtype=torch.bool),
         advantages=torch.zeros(len(trajectories)),
         groups=torch.tensor([numbers[trajectory.group_id] for trajectory in trajectories]),
+        is_void=torch.tensor([any(turn.action.kind == "invalid" for turn in one.turns) for one in trajectories]),
     )
+
+
+def _length(trajectory: Trajectory) -> int:
+    turns = sum(len(turn.action_ids) + len(turn.observation_ids) for turn in trajectory.turns)
+    return len(trajectory.prompt.prompt_ids) + turns
+
+
+def _fill(ids: np.ndarray, index: np.ndarray, log_probs: np.ndarray, trajectory: Trajectory) -> int:
+    """Write a trajectory into its row of each array; returns its length. Lists go in whole: numpy reads them fast."""
+    at = len(trajectory.prompt.prompt_ids)
+    ids[:at] = trajectory.prompt.prompt_ids
+    for number, turn in enumerate(trajectory.turns):
+        end = at + len(turn.action_ids)
+        ids[at:end], index[at:end], log_probs[at:end] = turn.action_ids, number, turn.behavior_log_probs
+        at = end + len(turn.observation_ids)
+        ids[end:at] = turn.observation_ids
+    return at

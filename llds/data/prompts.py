@@ -76,6 +76,7 @@ class PromptMaker:
             and isinstance(source.answer_field, str | None)
         )
         self._name = source.name or source.file_stem
+        self._separator = source.answer_separator
         self._columns: dict[tuple[str, ...], _UsualColumns | None] = {}
 
     def __call__(self, row: Row) -> PromptRow:
@@ -88,9 +89,10 @@ class PromptMaker:
             DataError: As `prompt_from_row`.
         """
         names = tuple(row.values)
-        if names not in self._columns:
-            self._columns[names] = self._usual_columns(names)
-        columns = self._columns[names]
+        try:
+            columns = self._columns[names]
+        except KeyError:
+            columns = self._columns[names] = self._usual_columns(names)
         prompt = None if columns is None else self._quickly(row, columns)
         return prompt_from_row(row, self._source) if prompt is None else prompt
 
@@ -109,20 +111,23 @@ class PromptMaker:
 
     def _quickly(self, row: Row, columns: "_UsualColumns") -> PromptRow | None:
         """The prompt of a row of the usual shape; None of any other."""
-        values = row.values
+        origin, number, values = row
         question_column, answer_column, id_column, name_column = columns
-        question, golds = _plain(values[question_column]), values[answer_column]
+        golds = values[answer_column]
         if type(golds) is not list:
-            golds = [golds] if type(golds) is str and self._source.answer_separator not in golds else [""]
+            if type(golds) is not str or self._separator in golds:
+                return None
+            golds = [golds]
         answers = (_plain(golds[0]),) if len(golds) == 1 else tuple(map(_plain, golds))
-        prompt_id = values[id_column] if id_column else row.number
+        question = _plain(values[question_column])
+        prompt_id = values[id_column] if id_column else number
         prompt_id = str(prompt_id) if type(prompt_id) is int else _plain(prompt_id)
         name = _plain(values[name_column]) if name_column else self._name
-        if not question or not answers or not all(answers) or not prompt_id or not name:
+        if not (question and answers and all(answers) and prompt_id and name):
             return None
         if len(answers) > 1:
             answers = tuple(dict.fromkeys(answers))
-        return PromptRow(prompt_id, question, answers, name, None, row.origin, values)
+        return PromptRow(prompt_id, question, answers, name, None, origin, values)
 
 
 _UsualColumns = tuple[str, str, str, str]

@@ -3,14 +3,14 @@
 import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
 from llds.errors import DataError
-from llds.files.bounds import read_bytes, read_lines
+from llds.files.bounds import read_bytes, read_many_lines
 from llds.files.formats import open_bytes
 from llds.files.rows import BadRows, Row, reason, shorten
 
@@ -20,7 +20,7 @@ _LONG_NUMBER = b"0" * 19  # may be over 64 bits
 _LARGE = 2.0**63
 _WORD = secrets.token_hex(8)
 _BETWEEN = b',"%b",' % _WORD.encode()
-_BATCH_LINES, _BATCH_BYTES = 128, 1 << 20
+_BATCH_LINES = 128
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -42,27 +42,21 @@ def read_jsonl(file: Path, bad_rows: BadRows) -> Iterator[Row]:
                     yield Row(f"{name}:{number}", number, values)
 
 
-def _batches(stream: BinaryIO, file: Path) -> Iterator[tuple[list[int], list[bytes]]]:
+def _batches(stream: BinaryIO, file: Path) -> Iterator[tuple[Sequence[int], list[bytes]]]:
     """Numbers and bytes of lines that are not empty: not so many that one odd line in each spoils the most of them."""
-    numbers: list[int] = []
-    lines: list[bytes] = []
-    size = 0
-    try:
-        for number, line in enumerate(read_lines(stream, file), start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark is no part of the data
-            if not line or line.isspace():
-                continue
-            numbers.append(number)
-            lines.append(line)
-            size += len(line)
-            if len(lines) == _BATCH_LINES or size > _BATCH_BYTES:
-                yield numbers, lines
-                numbers, lines, size = [], [], 0
-    except Exception:  # of a damaged file: what stands before the damage comes before it
-        yield numbers, lines
-        raise
-    yield numbers, lines
+    number = 1
+    for lines in read_many_lines(stream, file):
+        if number == 1 and lines:
+            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")  # the byte-order mark is no part of the data
+        for start in range(0, len(lines), _BATCH_LINES):
+            batch = lines[start : start + _BATCH_LINES]
+            numbers: Sequence[int] = range(number, number + len(batch))
+            number += len(batch)
+            if not all(batch) or any(map(bytes.isspace, batch)):
+                numbers = [one for one, line in zip(numbers, batch, strict=True) if line.strip()]
+                batch = [line for line in batch if line.strip()]
+            if batch:
+                yield numbers, batch
 
 
 def _together(lines: list[bytes]) -> list[dict[str, Any]] | None:

@@ -7,9 +7,20 @@ Letters of shapes, here and in all of llds: ``B`` trajectories, ``T`` tokens of 
 observations), ``N`` action tokens, ``H`` hidden size, ``V`` vocabulary, ``U`` distinct tokens of a prefix tree.
 """
 
-from llds.losses.advantages import AdvantageScale, group_advantages
+from llds.losses.advantages import (
+    AdvantageInputs,
+    Advantages,
+    AdvantageScale,
+    ConflictAdvantages,
+    GiGPOAdvantages,
+    GroupAdvantages,
+    NegativeWeight,
+    ReinforcePlusPlusAdvantages,
+    RLOOAdvantages,
+    SignedAdvantages,
+    group_advantages,
+)
 from llds.losses.answer_masking import AnswerMasking, AnswerSchedule
-from llds.losses.importance import ImportanceCorrection, ImportanceLevel, importance_weights
 from llds.losses.kl import KLEstimator, KLPenalty, kl_penalty
 from llds.losses.llds import Anchor, Gate, LLDSPenalty, Preserve, llds_penalty, preserved_set
 from llds.losses.log_probs import (
@@ -19,29 +30,88 @@ from llds.losses.log_probs import (
     scatter_to_tokens,
     selected_log_probs,
 )
-from llds.losses.loss import Loss, LossInputs, LossOutput
-from llds.losses.masking import Aggregation, action_mask
+from llds.losses.loss import Loss, LossBatch, LossInputs, LossOutput
+from llds.losses.masking import Aggregation, PolicyAggregation, action_mask, number_actions
 from llds.losses.policy_gradient import GRPOLoss, GSPOLoss, grpo_loss, gspo_loss
+from llds.losses.selections import (
+    ClipCov,
+    HighEntropyTokens,
+    ImportanceCorrection,
+    ImportanceLevel,
+    ImportanceMask,
+    KLCov,
+    OffPolicySequenceMask,
+    Rejection,
+    Selected,
+    Selection,
+    VoidTurns,
+    importance_weights,
+    select,
+)
+from llds.losses.surrogates import (
+    CISPOLoss,
+    DPPOLoss,
+    GMPOLoss,
+    IPOLoss,
+    SAPOLoss,
+    TokenLoss,
+    Tokens,
+    TurnRatioLoss,
+    WAPOLoss,
+)
+from llds.losses.terms import EntropyBonus, ObservationNLL, PositiveNLL
 
 __all__ = [
+    "AdvantageInputs",
     "AdvantageScale",
+    "Advantages",
     "Aggregation",
     "Anchor",
     "AnswerMasking",
     "AnswerSchedule",
+    "CISPOLoss",
+    "ClipCov",
+    "ConflictAdvantages",
+    "DPPOLoss",
+    "EntropyBonus",
+    "GMPOLoss",
     "GRPOLoss",
     "GSPOLoss",
     "Gate",
+    "GiGPOAdvantages",
+    "GroupAdvantages",
+    "HighEntropyTokens",
+    "IPOLoss",
     "ImportanceCorrection",
     "ImportanceLevel",
+    "ImportanceMask",
+    "KLCov",
     "KLEstimator",
     "KLPenalty",
     "LLDSPenalty",
     "Loss",
+    "LossBatch",
     "LossInputs",
     "LossOutput",
+    "NegativeWeight",
+    "ObservationNLL",
+    "OffPolicySequenceMask",
+    "PolicyAggregation",
+    "PositiveNLL",
     "Preserve",
+    "RLOOAdvantages",
+    "ReinforcePlusPlusAdvantages",
+    "Rejection",
+    "SAPOLoss",
+    "Selected",
+    "Selection",
+    "SignedAdvantages",
+    "TokenLoss",
     "TokenScores",
+    "Tokens",
+    "TurnRatioLoss",
+    "VoidTurns",
+    "WAPOLoss",
     "action_log_probs",
     "action_mask",
     "before_actions",
@@ -51,7 +121,9 @@ __all__ = [
     "importance_weights",
     "kl_penalty",
     "llds_penalty",
+    "number_actions",
     "preserved_set",
     "scatter_to_tokens",
+    "select",
     "selected_log_probs",
 ]

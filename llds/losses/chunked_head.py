@@ -6,7 +6,7 @@ Here one tile of ``token_chunk x vocab_chunk`` logits exists at a time:
 
 * forward: an online log-sum-exp over vocabulary slices gives the normalizer, the chosen logit and the entropy in one
   pass; only ``[N]`` vectors are kept. Where the head is frozen (LoRA), the expected head row goes along, and the
-  backward pass needs no product at all;
+  backward pass needs no product at all, unless a loss reads the entropy;
 * backward: each tile is computed again, and each vocabulary slice of the head's gradient is written once into the one
   tensor that is returned. Tokens whose incoming gradient is zero are left out.
 
@@ -186,8 +186,53 @@ def head_gradients(
     return Gradients(grad_hidden, grad_weight, grad_bias)
 
 
+def entropy_gradients(
+    tiling: Tiling,
+    inputs: tuple[Tensor, Tensor, Tensor | None],
+    normalizer: Tensor,
+    entropy: Tensor,
+    grad: Tensor,
+    needs: tuple[bool, bool, bool],
+) -> Gradients:
+    r"""The same for the entropies: :math:`\partial \mathcal{H} / \partial z = -p\, (\ln p + \mathcal{H})`.
+
+    Args:
+        tiling: The tiles.
+        inputs: Hidden states ``[N, H]``, head ``[V, H]``, bias ``[V]`` or None.
+        normalizer: Log-sum-exp of each row of logits, ``[N]``.
+        entropy: Of each row, ``[N]``.
+        grad: Gradient of the loss by each entropy, ``[N]``.
+        needs: Which of hidden states, head and bias take a gradient.
+    """
+    hidden, weight, bias = inputs
+    arithmetic = tiling.arithmetic
+    operand = arithmetic.prepare(hidden)
+    minus_grad = (grad / -tiling.temperature).to(arithmetic.accumulator).unsqueeze(1)
+    sums = arithmetic.accumulator
+    grad_hidden = torch.zeros_like(hidden, dtype=sums) if needs[0] else None
+    grad_weight = torch.zeros_like(weight, dtype=sums) if needs[1] else None
+    grad_bias = torch.zeros_like(weight[:, 0], dtype=sums) if needs[2] else None
+    buffer = tiling.buffer(hidden, weight.shape[0])
+    for part in tiling.vocab_slices(weight.shape[0]):
+        head = arithmetic.prepare(weight[part])
+        for rows in tiling.token_slices(hidden.shape[0]):
+            z = tiling.logits(buffer, operand[rows], head, None if bias is None else bias[part])
+            z -= normalizer[rows].unsqueeze(1)  # ln p, [n, v]
+            slope = z.exp().mul_(z.add_(entropy[rows].unsqueeze(1))).mul_(minus_grad[rows])
+            if grad_hidden is not None:
+                arithmetic.product(grad_hidden[rows], slope, head, accumulate=True)
+            if grad_weight is not None:
+                arithmetic.product(grad_weight[part], slope.t(), operand[rows], accumulate=True)
+            if grad_bias is not None:
+                grad_bias[part] += slope.sum(0)
+    return Gradients(grad_hidden, grad_weight, grad_bias)
+
+
 class ChunkedHead(torch.autograd.Function):
-    """Differentiable log-probs of the targets, and their entropies without a graph."""
+    """Differentiable log-probs of the targets, and differentiable entropies, which cost nothing where none reads them.
+
+    A loss that reads both takes two passes over the vocabulary in the backward pass.
+    """
 
     @staticmethod
     def forward(
@@ -203,16 +248,43 @@ class ChunkedHead(torch.autograd.Function):
         only_hidden = needs_hidden and not needs_weight and not needs_bias
         with tiling.arithmetic.scope(hidden.device):
             scan = scan_vocabulary(tiling, hidden, weight, targets, bias, expect_head=only_hidden)
-        ctx.save_for_backward(hidden, weight, targets, bias, scan.normalizer, scan.expected_head)
+        ctx.save_for_backward(hidden, weight, targets, bias, scan.normalizer, scan.expected_head, scan.entropy)
         ctx.tiling = tiling
-        ctx.mark_non_differentiable(scan.entropy)
+        ctx.set_materialize_grads(False)  # the gradient of what no loss reads is None
         return scan.log_probs, scan.entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, of_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Add up what log-probs and entropies give."""
+        found = ChunkedHead._of_log_probs(ctx, grad)
+        return found if of_entropy is None else ChunkedHead._with_entropy(ctx, of_entropy, found)
+
+    @staticmethod
+    def _with_entropy(ctx: Any, grad: Tensor, found: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        hidden, weight, _, bias, normalizer, _, entropy = ctx.saved_tensors
+        rows = grad.nonzero().squeeze(1)
+        with ctx.tiling.arithmetic.scope(hidden.device):
+            more = entropy_gradients(
+                ctx.tiling,
+                (hidden[rows], weight, bias),
+                normalizer[rows],
+                entropy[rows],
+                grad[rows],
+                ctx.needs_input_grad[:3],
+            )
+        hidden_grad = None
+        if more.hidden is not None:
+            hidden_grad = torch.zeros_like(hidden).index_copy_(0, rows, more.hidden.to(hidden.dtype))
+        added = zip(found, (hidden_grad, more.weight, more.bias), (hidden, weight, bias), strict=False)
+        return (*(_sum(first, second, of) for first, second, of in added), None, None)
+
+    @staticmethod
+    def _of_log_probs(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         """Recompute tile by tile, for the tokens whose gradient is not zero."""
-        hidden, weight, targets, bias, normalizer, expected_head = ctx.saved_tensors
+        if grad is None:
+            return None, None, None, None, None
+        hidden, weight, targets, bias, normalizer, expected_head, _ = ctx.saved_tensors
         rows = grad.nonzero().squeeze(1)
         full = torch.zeros_like(hidden)
         if expected_head is not None:
@@ -230,3 +302,11 @@ class ChunkedHead(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _sum(first: Tensor | None, second: Tensor | None, of: Tensor | None) -> Tensor | None:
+    """Of two gradients of a tensor, either of which may not be there, in its dtype."""
+    if second is None or of is None:
+        return first
+    second = second.to(of.dtype)
+    return second if first is None else first + second

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llds.errors import ConfigurationError
-from llds.losses.loss import Loss, LossInputs, LossOutput
+from llds.losses.loss import Loss, LossBatch, LossInputs, LossOutput
 from llds.losses.masking import (
     Aggregation,
     action_mask,
@@ -93,6 +93,8 @@ class KLPenalty(Loss):
             ``token``: one mean over all action tokens of the mini-batch (the authors' code).
     """
 
+    name = "kl"
+
     def __init__(
         self, coefficient: float = 1e-3, estimator: KLEstimator = "k3", aggregation: Aggregation = "trajectory"
     ) -> None:
@@ -118,6 +120,6 @@ class KLPenalty(Loss):
             denominator=denominator,
         )
 
-    def denominator(self, advantages: Tensor, action_index: Tensor) -> Tensor:
+    def denominator(self, batch: LossBatch) -> Tensor:
         """Count the trajectories with action tokens, or the action tokens."""
-        return count(action_mask(action_index), self.aggregation)
+        return count(action_mask(batch.action_index), self.aggregation)

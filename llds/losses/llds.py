@@ -7,13 +7,16 @@ a weight, which `llds.losses.answer_masking` schedules.
 Left out on purpose: finding the answer span, keeping the anchor's snapshot, and multiplying by lambda.
 """
 
-from typing import Literal
+import copy
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from llds.errors import ConfigurationError
 from llds.losses.answer_masking import AnswerMasking
-from llds.losses.loss import Loss, LossInputs, LossOutput
+from llds.losses.loss import Loss, LossBatch, LossInputs, LossOutput
 from llds.losses.masking import (
     Aggregation,
     action_mask,
@@ -34,8 +37,14 @@ action as a whole fell."""
 Preserve = Literal["non_negative", "positive"]
 """``non_negative``: advantage >= 0 (the paper); ``positive``: advantage > 0, without the groups that have no signal."""
 
-Anchor = Literal["old", "lagged"]
-"""What falls are measured from: ``old``, the policy at the start of the iteration; ``lagged``, an older snapshot."""
+Anchor = Literal["old", "lagged", "frozen"]
+"""What falls are measured from: ``old``, the policy at the start of the iteration; ``lagged``, an older snapshot;
+``frozen``, the policy at the start of the run."""
+
+LLD_RATE = "llds/lld_rate"
+"""Share of the actions of correct trajectories whose likelihood fell in an iteration (`llds.metrics.displacement`)."""
+
+_TOLERANCE, _STEP, _MOST = 1.5, 1.5, 16.0
 
 
 def preserved_set(advantages: Tensor, preserve: Preserve) -> Tensor:
@@ -159,12 +168,18 @@ class LLDSPenalty(Loss):
             response's fell), ``token`` (everywhere).
         preserve: Trajectories to preserve: ``non_negative`` (advantage >= 0, the paper) or ``positive`` (> 0).
         anchor: What falls are measured from: ``old``, the policy at the start of the iteration (acts only with several
-            optimizer steps per iteration), or ``lagged``, a snapshot from earlier iterations.
+            optimizer steps per iteration), ``lagged``, a snapshot from earlier iterations, or ``frozen``, the policy at
+            the start of the run.
         anchor_lag: Iterations between two snapshots of the lagged anchor.
         aggregation: ``trajectory``: mean over each trajectory's action tokens, then over the preserved set (the paper).
             ``token``: sum over all action tokens of the mini-batch (the authors' code).
         answer_masking: Schedule of the answer tokens' weight (LLDS-MA); null: answers weigh like all other tokens.
+        target_rate: Lets lambda follow this LLD rate (``llds/lld_rate``, 0-1): where an iteration's is above 1.5 times
+            it, lambda is multiplied by 1.5, where it is below two thirds of it, divided; at most by 16 in all. As the
+            adaptive KL penalty of PPO (arXiv 1707.06347). Null: lambda stays.
     """
+
+    name = "llds"
 
     def __init__(
         self,
@@ -175,8 +190,13 @@ class LLDSPenalty(Loss):
         anchor_lag: int = 4,
         aggregation: Aggregation = "trajectory",
         answer_masking: AnswerMasking | None = None,
+        target_rate: float | None = None,
     ) -> None:
         super().__init__(coefficient)
+        if target_rate is not None and not 0 < target_rate < 1:
+            raise ConfigurationError(
+                f"Expected `llds_penalty.target_rate` between 0 and 1, got {target_rate}. Plain GRPO has 0.2 to 0.5."
+            )
         check_choice("gate", gate, Gate)
         check_choice("preserve", preserve, Preserve)
         check_choice("anchor", anchor, Anchor)
@@ -188,13 +208,15 @@ class LLDSPenalty(Loss):
         self.anchor_lag = anchor_lag
         self.aggregation: Aggregation = aggregation
         self.answer_masking = answer_masking
+        self.target_rate = target_rate
+        self._lowest, self._highest = coefficient / _MOST, coefficient * _MOST
 
     def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
         """Compute `llds_penalty` of a micro-batch, against `inputs.anchor_log_probs`."""
         return llds_penalty(
             inputs.log_probs,
             inputs.anchor_log_probs,
-            inputs.advantages,
+            inputs.outcome,
             inputs.action_index,
             gate=self.gate,
             preserve=self.preserve,
@@ -204,6 +226,43 @@ class LLDSPenalty(Loss):
             denominator=denominator,
         )
 
-    def denominator(self, advantages: Tensor, action_index: Tensor) -> Tensor:
+    def denominator(self, batch: LossBatch) -> Tensor:
         """Count the preserved trajectories with action tokens, or all action tokens."""
-        return count(action_mask(action_index), self.aggregation, preserved_set(advantages, self.preserve))
+        rows = preserved_set(batch.outcome, self.preserve)
+        return count(action_mask(batch.action_index), self.aggregation, rows)
+
+    def answer_weight(self, metrics: Mapping[str, float]) -> float:
+        """Weight beta of the final answer's tokens.
+
+        Args:
+            metrics: Of the iteration's rollout; ``rollout/tool_calls`` decides.
+        """
+        masking = self.answer_masking
+        return 1.0 if masking is None else masking.weight(metrics["rollout/tool_calls"], self.coefficient)
+
+    def with_lambda(self, coefficient: float, *, needs_lagged_anchor: bool) -> "LLDSPenalty":
+        """The same with another weight.
+
+        Args:
+            coefficient: Above 0.
+            needs_lagged_anchor: Whether an anchor at the old policy could never act; it becomes a lagged one.
+        """
+        penalty = copy.copy(self)
+        penalty.coefficient = coefficient
+        if needs_lagged_anchor and penalty.anchor == "old":
+            penalty.anchor = "lagged"
+        return penalty
+
+    def adapted(self) -> dict[str, Any]:
+        """Lambda, where it follows a target."""
+        return {} if self.target_rate is None else {"coefficient": self.coefficient}
+
+    def adapt(self, metrics: Mapping[str, float]) -> None:
+        """Let lambda follow the LLD rate of the iteration, where there is a target and the iteration has a rate."""
+        rate = metrics.get(LLD_RATE)
+        if self.target_rate is None or rate is None:
+            return
+        if rate > _TOLERANCE * self.target_rate:
+            self.coefficient = min(self.coefficient * _STEP, self._highest)
+        elif rate < self.target_rate / _TOLERANCE:
+            self.coefficient = max(self.coefficient / _STEP, self._lowest)

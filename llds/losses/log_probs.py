@@ -32,7 +32,7 @@ class TokenScores(NamedTuple):
 
     Attributes:
         log_probs: In nats, differentiable.
-        entropy: In nats, without a graph.
+        entropy: In nats, differentiable.
     """
 
     log_probs: Tensor
@@ -57,7 +57,8 @@ def selected_log_probs(
         z = (h W^\top + b) / \tau
 
     Gradients flow to `hidden`, `weight` and `bias` (to those that require one), exact up to the rounding of the dtype;
-    the entropy has no graph. Extra memory: two tiles and a few ``[N, H]`` tensors, besides the gradients themselves.
+    from the entropies too, in another pass where a loss reads them. Extra memory: two tiles and a few ``[N, H]``
+    tensors, besides the gradients themselves.
     No tokens (``N = 0``) give empty tensors with zero gradients.
 
     Args:

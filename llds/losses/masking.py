@@ -20,6 +20,10 @@ Aggregation = Literal["trajectory", "token"]
 """``trajectory`` (the paper): the mean over each trajectory's action tokens, then over trajectories. ``token`` (the
 authors' code): one mean over all action tokens."""
 
+PolicyAggregation = Literal["trajectory", "token", "constant"]
+"""That of a policy loss, which may also be ``constant`` (Dr.GRPO): the sum over action tokens, divided by the number of
+trajectories times a fixed number of tokens."""
+
 
 def action_mask(action_index: Tensor) -> Tensor:
     """Whether each token was sampled by the policy.
@@ -31,6 +35,21 @@ def action_mask(action_index: Tensor) -> Tensor:
         ``[B, T]`` bool.
     """
     return action_index >= 0
+
+
+def number_actions(mask: Tensor) -> Tensor:
+    """Number the actions of trajectories of which only the mask is known: each run of sampled tokens is one.
+
+    Args:
+        mask: Nonzero on the tokens that the policy sampled, ``[B, T]``; tokens between two actions, such as what a tool
+            answered, are 0. Without such tokens between them two actions count as one.
+
+    Returns:
+        Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
+    """
+    inside = mask.bool()
+    before = torch.nn.functional.pad(inside, (1, 0))[:, :-1]
+    return torch.where(inside, (inside & ~before).cumsum(1) - 1, -1)
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
@@ -58,13 +77,16 @@ def sum_by_action(values: Tensor, action_index: Tensor) -> Tensor:
     return sums.scatter_add(1, action_index.clamp(min=0), values)
 
 
-def count(mask: Tensor, aggregation: Aggregation, rows: Tensor | None = None) -> Tensor:
+def count(
+    mask: Tensor, aggregation: PolicyAggregation, rows: Tensor | None = None, constant_tokens: int | None = None
+) -> Tensor:
     """What an average divides by: trajectories that have an action token, or all action tokens.
 
     Args:
         mask: ``[B, T]`` bool.
-        aggregation: Which of the two.
+        aggregation: Which of them; ``constant`` counts each trajectory as `constant_tokens` tokens.
         rows: ``[B]`` bool: the only trajectories that count; does not touch the number of tokens.
+        constant_tokens: Read with ``constant`` only.
 
     Returns:
         Scalar float64, which can be added up over micro-batches and ranks.
@@ -72,25 +94,38 @@ def count(mask: Tensor, aggregation: Aggregation, rows: Tensor | None = None) ->
     if aggregation == "token":
         return mask.sum(dtype=torch.float64)
     counted = mask.any(1) if rows is None else mask.any(1) & rows
-    return counted.sum(dtype=torch.float64)
+    total = counted.sum(dtype=torch.float64)
+    return total * constant_tokens if aggregation == "constant" and constant_tokens else total
 
 
-def average(values: Tensor, mask: Tensor, aggregation: Aggregation, denominator: float | Tensor) -> Tensor:
+def average(values: Tensor, mask: Tensor, aggregation: PolicyAggregation, denominator: float | Tensor) -> Tensor:
     """Sum of the trajectories' token means (or of all tokens), divided by the denominator.
 
     Args:
         values: ``[B, T]``, 0 off the mask.
         mask: ``[B, T]`` bool.
-        aggregation: ``trajectory`` or ``token``.
+        aggregation: ``trajectory``, ``token`` or ``constant``.
         denominator: What to divide by, as `count` gives it, of these trajectories or of all micro-batches and ranks.
             0 (nothing counts) divides by 1.
 
     Returns:
         Scalar; exactly 0, connected to the graph, for an empty mask.
     """
-    if aggregation == "token":
+    if aggregation != "trajectory":
         return divide(values.sum(), denominator)
     return divide((values.sum(1) / mask.sum(1).clamp(min=1)).sum(), denominator)
+
+
+def per_token(advantages: Tensor, mask: Tensor) -> Tensor:
+    """Advantages beside tokens: ``[B, 1]`` of ``[B]``, ``[B, T]`` of ``[B, T]``; 0 where a trajectory has no action.
+
+    Args:
+        advantages: ``[B]`` or ``[B, T]``; anything off the mask.
+        mask: ``[B, T]`` bool.
+    """
+    if advantages.ndim == 2:
+        return masked(advantages.detach(), mask)
+    return torch.where(mask.any(1), advantages.detach(), 0).unsqueeze(1)
 
 
 def divide(total: Tensor, denominator: float | Tensor) -> Tensor:
@@ -109,7 +144,7 @@ def check_shapes(action_index: Tensor, **tensors: Tensor) -> None:
 
     Args:
         action_index: ``[B, T]`` long.
-        tensors: ``[B, T]`` each, but ``advantages`` ``[B]``.
+        tensors: ``[B, T]`` each, but ``advantages`` ``[B]`` and ``token_advantages`` either.
 
     Raises:
         ConfigurationError: For a tensor of another shape, naming it.
@@ -117,7 +152,8 @@ def check_shapes(action_index: Tensor, **tensors: Tensor) -> None:
     if action_index.ndim != 2:
         raise ConfigurationError(f"Expected `action_index` of shape [B, T], got {list(action_index.shape)}.")
     for name, tensor in tensors.items():
-        expected = action_index.shape[:1] if name == "advantages" else action_index.shape
+        is_by_row = name == "advantages" or (name == "token_advantages" and tensor.ndim == 1)
+        expected = action_index.shape[:1] if is_by_row else action_index.shape
         if tensor.shape != expected:
             raise ConfigurationError(
                 f"Expected `{name}` of shape {list(expected)} to go with `action_index` {list(action_index.shape)}, "
@@ -140,6 +176,18 @@ def check_choice(name: str, value: object, choices: object) -> None:
         raise ConfigurationError(
             f"Expected `{name}` to be one of {list(get_args(choices))}, got {value!r}. Choose one."
         )
+
+
+def check_aggregation(aggregation: PolicyAggregation, constant_tokens: int | None) -> None:
+    """Refuse an aggregation of a policy loss that is none, or a number of tokens that nothing reads, or its lack."""
+    check_choice("aggregation", aggregation, PolicyAggregation)
+    if (aggregation == "constant") != (constant_tokens is not None):
+        raise ConfigurationError(
+            "Expected `constant_tokens` exactly where `aggregation` is `constant` (the number of tokens that each "
+            f"trajectory counts as, such as the longest sum of actions), got {constant_tokens} and `{aggregation}`."
+        )
+    if constant_tokens is not None:
+        check_positive("constant_tokens", constant_tokens)
 
 
 def check_positive(name: str, value: float) -> None:

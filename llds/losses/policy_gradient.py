@@ -1,7 +1,7 @@
 r"""The policy-gradient losses: GRPO with the observation mask, and GSPO.
 
-Left out on purpose: the KL term (`llds.losses.kl`), the regularizer (`llds.losses.llds`), and where weights for the gap
-between sampler and trainer come from (`llds.losses.importance`).
+Left out on purpose: the KL term (`llds.losses.kl`), the regularizer (`llds.losses.llds`), other surrogates
+(`llds.losses.surrogates`), and where weights of tokens come from (`llds.losses.selections`).
 """
 
 import math
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from llds.errors import ConfigurationError
-from llds.losses.loss import Loss, LossInputs, LossOutput
+from llds.losses.loss import Loss, LossBatch, LossInputs, LossOutput
 from llds.losses.masking import (
-    Aggregation,
+    PolicyAggregation,
     action_mask,
     average,
-    check_choice,
+    check_aggregation,
     check_positive,
     check_shapes,
     count,
     divide,
     masked,
     masked_mean,
+    per_token,
 )
 
 
@@ -33,9 +34,11 @@ def grpo_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
-    aggregation: Aggregation = "trajectory",
+    aggregation: PolicyAggregation = "trajectory",
+    constant_tokens: int | None = None,
     max_ratio: float | None = None,
     weights: Tensor | None = None,
+    penalties: Tensor | None = None,
     denominator: float | Tensor | None = None,
 ) -> LossOutput:
     r"""GRPO's clipped surrogate on the action tokens, negated.
@@ -52,14 +55,19 @@ def grpo_loss(
     Args:
         log_probs: ``[B, T]``; anything off the actions.
         old_log_probs: Under the old policy, ``[B, T]``; anything off the actions.
-        advantages: :math:`A`, ``[B]``.
+        advantages: :math:`A`, ``[B]``, or ``[B, T]`` where tokens differ.
         action_index: Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
         clip_low: :math:`\epsilon_l`, in (0, 1].
         clip_high: :math:`\epsilon_h`, above 0.
-        aggregation: ``trajectory`` as above; ``token``: one mean over all action tokens.
-        max_ratio: Largest ratio, beyond which a token keeps this value and passes no gradient; None: as is.
-        weights: Multiply each token's surrogate (`importance_weights`), ``[B, T]``; None: all 1.
-        denominator: Global count (trajectories with action tokens, or action tokens); None: of these tensors.
+        aggregation: ``trajectory`` as above; ``token``: one mean over all action tokens; ``constant``: the sum over
+            action tokens, divided by the trajectories times `constant_tokens` (Dr.GRPO, arXiv 2503.20783).
+        constant_tokens: Read with ``constant`` only, and needed there.
+        max_ratio: Largest ratio, beyond which a token keeps this value and passes no gradient; None: as is. It binds
+            on a negative advantage alone: the dual clip (arXiv 1912.09729), :math:`\max(\cdot, c A)` for
+            :math:`A < 0`.
+        weights: Multiply each token's surrogate (`importance_weights`, selections), ``[B, T]``; None: all 1.
+        penalties: Coefficient of the absolute log-ratio on each token (`KLCov`), ``[B, T]``; None: all 0.
+        denominator: Global count (what `count` gives); None: of these tensors.
 
     Returns:
         The loss and ``policy/clip_share`` (share of tokens whose surrogate is clipped), the same of tokens with a
@@ -70,18 +78,21 @@ def grpo_loss(
         The paper averages per trajectory and takes the ratio as is. The authors' code has ``aggregation="token"`` (per
         micro-batch; here over the whole mini-batch) and ``max_ratio=100``.
     """
-    _check_clip(clip_low, clip_high, max_ratio)
-    check_choice("aggregation", aggregation, Aggregation)
-    check_shapes(action_index, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    check_clip(clip_low, clip_high, max_ratio)
+    check_aggregation(aggregation, constant_tokens)
+    check_shapes(action_index, log_probs=log_probs, old_log_probs=old_log_probs, token_advantages=advantages)
     mask = action_mask(action_index)
-    log_ratio = masked(log_probs, mask) - masked(old_log_probs.detach(), mask)  # [B, T]
-    advantage = torch.where(mask.any(1), advantages.detach(), 0).unsqueeze(1)  # [B, 1]
-    surrogate, is_clipped = _surrogate(log_ratio, advantage, clip_low, clip_high, max_ratio)
+    live = mask if weights is None else mask & (weights != 0)  # what counts in the sum: no 0 * inf, and no 0 * NaN
+    log_ratio = masked(log_probs, live) - masked(old_log_probs.detach(), live)  # [B, T]
+    advantage = per_token(advantages, mask)  # [B, 1] or [B, T]
+    surrogate, is_clipped = clipped_surrogate(log_ratio, advantage, clip_low, clip_high, max_ratio)
     if weights is not None:
-        surrogate = surrogate * masked(weights.detach(), mask)
+        surrogate = surrogate * masked(weights.detach(), live)
+    if penalties is not None:
+        surrogate = surrogate - masked(penalties.detach(), live) * log_ratio.abs()
     if denominator is None:
-        denominator = count(mask, aggregation)
-    metrics = _ratio_metrics(log_ratio, is_clipped, mask, advantage)
+        denominator = count(mask, aggregation, constant_tokens=constant_tokens)
+    metrics = ratio_metrics(log_ratio, is_clipped, live, advantage)
     return LossOutput(-average(masked(surrogate, mask), mask, aggregation, denominator), metrics)
 
 
@@ -120,23 +131,23 @@ def gspo_loss(
         ``policy/clip_share_{positive,negative}`` (of those with such an advantage, 0 without any) and
         ``policy/likelihood_displacement`` (mean over trajectories of their mean log-ratio, in nats).
     """
-    _check_clip(clip_low, clip_high, None)
+    check_clip(clip_low, clip_high, None)
     check_shapes(action_index, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     mask = action_mask(action_index)
     has_action = mask.any(1)
     log_ratio = masked(log_probs, mask) - masked(old_log_probs.detach(), mask)  # [B, T]
     mean_log_ratio = log_ratio.sum(1) / mask.sum(1).clamp(min=1)  # [B]
     advantage = torch.where(has_action, advantages.detach(), 0)
-    surrogate, is_clipped = _surrogate(mean_log_ratio, advantage, clip_low, clip_high, None)
+    surrogate, is_clipped = clipped_surrogate(mean_log_ratio, advantage, clip_low, clip_high, None)
     if weights is not None:
         surrogate = surrogate * masked(weights.detach(), mask).sum(1) / mask.sum(1).clamp(min=1)
     if denominator is None:
         denominator = count(mask, "trajectory")
     loss = -divide(surrogate.sum(), denominator)
-    return LossOutput(loss, _ratio_metrics(mean_log_ratio, is_clipped, has_action, advantage))
+    return LossOutput(loss, ratio_metrics(mean_log_ratio, is_clipped, has_action, advantage))
 
 
-def _surrogate(
+def clipped_surrogate(
     log_ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float, max_ratio: float | None
 ) -> tuple[Tensor, Tensor]:
     """``min(ratio * A, clip(ratio) * A)`` and where the clip binds.
@@ -152,7 +163,7 @@ def _surrogate(
     return torch.where(is_clipped, bound * advantage, free), is_clipped
 
 
-def _ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor, advantage: Tensor) -> dict[str, Tensor]:
+def ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor, advantage: Tensor) -> dict[str, Tensor]:
     """Detached scalars about the ratios on a mask; a share of nothing is 0."""
     clipped = {
         f"policy/clip_share_{name}": masked_mean(is_clipped.to(log_ratio.dtype), mask & sign)
@@ -165,7 +176,7 @@ def _ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor, advantag
     }
 
 
-def _check_clip(clip_low: float, clip_high: float, max_ratio: float | None) -> None:
+def check_clip(clip_low: float, clip_high: float, max_ratio: float | None) -> None:
     """Refuse ranges that cannot bind."""
     if not 0 < clip_low <= 1:
         raise ConfigurationError(f"Expected `clip_low` in (0, 1], got {clip_low}. The usual value is 0.2.")
@@ -181,24 +192,31 @@ class GRPOLoss(Loss):
         clip_low: How far below 1 the ratio may fall before the gradient stops, in (0, 1].
         clip_high: How far above 1 the ratio may rise before the gradient stops, above 0.
         aggregation: ``trajectory``: mean over each trajectory's action tokens, then over trajectories (the paper).
-            ``token``: one mean over all action tokens of the mini-batch (the authors' code).
-        max_ratio: Largest ratio, where tokens of a negative advantage stop; the authors' code has 100. None: no limit.
+            ``token``: one mean over all action tokens of the mini-batch (the authors' code). ``constant``: sum over
+            action tokens, divided by trajectories times ``constant_tokens`` (Dr.GRPO, with ``advantage_scale: none``).
+        constant_tokens: Tokens that each trajectory counts as, with ``constant`` only.
+        max_ratio: Largest ratio, where tokens of a negative advantage stop: the dual clip (arXiv 1912.09729), which
+            verl has at 3 and TRL calls delta; the authors' code has 100. None: no limit.
         coefficient: Weight of the term in the objective.
     """
+
+    name = "policy"
 
     def __init__(
         self,
         clip_low: float = 0.2,
         clip_high: float = 0.2,
-        aggregation: Aggregation = "trajectory",
+        aggregation: PolicyAggregation = "trajectory",
         max_ratio: float | None = None,
         coefficient: float = 1.0,
+        constant_tokens: int | None = None,
     ) -> None:
         super().__init__(coefficient)
-        _check_clip(clip_low, clip_high, max_ratio)
-        check_choice("aggregation", aggregation, Aggregation)
+        check_clip(clip_low, clip_high, max_ratio)
+        check_aggregation(aggregation, constant_tokens)
         self.clip_low, self.clip_high, self.max_ratio = clip_low, clip_high, max_ratio
-        self.aggregation: Aggregation = aggregation
+        self.aggregation: PolicyAggregation = aggregation
+        self.constant_tokens = constant_tokens
 
     def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
         """Compute `grpo_loss` of a micro-batch."""
@@ -206,18 +224,20 @@ class GRPOLoss(Loss):
             inputs.log_probs,
             inputs.old_log_probs,
             inputs.advantages,
-            inputs.action_index,
+            inputs.policy_index,
             clip_low=self.clip_low,
             clip_high=self.clip_high,
             aggregation=self.aggregation,
+            constant_tokens=self.constant_tokens,
             max_ratio=self.max_ratio,
-            weights=inputs.weights,
+            weights=inputs.loss_weights,
+            penalties=inputs.loss_penalties,
             denominator=denominator,
         )
 
-    def denominator(self, advantages: Tensor, action_index: Tensor) -> Tensor:
+    def denominator(self, batch: LossBatch) -> Tensor:
         """Count the trajectories with action tokens, or the action tokens."""
-        return count(action_mask(action_index), self.aggregation)
+        return count(action_mask(batch.policy_index), self.aggregation, constant_tokens=self.constant_tokens)
 
 
 class GSPOLoss(Loss):
@@ -229,9 +249,11 @@ class GSPOLoss(Loss):
         coefficient: Weight of the term in the objective.
     """
 
+    name = "policy"
+
     def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4, coefficient: float = 1.0) -> None:
         super().__init__(coefficient)
-        _check_clip(clip_low, clip_high, None)
+        check_clip(clip_low, clip_high, None)
         self.clip_low, self.clip_high = clip_low, clip_high
 
     def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
@@ -240,13 +262,13 @@ class GSPOLoss(Loss):
             inputs.log_probs,
             inputs.old_log_probs,
             inputs.advantages,
-            inputs.action_index,
+            inputs.policy_index,
             clip_low=self.clip_low,
             clip_high=self.clip_high,
-            weights=inputs.weights,
+            weights=inputs.loss_weights,
             denominator=denominator,
         )
 
-    def denominator(self, advantages: Tensor, action_index: Tensor) -> Tensor:
+    def denominator(self, batch: LossBatch) -> Tensor:
         """Count the trajectories with action tokens."""
-        return count(action_mask(action_index), "trajectory")
+        return count(action_mask(batch.policy_index), "trajectory")

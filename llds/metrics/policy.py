@@ -1,5 +1,7 @@
 """Signals of the policy: how likely it finds the actions, how far the updates moved it, how far it is from others."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,12 @@ def policy_metrics(
         KL(behavior || old), per token), ``policy/behavior_ess`` (effective sample size of the trajectories as samples
         of the old policy, as a share, 0-1; 1 without a gap); ``policy/kl_ref`` (k3 of the old policy).
     """
+    packed = _action_tokens(action_index >= 0)
+    action_index = packed(action_index, -1)
+    old_log_probs, new_log_probs, behavior_log_probs, entropy = (
+        packed(values, 0.0) for values in (old_log_probs, new_log_probs, behavior_log_probs, entropy)
+    )
+    ref_log_probs = None if ref_log_probs is None else packed(ref_log_probs, 0.0)
     mask = action_index >= 0
     rows_correct = correct[:, None]
     kinds = ActionKinds.of(action_index, answered)
@@ -56,6 +64,23 @@ def policy_metrics(
         difference = (ref_log_probs - old_log_probs)[mask].clamp(max=20)  # keeps the exponential finite
         values["policy/kl_ref"] = (difference.expm1() - difference).clamp(max=10).mean()
     return as_floats(values)
+
+
+def _action_tokens(mask: Tensor) -> Callable[[Tensor, float], Tensor]:
+    """Takes the tokens on a mask out of a tensor: ``[B, T]`` to ``[B, most of a row]``, in their order, then filled.
+
+    Two thirds of a search agent's tokens are prompts and observations, which no signal here reads.
+    """
+    rows, columns = mask.nonzero(as_tuple=True)
+    places = (mask.cumsum(dim=1) - 1)[rows, columns]
+    width = max(1, int(mask.sum(dim=1).max()))
+
+    def packed(values: Tensor, filling: float) -> Tensor:
+        result = values.new_full((len(mask), width), filling)
+        result[rows, places] = values[rows, columns]
+        return result
+
+    return packed
 
 
 def _likelihoods(log_probs: Tensor, mask: Tensor, correct: Tensor, kinds: ActionKinds) -> Scalars:

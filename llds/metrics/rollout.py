@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def _repeated_ngrams(trajectories: Sequence[Trajectory]) -> float | None:
     lengths = [len(ids) for _, ids in actions]
     if max(lengths, default=0) < NGRAM:
         return None
-    tokens = np.array([token for _, ids in actions for token in ids], dtype=np.uint64)
+    tokens = np.fromiter(chain.from_iterable(ids for _, ids in actions), np.uint64, sum(lengths))
     action = np.repeat(np.arange(len(actions)), lengths)
     starts = (action[: 1 - NGRAM] == action[NGRAM - 1 :]).nonzero()[0]
     trajectory = np.repeat([number for number, _ in actions], lengths)[starts]
@@ -141,9 +142,11 @@ def _repeated_ngrams(trajectories: Sequence[Trajectory]) -> float | None:
     hashes = trajectory.astype(np.uint64)
     for offset in range(NGRAM):
         hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + tokens[starts + offset]
-    first_ones = np.unique(hashes, return_index=True)[1]
+    order = hashes.argsort()
+    ordered = hashes[order]
+    is_first = np.append(True, ordered[1:] != ordered[:-1])
     counts = np.bincount(trajectory)
-    distinct = np.bincount(trajectory[first_ones], minlength=len(counts))
+    distinct = np.bincount(trajectory[order[is_first]], minlength=len(counts))
     return float(np.mean(1 - distinct[counts > 0] / counts[counts > 0]))
 
 

@@ -15,6 +15,9 @@ from llds.errors import ConfigurationError
 from llds.losses import LLDSPenalty
 from llds.strategies import assign_parts, local_part
 
+_NEVER = 2**62
+"""Lag of a frozen anchor: the first snapshot stays."""
+
 
 class LaggedAnchor:
     """Two snapshots of the trainable parameters, in main memory: the anchor, and the next one.
@@ -47,7 +50,9 @@ class LaggedAnchor:
     @classmethod
     def of(cls, penalty: LLDSPenalty | None) -> "LaggedAnchor | None":
         """The anchor that a penalty asks for; None where it is the old policy, or there is no penalty."""
-        return cls(penalty.anchor_lag) if penalty is not None and penalty.anchor == "lagged" else None
+        if penalty is None or penalty.anchor == "old":
+            return None
+        return cls(penalty.anchor_lag if penalty.anchor == "lagged" else _NEVER)
 
     def advance(self, iteration: int, policy: nn.Module) -> None:
         """Take a snapshot if one is due at the start of this iteration; a second call in an iteration does nothing.

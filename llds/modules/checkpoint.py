@@ -4,12 +4,13 @@ Left out on purpose: when checkpoints are written (`llds.callbacks.checkpoint`),
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from llds.errors import ConfigurationError
+from llds.losses import Loss
 from llds.strategies import is_partitioned
 
 _REFERENCE = "reference."
@@ -26,6 +27,7 @@ class AgentState:
         anchor: Of the lagged anchor, where there is one.
         raised_lambda: The LLDS coefficient where it is no longer the configured one.
         course: What decided the optimizer steps to come (`Optimization.course`); None before it was kept.
+        adapted: What terms of the objective that adapt have come to, by term.
     """
 
     iteration: int
@@ -34,6 +36,7 @@ class AgentState:
     anchor: dict[str, Any] | None
     raised_lambda: float | None = None
     course: dict[str, Any] | None = None
+    adapted: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Put it into a checkpoint."""
@@ -43,6 +46,12 @@ class AgentState:
     def load(cls, checkpoint: Mapping[str, Any]) -> "AgentState":
         """Take it out of a checkpoint; one of an earlier version has no raised lambda."""
         return cls(**checkpoint["search_agent"])
+
+    def restore(self, terms: Mapping[str, Loss]) -> None:
+        """Put back what terms have adapted to, where they adapt still; others take their settings of now."""
+        for name, term in terms.items():
+            if term.adapted():
+                vars(term).update(self.adapted.get(name, {}))
 
 
 def leave_reference_out(checkpoint: dict[str, Any]) -> None:

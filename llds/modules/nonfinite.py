@@ -1,4 +1,4 @@
-"""The guard against what is not finite: it counts skipped optimizer steps, looks at what the others made, ends bad runs.
+"""The guard against what is not finite: counts skipped optimizer steps, looks at what the others made, ends bad runs.
 
 Left out on purpose: skipping itself, which all ranks do together (`llds.modules.search_agent`).
 """

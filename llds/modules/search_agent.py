@@ -25,11 +25,12 @@ from transformers import PreTrainedConfig
 
 from llds.agent_tools import AgentTool, EnvironmentFactory
 from llds.batches import PolicyBatch, RolloutBatch
+from llds.batches.loss_inputs import check_estimator, with_advantages
 from llds.data import PromptDataModule
 from llds.errors import ConfigurationError
 from llds.evaluation import QuestionResult
 from llds.files import model_folder, pin_of
-from llds.losses import GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, group_advantages
+from llds.losses import Advantages, GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, Selection
 from llds.metrics import as_floats, has_answer, mean_metrics
 from llds.modules.anchor import LaggedAnchor
 from llds.modules.checkpoint import AgentState, check_fit, leave_reference_out, put_reference_in
@@ -72,7 +73,11 @@ class SearchAgentModule(pl.LightningModule):
         importance_correction: Weights the policy loss for the gap between sampler and trainer; None does not.
         reference: Folder or name of the reference policy; None is the initial policy.
         optimization: Optimizer, schedule and batch sizes.
-        advantage_scale: Whether advantages are divided by their group's standard deviation ("none": Dr.GRPO).
+        advantage_scale: Whether advantages are divided by their group's standard deviation; with "none" and
+            ``aggregation: constant`` of the policy loss it is Dr.GRPO.
+        advantages: Another estimator of advantages; None compares with the group, by ``advantage_scale``.
+        terms: Further terms of the loss, each with its coefficient; None adds none.
+        selections: What the policy loss learns from, one after the other; None is everything.
         protocol: The format of calls, answers and observations; None is Search-R1's tags.
         agent_tools: The tools of the agent, for `configure_agent_tools`.
         opening_tool: Asked about each question before the agent's first action; what it says stands in the prompt, at
@@ -116,6 +121,9 @@ class SearchAgentModule(pl.LightningModule):
         reference: str | None = None,
         optimization: Optimization = Optimization(),
         advantage_scale: Literal["std", "none"] = "std",
+        advantages: Advantages | None = None,
+        terms: list[Loss] | None = None,
+        selections: list[Selection] | None = None,
         protocol: Protocol | None = None,
         agent_tools: list[AgentTool] | None = None,
         opening_tool: AgentTool | None = None,
@@ -132,9 +140,12 @@ class SearchAgentModule(pl.LightningModule):
             raise ConfigurationError(f"Expected `model.seed` >= 0, got {seed}.")
         self.automatic_optimization = False
         self.reference_path = reference
-        self.objective = Objective(policy_loss or GRPOLoss(), kl_penalty, llds_penalty, importance_correction)
+        self.objective = Objective(
+            policy_loss or GRPOLoss(), kl_penalty, llds_penalty, importance_correction, terms or [], selections or []
+        )
         self.optimization = optimization
-        self.advantage_scale = advantage_scale
+        check_estimator(advantages, advantage_scale)
+        self.advantage_scale, self.advantages = advantage_scale, advantages
         self.protocol: Protocol = protocol or TagProtocol()
         self.lora = lora
         self.policy_dtype = dtype
@@ -164,7 +175,8 @@ class SearchAgentModule(pl.LightningModule):
     @cached_property
     def agent_tools(self) -> list[AgentTool]:
         """The tools of this agent, made once, after the constructors of all subclasses."""
-        return [*self.configure_agent_tools(), *(self.environment.tools if self.environment else [])]
+        given = [tool for one in self.configure_agent_tools() for tool in one.expand()]
+        return [*given, *(self.environment.tools if self.environment else [])]
 
     def configure_agent_tools(self) -> list[AgentTool]:
         """The tools of this agent: those given in the configuration. Override to bring your own."""
@@ -269,7 +281,9 @@ class SearchAgentModule(pl.LightningModule):
         Args:
             coefficient: Above 0.
         """
-        self.objective = self.objective.with_lambda(coefficient, needs_lagged_anchor=self.steps_per_iteration == 1)
+        penalty = self.objective.llds_penalty or LLDSPenalty()
+        penalty = penalty.with_lambda(coefficient, needs_lagged_anchor=self.steps_per_iteration == 1)
+        self.objective = replace(self.objective, llds_penalty=penalty)
         self.anchor = self.anchor or LaggedAnchor.of(self.objective.llds_penalty)
         self.raised_lambda = coefficient
 
@@ -288,11 +302,12 @@ class SearchAgentModule(pl.LightningModule):
         Args:
             batch: Trajectories with rewards and groups.
         """
-        batch = replace(batch, advantages=group_advantages(batch.rewards, batch.groups, scale=self.advantage_scale)).to(
-            self.device
-        )
-        old = None if self.steps_per_iteration == 1 else self.score(self.policy, batch)
-        batch = replace(batch, old_log_probs=old)
+        batch = with_advantages(batch, self.advantage_scale, self.advantages).to(self.device)
+        chosen = self.objective.selections
+        needs_old = self.steps_per_iteration > 1 or any(one.reads_old_log_probs for one in chosen)
+        old = self.score(self.policy, batch) if needs_old else None
+        entropy = self.score(self.policy, batch, "entropy") if any(one.reads_old_entropy for one in chosen) else None
+        batch = replace(batch, old_log_probs=old, old_entropy=entropy)
         if self.objective.uses_reference:
             is_reference = old is not None and self.iteration == 0 and self.reference_path is None
             batch = replace(batch, ref_log_probs=old if is_reference else self._score_reference(batch))
@@ -311,13 +326,13 @@ class SearchAgentModule(pl.LightningModule):
             return self.score(self.policy, batch)
 
     @torch.no_grad()
-    def score(self, policy: Policy, batch: PolicyBatch) -> Tensor:
-        """Log-probabilities of the action tokens under a policy, ``[B, T]`` fp32 (fp64 for fp64 weights)."""
+    def score(self, policy: Policy, batch: PolicyBatch, what: Literal["log_probs", "entropy"] = "log_probs") -> Tensor:
+        """Log-probabilities (or entropies) of the action tokens under a policy, ``[B, T]`` fp32 (fp64 for fp64)."""
         log_probs = torch.zeros(batch.input_ids.shape, dtype=self.policy.score_dtype, device=self.device)
         limits, packed = self.optimization.micro_batch_limits, policy.shares_prefixes
         with self.forward_context(), policy.evaluating():
             for rows, micro_batch in batch.micro_batches(limits, rank(), world_size(), packed=packed):
-                found = policy(micro_batch, self.temperature).log_probs
+                found: Tensor = policy(micro_batch, self.temperature)._asdict()[what]
                 log_probs[rows, : found.shape[1]] = found[: len(rows)].to(log_probs.dtype)
         return sum_over_ranks(log_probs)
 
@@ -354,6 +369,8 @@ class SearchAgentModule(pl.LightningModule):
         self.iteration += 1
         self.is_updating = False
         self.metrics = batch.metrics = assemble(self, batch, self.place())
+        for term in self.objective.terms.values():
+            term.adapt(self.metrics)
         # For callbacks that monitor a metric. Not for loggers: where an iteration lacks a signal, Lightning would hand
         # them the last value that there was.
         self.log_dict(dict(self.metrics), logger=False, batch_size=len(batch))
@@ -362,7 +379,8 @@ class SearchAgentModule(pl.LightningModule):
         """Make the optimizer steps on the trajectories of one iteration; the batch gets what they saw."""
         if batch.policy_batch is None:
             return
-        record = self.policy_update(self.objective.answer_weight(batch.metrics)).run(batch.policy_batch)
+        penalty = self.objective.active_llds
+        record = self.policy_update(penalty.answer_weight(batch.metrics) if penalty else 1.0).run(batch.policy_batch)
         if batch.policy_batch.old_log_probs is None:  # the one step's forward was that of the old policy
             batch.policy_batch = replace(batch.policy_batch, old_log_probs=record.log_probs)
         batch.updated_log_probs = record.log_probs
@@ -453,6 +471,7 @@ class SearchAgentModule(pl.LightningModule):
             anchor,
             self.raised_lambda,
             self.optimization.course(self._steps_of_run),
+            {name: term.adapted() for name, term in self.objective.terms.items()},
         ).save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -470,6 +489,7 @@ class SearchAgentModule(pl.LightningModule):
         self.nonfinite.load_state_dict(state.nonfinite)
         if self._is_resumed and state.raised_lambda is not None:
             self.set_lambda(state.raised_lambda)
+        state.restore(self.objective.terms)
         if self.anchor is not None and state.anchor is not None:
             self.anchor.load_state_dict(state.anchor)
 

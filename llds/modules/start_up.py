@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from llds.errors import ConfigurationError
+from llds.losses import ImportanceMask
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
 from llds.strategies import ZeRO3Strategy, ranks_of_checkpoint
@@ -36,6 +37,17 @@ def check_training(trainer: pl.Trainer, prompts: int, optimization: Optimization
         raise ConfigurationError(
             f"Expected `data.batch_size` to be a multiple of `model.optimization.mini_batch_size`, got {prompts} and "
             f"{optimization.mini_batch_size} prompts. Change one of them."
+        )
+    names = ["policy", "kl", "llds", *(term.name for term in objective.further)]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"Expected `model.terms` to hold terms of different names, and none called policy, kl or llds, got "
+            f"{names[3:]}: a name is that of its curve. Take one out, or give a class of yours another `name`."
+        )
+    if objective.importance is not None and any(isinstance(one, ImportanceMask) for one in objective.selections):
+        raise ConfigurationError(
+            "Expected either `model.importance_correction` or an ImportanceMask among `model.selections`, got both: "
+            "tokens would be weighed twice for the same gap. Take one out."
         )
     penalty = objective.active_llds
     if penalty is not None and penalty.anchor == "old" and optimization.steps(prompts) == 1:

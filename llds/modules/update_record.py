@@ -49,7 +49,7 @@ class UpdateRecord:
         """Keep what the policy said of some rows, ``[rows, at most T]``; a row too many is left out."""
         width = output.log_probs.shape[1]
         self.log_probs[rows, :width] = output.log_probs[: len(rows)].detach().to(self.log_probs.dtype)
-        self.entropy[rows, :width] = output.entropy[: len(rows)].to(self.entropy.dtype)
+        self.entropy[rows, :width] = output.entropy[: len(rows)].detach().to(self.entropy.dtype)
 
     def policy_metrics(self, batch: PolicyBatch, answered: Tensor) -> dict[str, float]:
         """The signals of the policy (`llds.metrics.policy_metrics`).

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from llds.batches import PolicyBatch
+from llds.batches.loss_inputs import with_selection
 from llds.batches.mini_batches import mini_batches
+from llds.losses.masking import masked
 from llds.modules.gradients import Gradients
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
@@ -53,7 +55,7 @@ class PolicyUpdate:
         record = UpdateRecord.of(batch, self.policy.score_dtype)
         for epoch in range(self.optimization.epochs):
             for rows in mini_batches(batch.groups, self.mini_batches, (*self.seed, epoch)):
-                mini_batch = batch.rows(rows)
+                mini_batch = with_selection(batch.rows(rows), self.objective.selections)
                 if not record.has_moved:
                     # The policy is still the old one. Scored in other micro-batches, its log-probs would differ by
                     # rounding, and LLDS, whose gradient does not shrink with the fall, would act on the noise.
@@ -74,9 +76,8 @@ class PolicyUpdate:
         self.gradients.zero()
         denominators = self.objective.denominators(batch)
         seen, loss = self._forward_and_backward(batch, denominators)
-        record.keep(rows, PolicyOutput(seen.log_probs, seen.entropy))
-        if batch.old_log_probs is None:
-            batch = replace(batch, old_log_probs=seen.log_probs)
+        record.keep(rows, PolicyOutput(*(masked(one, batch.action_mask) for one in (seen.log_probs, seen.entropy))))
+        batch = replace(batch, entropy=seen.entropy, old_log_probs=_first(batch.old_log_probs, seen.log_probs))
         taken = self.gradients.step(loss)
         signals = (
             {} if taken is None else self.objective.signals(seen.log_probs, batch, denominators, self.answer_weight)
@@ -91,11 +92,16 @@ class PolicyUpdate:
         micro_batches = list(batch.micro_batches(limits, rank(), world_size(), packed=packed))
         for number, (rows, micro_batch) in enumerate(micro_batches, start=1):
             with self.gradients.of_micro_batch(is_last=number == len(micro_batches)) as forward:
-                output: PolicyOutput = forward(micro_batch)  # log-probs of the action tokens, [b, t]
-                if micro_batch.old_log_probs is None:  # before the weights have moved: this is the old policy
-                    micro_batch = replace(micro_batch, old_log_probs=output.log_probs.detach())
+                output: PolicyOutput = forward(self.objective.scored(micro_batch))  # of the action tokens, [b, t]
+                # Before the weights have moved, this is the old policy
+                old = _first(micro_batch.old_log_probs, output.log_probs.detach())
+                micro_batch = replace(micro_batch, old_log_probs=old, entropy=output.entropy)
                 share = self.objective.loss(output.log_probs, micro_batch, denominators, self.answer_weight)
                 self.gradients.add(share)
             loss += share.detach()
             seen.keep(rows, output)
         return UpdateRecord(sum_over_ranks(seen.log_probs), sum_over_ranks(seen.entropy)), sum_over_ranks(loss)
+
+
+def _first(known: Tensor | None, otherwise: Tensor) -> Tensor:
+    return otherwise if known is None else known

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llds.batches import PolicyBatch
+from llds.batches.loss_inputs import trajectory_advantages, with_selection
 from llds.modules.objective import Objective
 from llds.modules.search_agent import SearchAgentModule
 from llds.probes.influence import HeadTokens, head_influence
@@ -85,7 +86,7 @@ class QuestionProbe:
         return ProbedTrajectory(
             reward=trajectory.reward,
             is_correct=trajectory.is_correct,
-            advantage=float(batch.advantages[row]),
+            advantage=float(trajectory_advantages(batch)[row]),
             tokens=int(batch.action_mask[row].sum()),
             change=float(change.sum()),
             answer=trajectory.answer,
@@ -106,7 +107,8 @@ def policy_slopes(objective: Objective, batch: PolicyBatch) -> Tensor:
         objective: The loss.
         batch: All trajectories of a mini-batch, with advantages and old log-probabilities.
     """
-    policy_loss = replace(objective, kl_penalty=None, llds_penalty=None)
+    policy_loss = replace(objective, kl_penalty=None, llds_penalty=None, further=())
+    batch = with_selection(batch, objective.selections)
     with torch.enable_grad():
         log_probs = cast(Tensor, batch.old_log_probs).clone().requires_grad_()
         policy_loss.loss(log_probs, batch, policy_loss.denominators(batch)).backward()

@@ -10,13 +10,14 @@ could step on its own.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from llds.batches import PolicyBatch
+from llds.batches.loss_inputs import with_selection
 from llds.modules.gradients import clip_gradients
 from llds.modules.objective import Objective
 from llds.modules.search_agent import SearchAgentModule
@@ -91,13 +92,16 @@ class TrialUpdates:
                     parameter.grad = gradient
 
     def _steps(self, batch: PolicyBatch) -> list[float]:
-        optimizer, denominators, norms = self._optimizer(), self.trial.objective.denominators(batch), []
+        objective = self.trial.objective
+        batch = with_selection(batch, objective.selections)
+        optimizer, denominators, norms = self._optimizer(), objective.denominators(batch), []
         for _ in range(self.trial.steps):
             optimizer.zero_grad()
             for _, micro_batch in self.micro_batches(batch):
                 with self.module.forward_context():
-                    output = self.module.policy(micro_batch, self.module.temperature)
-                    loss = self.trial.objective.loss(output.log_probs, micro_batch, denominators)
+                    output = self.module.policy(objective.scored(micro_batch), self.module.temperature)
+                    micro_batch = replace(micro_batch, entropy=output.entropy)
+                    loss = objective.loss(output.log_probs, micro_batch, denominators)
                 loss.backward()
             norms.append(float(clip_gradients(self._trained, self.module.optimization.max_grad_norm)))
             optimizer.step()

@@ -46,8 +46,8 @@ def experiments(runs: Sequence[Run]) -> Experiments | None:
     if len(groups) == len(runs):
         return None
     note = (
-        f"Means over training runs, of the training's own figures (last {LAST}: mean of the last {LAST} iterations); "
-        "after ± half of the 95% interval of the mean (Student's t)."
+        f"Means over training runs, of the training's own figures (last {LAST}: mean of the last {LAST} iterations, "
+        "or of all where there are fewer); after ± half of the 95% interval of the mean (Student's t)."
     )
     table = seed_table(groups, seeded, [_figures(run) for run in runs], _DIGITS, note)
     shown = Table(

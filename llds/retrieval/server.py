@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llds.errors import ConfigurationError, DataError, RetrievalError
 from llds.retrieval.base import Retriever
+from llds.retrieval.batching import BatchingRetriever
 from llds.retrieval.search_r1 import RequestLimits, encode_reply, parse_request
 
 if TYPE_CHECKING:
@@ -38,14 +39,13 @@ class _Endpoints:
 
     def __init__(self, retriever: Retriever, top_k: int, token: str | None, limits: RequestLimits) -> None:
         self.retriever = retriever
+        self._batches = BatchingRetriever(retriever)
         self.top_k = top_k
         self.token = token
         self.limits = limits
 
     async def retrieve(self, request: "Request") -> "JSONResponse":
         """``POST /retrieve``."""
-        from starlette.concurrency import run_in_threadpool
-
         if not self._is_allowed(request):
             return _error(401, "Expected the header `Authorization: Bearer TOKEN` with this server's token.")
         try:
@@ -57,7 +57,7 @@ class _Endpoints:
         except _BodyTooLargeError:
             return _error(413, f"Expected a body of at most {self.limits.body_bytes:,} bytes, got more.")
         try:
-            results = await run_in_threadpool(self.retriever.retrieve, asked.queries, asked.top_k)
+            results = await self._batches.retrieve(asked.queries, asked.top_k)
         except RetrievalError as error:
             _log.warning("The retriever failed: %s", error)
             return _error(503, str(error))

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from llds.errors import ConfigurationError, LLDSError
@@ -68,9 +69,7 @@ class FunctionReward(Reward):
 
     def _arguments(self, trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         columns = dict.fromkeys(name for one in trajectories for name in one.prompt.row)
-        ways: dict[str, Callable[[Trajectory], Any]] = {
-            name: lambda one, name=name: one.prompt.row.get(name) for name in columns
-        }
+        ways: dict[str, Callable[[Trajectory], Any]] = {name: partial(_column, name) for name in columns}
         ways |= {
             "prompts": self._prompt,
             "completions": self._completion,
@@ -103,8 +102,12 @@ class FunctionReward(Reward):
         return self._decode(ids)
 
 
+def _column(name: str, trajectory: Trajectory) -> Any:
+    return trajectory.prompt.row.get(name)
+
+
 async def _first(found: Any) -> Value:
-    return (await found)[0]  # type: ignore[no-any-return]
+    return (await found)[0]
 
 
 def _imported(path: str) -> Callable[..., Any]:
@@ -118,4 +121,4 @@ def _imported(path: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise ConfigurationError(f"Expected `function` of a reward to be a function, got a {type(found).__name__}.")
-    return found  # type: ignore[no-any-return]
+    return found

@@ -180,7 +180,7 @@ async def _respond(
     outcomes = await run_calls(environment.tools, action.tool_calls, environment.tool_calls, context)
     turn.tool_errors = sum(one.is_error for one in outcomes)
     turn.document_ids = tuple(document for one in outcomes for document in one.document_ids)
-    return environment.protocol.observe_all(action, said, [one.text for one in outcomes])
+    return environment.protocol.observe_all(action, said, [one.text for one in outcomes], list(environment.tools))
 
 
 def _decode(environment: Environment, ids: list[int]) -> str:

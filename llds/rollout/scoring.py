@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from llds.errors import ConfigurationError, RewardFailure
+from llds.errors import ConfigurationError, RewardFailure, said_by
 from llds.rewards import Reward, SumOfRewards
 from llds.types import Trajectory
 
@@ -199,7 +199,7 @@ def _wrong(part: Reward, trajectory: Trajectory, error: BaseException) -> Config
     if isinstance(error, ConfigurationError):
         return error
     return ConfigurationError(
-        f"Expected a reward from {_where(part, trajectory)}, got {type(error).__name__}: {error}. Correct the class."
+        f"Expected a reward from {_where(part, trajectory)}, got {said_by(error)}. Correct the class."
     )
 
 

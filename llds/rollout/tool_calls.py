@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any
 
 from llds.agent_tools import AgentTool, ToolContext
-from llds.errors import ConfigurationError, ToolFailure, ToolInputError
+from llds.errors import ConfigurationError, ToolFailure, ToolInputError, said_by
+from llds.files.rows import shorten
 from llds.types import ToolCall, ToolResult
 
 _jitter = random.Random()  # noqa: S311 (its own, so that a failure leaves the run's random numbers alone)
@@ -119,10 +120,11 @@ async def call_tool(
         except (ToolInputError, ConfigurationError):
             raise
         except (ToolFailure, OSError) as error:  # a deadline's TimeoutError is an OSError without a text
-            last = error if str(error) else TimeoutError(f"no answer within {policy.deadline_s:g} s")
+            last = TimeoutError(f"no answer within {policy.deadline_s:g} s") if error.args == () else error
         except Exception as error:  # a tool is extension code: whatever it raises is a failure of that tool
-            raise ToolFailure(f"agent tool `{tool.name}` raised {type(error).__name__}: {error}") from error
-    raise ToolFailure(f"agent tool `{tool.name}` failed {tries} times, last: {type(last).__name__}: {last}") from last
+            raise ToolFailure(f"agent tool `{tool.name}` raised {said_by(error)}") from error
+    assert last is not None  # noqa: S101 (there is at least one try)
+    raise ToolFailure(f"agent tool `{tool.name}` failed {tries} times, last: {said_by(last)}") from last
 
 
 async def _within(deadline_s: float, call: Coroutine[Any, Any, ToolResult]) -> ToolResult:
@@ -178,4 +180,13 @@ def blocking_tool(frame: FrameType | None) -> str:
 def _checked(tool: AgentTool, result: ToolResult) -> ToolResult:
     if not isinstance(result, ToolResult):
         raise TypeError(f"Expected {type(tool).__name__}.run to return a ToolResult, got {type(result).__name__}.")
+    if not isinstance(result.text, str):
+        raise TypeError(
+            f"Expected {type(tool).__name__}.run to return a ToolResult with a text, got {type(result.text).__name__}."
+        )
+    ids = result.document_ids
+    if not isinstance(ids, tuple | list) or not all(isinstance(one, str) for one in ids):
+        raise TypeError(
+            f"Expected {type(tool).__name__}.run to return document ids as a tuple of texts, got {shorten(ids)}."
+        )
     return result

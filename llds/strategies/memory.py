@@ -1,9 +1,11 @@
 """Memory that training needs on each GPU, and on each machine, estimated from a model's config.json.
 
-An estimate: it leaves out what the allocator wastes and what libraries keep. Its parts are compared with bytes that
+An estimate: it leaves out what the allocator wastes and what libraries keep. Where it is near the size of a card, it does
+not fit. Its parts are compared with bytes that
 were measured on small models on the CPU, and with what ZeRO-3 keeps on two ranks; no figure was measured on a GPU.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,8 @@ class Setting:
         weight_bytes: Of a weight in forward and backward: 2 for bf16, 4 for fp32.
         sampled: Trajectories that an engine samples at once.
         tensor_parallel: GPUs of an engine.
+        lora_rank: Width of the adapters that are trained in place of the model, which then stays frozen; 0: none.
+        shares_gpus: Whether engines have their GPUs with the trainer: weights go by CUDA IPC, and engines sleep.
     """
 
     gpus: int = 8
@@ -47,6 +51,15 @@ class Setting:
     weight_bytes: int = 2
     sampled: int = 64
     tensor_parallel: int = 1
+    lora_rank: int = 0
+    shares_gpus: bool = False
+
+
+IPC_BUFFER_BYTES = 256 * 2**20
+"""Of one message of weights, where no tensor is larger (`llds.samplers.vllm.engine`)."""
+
+SLEEPING_BYTES = 2.5 * 2**30
+"""What a vLLM server keeps of a GPU while it sleeps: its CUDA context, graphs and NCCL; 1 to 2.5 GiB by its makers."""
 
 
 def parameters(config: PreTrainedConfig) -> int:
@@ -83,16 +96,42 @@ def gathered(config: PreTrainedConfig, setting: Setting) -> float:
     return 0.0 if setting.strategy == "ddp" else float(setting.weight_bytes * 2 * min(count, 1_000_000_000))
 
 
+def adapter_parameters(config: PreTrainedConfig, rank: int) -> int:
+    """Parameters of adapters on all linear maps of the layers: rank x (in + out) for each."""
+    hidden, kv, wide = config.hidden_size, key_value_width(config), config.intermediate_size
+    query = config.num_attention_heads * head_size(config)
+    return config.num_hidden_layers * rank * (2 * (hidden + query) + 2 * (hidden + kv) + 3 * (hidden + wide))
+
+
+def trained_parameters(config: PreTrainedConfig, setting: Setting) -> int:
+    """Parameters that the optimizer moves."""
+    return adapter_parameters(config, setting.lora_rank) if setting.lora_rank else parameters(config)
+
+
 def states(config: PreTrainedConfig, setting: Setting) -> dict[str, float]:
     """Bytes per GPU that stay: policy, gradients, optimizer (fp32 copy and two moments), reference."""
     count, share = parameters(config), setting.gpus if setting.strategy == "zero3" else 1
+    moved = trained_parameters(config, setting)
     # Under DDP weights are fp32, and autocast copies them; DeepSpeed keeps an fp32 copy for the optimizer, of fp32 too.
     width, optimizer = (4, 8.0) if setting.strategy == "ddp" else (setting.weight_bytes, 12.0)
-    own: dict[str, float] = {"policy": width * count, "gradients": width * count}
-    own["optimizer"] = 0.0 if setting.offload_optimizer else optimizer * count
-    reference = width * count
+    if setting.lora_rank:  # a frozen model may have the dtype in which it computes (`model.dtype`)
+        policy, reference = setting.weight_bytes * count + width * moved, 0
+    else:
+        policy, reference = width * count, width * count
+    own: dict[str, float] = {"policy": policy, "gradients": 4 * moved}  # added up in fp32
+    own["optimizer"] = 0.0 if setting.offload_optimizer else optimizer * moved
     own["reference"] = reference if setting.has_reference else 0.0
     return {name: value / share for name, value in own.items()}
+
+
+def step(config: PreTrainedConfig, setting: Setting) -> float:
+    """Bytes of the optimizer's step on a GPU: under ZeRO-3 a copy of the fp32 gradient, at most 1e9 at a time.
+
+    The fused AdamW makes no others; torch's foreach would add as many again.
+    """
+    if setting.strategy == "ddp" or setting.offload_optimizer:
+        return 0.0
+    return 4.0 * min(trained_parameters(config, setting) / setting.gpus, 1e9)
 
 
 def activations(config: PreTrainedConfig, setting: Setting) -> float:
@@ -110,6 +149,8 @@ def activations(config: PreTrainedConfig, setting: Setting) -> float:
 
 def head_gradient(config: PreTrainedConfig, setting: Setting) -> float:
     """Bytes of the head's own gradient, whole on every GPU for the moment in which it arises."""
+    if setting.lora_rank:
+        return 0.0
     return float(setting.weight_bytes * config.vocab_size * config.hidden_size)
 
 
@@ -124,12 +165,27 @@ def trainer(config: PreTrainedConfig, setting: Setting) -> dict[str, float]:
     found["gathered"] = gathered(config, setting)
     found["head gradient"] = head_gradient(config, setting)
     found["activations"] = activations(config, setting)
+    found["step"] = step(config, setting)
+    if setting.shares_gpus:
+        found["IPC buffer"] = float(max(IPC_BUFFER_BYTES, 2 * config.vocab_size * config.hidden_size))
+        found["sleeping engine"] = SLEEPING_BYTES
     return found
+
+
+def peak(found: Mapping[str, float]) -> float:
+    """Bytes per GPU at the worst moment, from the parts that `trainer` found: what is needed one after the other once.
+
+    A backward pass has activations, whole parameters and the head's gradient; then comes the step; then, to send the
+    weights, the buffer.
+    """
+    passing = ("gathered", "head gradient", "activations")
+    moments = (sum(found[name] for name in passing), found["step"], found.get("IPC buffer", 0.0))
+    return sum(found.values()) - sum(moments) + max(moments)
 
 
 def main_memory(config: PreTrainedConfig, setting: Setting) -> float:
     """Bytes of main memory over all machines for optimizer states that are offloaded, with the fp32 gradient."""
-    return 16.0 * parameters(config) if setting.offload_optimizer else 0.0
+    return 16.0 * trained_parameters(config, setting) if setting.offload_optimizer else 0.0
 
 
 def engine(config: PreTrainedConfig, setting: Setting) -> dict[str, float]:

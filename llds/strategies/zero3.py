@@ -90,6 +90,8 @@ class ZeRO3Strategy(DeepSpeedStrategy):
                 "zero_force_ds_cpu_optimizer": False,  # torch's own AdamW steps on the CPU as well
                 "train_micro_batch_size_per_gpu": 1,  # what DeepSpeed calls so is ours
                 **settings,
+                # DeepSpeed's own is the weights': in bf16, micro-batches whose gradients differ in size add up to less.
+                "data_types": {"grad_accum_dtype": "fp32", **settings.get("data_types", {})},
                 "zero_optimization": zero,
             },
             timeout=timedelta(minutes=timeout_minutes),

@@ -94,8 +94,8 @@ class AskingSampler(ScriptedSampler):
 
     def action(self, member: int, turn: int) -> str:
         """The text of an action."""
-        asks = ("<query>SELECT wrong FROM customers</query>", "<query>SELECT name FROM customers WHERE id = 1</query>")
-        return asks[turn] if member == 0 and turn < len(asks) else f"<answer>{'Ada' if turn else 'x'}</answer>"
+        asks = ("<query>SELECT wrong FROM customers</query>", "<query>SELECT 6 * 7</query>")
+        return [*asks, "<answer>Ada</answer>"][turn % 3] if member == 0 else "<answer>x</answer>"
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_an_agent_with_a_database_of_its_own_trains_and_its_mistakes_are_told_ap
     assert len(asking) == 8
     assert "<query> ... </query>: Runs one SQL statement" in asking[0]["prompt"]
     assert all("Error: SQLite says: no such column: wrong" in one["turns"][0]["observation"] for one in asking)
-    assert all("Ada" in one["turns"][1]["observation"] for one in asking)
+    assert all("42" in one["turns"][1]["observation"] for one in asking)
     assert [[turn["tool_errors"] for turn in one["turns"]] for one in asking] == [[1, 0, 0]] * 8
     assert all(turn["kind"] != "invalid" for one in asking for turn in one["turns"])
     assert [one["is_correct"] for one in trajectories] == [len(one["turns"]) == 3 for one in trajectories]
@@ -143,25 +143,36 @@ def test_an_agent_that_calls_tools_in_a_chat_template_trains_with_llds_and_its_s
     call = '<tool_call>\n{{"name": "search", "arguments": {{"argument": "{}"}}}}\n</tool_call>'.format
     sampler = ScriptedSampler(
         tokenizer,
-        lambda trajectory, turn: f"{call(trajectory)}\n{call(turn)}<|im_end|>" if turn == 0 else "Ghanaian<|im_end|>",
+        lambda trajectory, turn: (
+            f"{call(trajectory)}\n{call(turn)}<|im_end|>" if turn % 2 == 0 else "Ghanaian<|im_end|>"
+        ),
     )
     limits = EpisodeLimits(action_tokens=120, observation_tokens=300, total_tokens=1500, turns=2)
     rollout = {"limits": limits, "eval_limits": limits}
     run = make_run(tmp_path / "run", TrajectoryLog(), iterations=2, sampler=sampler, module=module, rollout=rollout)
     run.data.template, run.data.max_prompt_tokens = PromptTemplate("{question}", chat=True, system="Be brief."), 600
     run.fit()
-    signals = by_iteration(tmp_path / "run")["2"]
+    signals = list(by_iteration(tmp_path / "run").values())[-1]
     assert (signals["rollout/tool_calls"], signals["rollout/valid_action_rate"]) == ("2.0", "1.0")
     assert {"llds/lld_rate", "llds/preserved", "policy/log_likelihood_correct_answer"} <= set(signals)
     logged = gzip.decompress((tmp_path / "run/trajectories/iteration-000002.jsonl.gz").read_bytes())
     record = json.loads(logged.splitlines()[0])
     assert record["turns"][0]["observation"].count("The demonym of Ghana is Ghanaian.") == 2
     assert "Be brief." in record["prompt"]
-    answer_question("Who?", run.trainer, run.module, run.data, None)
+    asked = make_run(tmp_path / "asked", sampler=sampler, module=module, rollout=rollout)
+    asked.data.template, asked.data.max_prompt_tokens, asked.trainer.loggers = run.data.template, 600, []
+    asked.data.sources = dict.fromkeys(asked.data.sources)
+    answer_question("Who?", asked.trainer, asked.module, asked.data, None)
     shown = capsys.readouterr().out
-    assert [line.split()[0] for line in shown.splitlines() if line[:1].strip()][:3] == ["search", "search", "result"]
+    assert [line.split()[0] for line in shown.splitlines() if line[:1].strip()][:4] == [
+        "question",
+        "search",
+        "search",
+        "result",
+    ]
     assert "answer      Ghanaian" in shown
     live = make_run(tmp_path / "live", iterations=1, module=module | {"llds_penalty": None}, rollout=rollout)
     live.data.template, live.data.max_prompt_tokens = run.data.template, 600
     live.fit()  # a random policy through the sampler that ends actions at tokens only
-    assert by_iteration(tmp_path / "live")["1"]["rollout/valid_action_rate"] < "1"
+    [signals] = by_iteration(tmp_path / "live").values()
+    assert float(signals["rollout/valid_action_rate"]) < 1

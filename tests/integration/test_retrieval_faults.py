@@ -110,7 +110,8 @@ def training(
         policy = ToolCallPolicy(deadline_s=10, max_retries=retries, backoff_s=0.05)
         limits = EpisodeLimits(action_tokens=24, observation_tokens=128, total_tokens=512, turns=SEARCHES)
         run = make_run(
-            folder, watch, RetrievalCallback(retriever, patience_s), iterations=iterations, every=1000, sampler=unhurried(),
+            folder, watch, RetrievalCallback(retriever, patience_s), iterations=iterations, every=1000,
+            sampler=unhurried(),
             module={"llds_penalty": None, "optimization": Optimization(mini_batch_size=prompts, micro_batch_size=50)},
             tools=[SearchTool(top_k=2)], rollout={"group_size": 8, "tool_calls": policy, "limits": limits, **rollout},
         )  # fmt: skip

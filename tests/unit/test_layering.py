@@ -12,9 +12,9 @@ SOURCES = sorted((ROOT / "llds").rglob("*.py"))
 # know each other.
 LAYERS: list[set[str]] = [
     {"types", "errors", "paths", "dtypes"},
-    {"files"},
+    {"files", "alerts"},
     {"losses", "rewards", "metrics", "monitor"},
-    {"retrieval", "evaluation", "strategies"},
+    {"retrieval", "evaluation", "strategies", "integrations", "trackio"},
     {"agent_tools", "samplers", "report"},
     {"rollout", "batches"},
     {"data"},
@@ -25,7 +25,10 @@ LAYERS: list[set[str]] = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer} | {"__version__": -1}
-KNOWN_TO_ONE_FILE = ("vllm", "chromadb", "deepspeed", "wordllama", "peft", "httpcore", "starlette", "uvicorn", "bm25s")
+KNOWN_TO_ONE_FILE = (
+    *("vllm", "chromadb", "deepspeed", "wordllama", "peft", "httpcore", "starlette", "uvicorn", "bm25s"),
+    *("trl", "verl"),
+)
 
 
 def package_of(path: Path) -> str:

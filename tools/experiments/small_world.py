@@ -67,9 +67,8 @@ def make_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of the corpus and the questions."""
     rows = [json.loads(line) for name in ("corpus", "train") for line in (folder / f"{name}.jsonl").open()]
     texts = [text for row in rows for text in (row.get("contents") or row["question"]).split("\n")]
-    corrections = [
-        text for tag in (*TOOLS, PROTOCOL.answer_tag) for text in vars(PROTOCOL.correct(f"<{tag}>", TOOLS)).values()
-    ]
+    corrected = [PROTOCOL.correct(f"<{tag}>", TOOLS) for tag in (*TOOLS, PROTOCOL.answer_tag)]
+    corrections = [text for one in corrected for text in (one.opening, one.body, one.closing)]
     return train_tokenizer([*texts, *[*corrections, "\n\n"] * 50], VOCABULARY)
 
 

@@ -33,7 +33,12 @@ def check_law(group_size: int, sampling: SamplingParams, seed: int) -> None:
 
 def check_template(template: PromptTemplate, has_opening: bool, may_open: bool = False) -> None:
     """Refuse a prompt template without a place for the opening tool's words, or one with a place for none."""
-    if template.has_opening and may_open and not has_opening:
+    if has_opening and may_open:
+        raise ConfigurationError(
+            "Expected `model.opening_tool` or `model.environment`, whose words stand at the same place of the prompt, "
+            "got both. Remove one."
+        )
+    if template.has_opening and may_open:
         return  # for what an environment says, if it says anything
     if template.has_opening != has_opening:
         found = "an opening tool and no such place" if has_opening else "the place and no opening tool"

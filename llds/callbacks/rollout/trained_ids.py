@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from llds.batches import PolicyBatch
 from llds.errors import LLDSError
 from llds.types import Trajectory
@@ -19,17 +21,19 @@ def check_trained_ids(trajectories: Sequence[Trajectory], batch: PolicyBatch) ->
     Raises:
         LLDSError: Naming the first trajectory that differs.
     """
-    is_token = batch.attention_mask.bool().cpu()
-    input_ids, action_index = batch.input_ids.cpu(), batch.action_index.cpu()
+    lengths, is_token = batch.lengths.cpu().numpy(), batch.attention_mask.bool().cpu().numpy()
+    input_ids, action_index = batch.input_ids.cpu().numpy(), batch.action_index.cpu().numpy()
     for row, trajectory in enumerate(trajectories):
-        ids, index = list(trajectory.prompt.prompt_ids), [-1] * len(trajectory.prompt.prompt_ids)
+        ids = list(trajectory.prompt.prompt_ids)
+        index = np.full(action_index.shape[1], -1)
         for number, turn in enumerate(trajectory.turns):
+            index[len(ids) : len(ids) + len(turn.action_ids)] = number
             ids += turn.action_ids + turn.observation_ids
-            index += [number] * len(turn.action_ids) + [-1] * len(turn.observation_ids)
             _expect(len(turn.behavior_log_probs) == len(turn.action_ids), trajectory, "one log-prob per action token")
-        _expect(input_ids[row, is_token[row]].tolist() == ids, trajectory, "the token ids")
-        _expect(action_index[row, is_token[row]].tolist() == index, trajectory, "the action index")
-        _expect(bool((action_index[row, ~is_token[row]] == -1).all()), trajectory, "no action in the padding,")
+        is_whole = lengths[row] == len(ids) and bool(is_token[row, : len(ids)].all())
+        _expect(is_whole and np.array_equal(input_ids[row, : len(ids)], ids), trajectory, "the token ids")
+        _expect(np.array_equal(action_index[row, : len(ids)], index[: len(ids)]), trajectory, "the action index")
+        _expect(bool((action_index[row, len(ids) :] == -1).all()), trajectory, "no action in the padding,")
 
 
 def _expect(holds: bool, trajectory: Trajectory, what: str) -> None:

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from llds.batches import RolloutBatch
+from llds.batches.loss_inputs import trajectory_advantages
 from llds.callbacks.evaluation.card import make_card, policy_label
 from llds.callbacks.trajectory_log.file import TrajectoryFile, TrajectoryUpdate
 from llds.errors import ConfigurationError
@@ -103,7 +104,11 @@ def _updates(batch: RolloutBatch) -> dict[int, TrajectoryUpdate]:
     tensors = batch.policy_batch
     if tensors is None:
         return {}
-    masks, advantages, changes = tensors.action_mask.cpu(), tensors.advantages.tolist(), batch.log_prob_changes
+    masks, advantages, changes = (
+        tensors.action_mask.cpu(),
+        trajectory_advantages(tensors).tolist(),
+        batch.log_prob_changes,
+    )
     found = {}
     for row, trajectory in enumerate(batch.trained):
         change = changes[row][: masks.shape[1]][masks[row][: len(changes[row])]].tolist() if row in changes else None

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from llds.batches import RolloutBatch
+from llds.batches.loss_inputs import trajectory_advantages
 from llds.types import Trajectory, Turn
 
 
@@ -80,7 +81,7 @@ def trajectory_updates(batch: RolloutBatch) -> dict[int, TrajectoryUpdate]:
     if tensors is None or tensors.old_log_probs is None or after is None:
         return {}
     changes = (after - tensors.old_log_probs).cpu()
-    masks, advantages = tensors.action_mask.cpu(), tensors.advantages.tolist()
+    masks, advantages = tensors.action_mask.cpu(), trajectory_advantages(tensors).tolist()
     return {
         id(trajectory): TrajectoryUpdate(advantages[row], changes[row][masks[row]].tolist())
         for row, trajectory in enumerate(batch.trained)
@@ -146,4 +147,5 @@ def _turn_record(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> dict[str, An
         "document_ids": turn.document_ids,
         "tool_s": round(turn.tool_s, 4),
         "tool_errors": turn.tool_errors,
+        **({"reason": turn.action.reason} if turn.action.reason else {}),
     }

@@ -31,7 +31,9 @@ _NUMBERS = {
     "tokens": (4096, "tokens of the longest trajectory, prompt included"),
     "sampled": (64, "trajectories that an engine samples at once"),
     "tensor_parallel": (1, "GPUs of an engine that samples"),
+    "card": (80, "GB of one GPU, to say what does not fit"),
 }
+_RESERVE = 0.05  # of a card: what the allocator wastes and libraries keep
 
 
 def memory(args: Sequence[str]) -> None:
@@ -50,15 +52,19 @@ def memory(args: Sequence[str]) -> None:
             raise ConfigurationError(f"Expected `--{name}` >= 1, got {getattr(options, name)}.")
     from llds.strategies.memory import Setting
 
-    numbers = {name: getattr(options, name) for name in _NUMBERS}
+    numbers = {name: getattr(options, name) for name in _NUMBERS if name != "card"}
     setting = Setting(
         strategy=options.strategy,
         offload_optimizer=options.offload_optimizer,
         has_reference=not options.no_reference,
+        lora_rank=options.lora_rank,
+        shares_gpus=options.shared_gpus,
         **numbers,
     )
     console = Console(highlight=False)
     console.print(_table(options.models, setting), soft_wrap=not console.is_terminal)
+    for line in _too_large(options.models, setting, options.card):
+        console.print(line, soft_wrap=True)
 
 
 def _parser() -> ArgumentParser:
@@ -75,20 +81,26 @@ def _parser() -> ArgumentParser:
         help="zero3 divides weights, gradients and optimizer states by the GPUs, ddp does not (default: zero3)",
     )
     parser.add_argument("--offload_optimizer", action="store_true", help="optimizer states are in main memory")
+    parser.add_argument(
+        "--lora_rank", metavar="N", type=int, default=0, help="adapters of this rank are trained, the model is frozen"
+    )
+    parser.add_argument(
+        "--shared_gpus", action="store_true", help="engines sleep on the GPUs that train (llds:rollout/vllm_gpu_shared)"
+    )
     parser.add_argument("--no_reference", action="store_true", help="no KL penalty, or adapters (`model.lora`)")
     return parser
 
 
 def _table(models: Sequence[str], setting: "Setting") -> Table:
     """A row per component, a column per model."""
-    from llds.strategies.memory import engine, load, main_memory, parameters, trainer
+    from llds.strategies.memory import engine, load, main_memory, parameters, peak, trainer
 
     configs = {Path(name).name: load(name) for name in models}
     columns = []
     for config in configs.values():
         needs, sampling = trainer(config, setting), engine(config, setting)
         bytes_of = needs | {
-            "a GPU that trains": sum(needs.values()),
+            "a GPU that trains, at most": peak(needs),
             "a GPU of an engine": sum(sampling.values()),
             "main memory, all machines": main_memory(config, setting),
         }
@@ -102,3 +114,18 @@ def _table(models: Sequence[str], setting: "Setting") -> Table:
     for row in columns[0]:
         table.add_row(row, *(column[row] for column in columns), style="bold" if row.startswith("a GPU") else None)
     return table
+
+
+def _too_large(models: Sequence[str], setting: "Setting", card_gb: int) -> list[str]:
+    """A sentence for each model that does not fit a card, with what to change."""
+    from llds.strategies.memory import load, peak, trainer
+
+    lines = []
+    for name in models:
+        needs, room = peak(trainer(load(name), setting)) / _GIB, (1 - _RESERVE) * card_gb
+        if needs > room:
+            lines.append(
+                f"{Path(name).name} does not fit {card_gb} GB ({needs:.0f} GiB of about {room:.0f}): smaller --rows, "
+                "then --offload_optimizer, --lora_rank, more --gpus (docs/scale.md)."
+            )
+    return lines

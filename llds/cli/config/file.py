@@ -61,7 +61,8 @@ def _read(file: Path, _changed: int) -> tuple[str, Mapping[str, Any]]:
             f"Expected a YAML file, got an error at {file}{line}: {error.problem}. Correct the line."
         ) from error
     except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:
-        raise ConfigurationError(f"Expected a YAML file, got an error in {file}: {error}. Correct the file.") from error
+        words = " ".join(str(error).split())
+        raise ConfigurationError(f"Expected a YAML file, got an error in {file}: {words}. Correct the file.") from error
     if not isinstance(values, dict) or not values:
         raise ConfigurationError(f"Expected keys and values in {file}, got none. Complete the file.")
     import_beside(values, file)

@@ -1,7 +1,7 @@
 """``llds fit --profile``: where the time and the memory of an iteration go, without naming a callback.
 
 A key of its own rather than one more of ``trainer.callbacks``: it is saved with the run, stands in a file as
-``profile: true`` (``-c llds:profile``), and ``--no_profile`` takes it back.
+``profile: true``, and ``--no_profile`` takes it back.
 """
 
 from lightning.pytorch import Callback

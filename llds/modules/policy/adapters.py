@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from llds.errors import ConfigurationError
+from llds.files.rows import reason
 from llds.modules.policy.weights import full_weights
-from llds.strategies import gathered
+from llds.strategies import gathered, is_partitioned
 
 _ADAPTER = "default"
 
@@ -53,7 +55,21 @@ def with_adapters(model: PreTrainedModel, lora: LoRA) -> Any:
     if (model.get_input_embeddings(), model.get_output_embeddings()) != ends:
         # The head's products are taken in chunks from its plain weight, which may be tied to the embeddings.
         raise ConfigurationError(f"{expected}, got {lora.target_modules}, with embeddings or the head among them.")
+    if not any(is_partitioned(parameter) for parameter in model.parameters()):
+        _check_forward(model, f"{expected}, got {lora.target_modules}")
     return adapted
+
+
+@torch.no_grad()
+def _check_forward(model: PreTrainedModel, expected: str) -> None:
+    """Refuse adapters in layers that are called in another way than linear ones, as routers of some experts are."""
+    try:
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    except Exception as error:  # each architecture has its own for a layer that it does not expect
+        raise ConfigurationError(
+            f"{expected}, with which {type(model).__name__} does not run: {reason(error)}. Name the layers of the "
+            "attention: [q_proj, k_proj, v_proj, o_proj]."
+        ) from error
 
 
 def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

@@ -73,7 +73,7 @@ def logit_scale(model: PreTrainedModel, path: str) -> float:
         said = [float(value) for value in vars(text).values() if isinstance(value, int | float) and value > 0]
         known = [one for one in (*said, *(1 / one for one in said)) if abs(one - scale) < near * scale]
         return min(known, key=lambda one: abs(one - scale)) if known else scale  # logits in bf16 give two digits
-    why = f"caps them softly (`final_logit_softcapping` {capped:g})" if capped else "changes them"
+    why = f"caps its logits softly (`final_logit_softcapping` {capped:g})" if capped else "changes them"
     raise ConfigurationError(
         "Expected `model.policy` to be a model whose logits are a linear map of its last hidden state, got "
         f"{path}, a {type(model).__name__} that {why}: the loss would train another distribution than is sampled. "

@@ -38,7 +38,7 @@ class PolicyOutput(NamedTuple):
 
     Attributes:
         log_probs: Of each action token, 0 elsewhere, ``[B, T]``.
-        entropy: Of the distribution at each action token, in nats, 0 elsewhere, without gradient, ``[B, T]``.
+        entropy: Of the distribution at each action token, in nats, 0 elsewhere, ``[B, T]``.
     """
 
     log_probs: Tensor

@@ -203,9 +203,10 @@ class RewardWatch:
         """Whether it has had one value for so long that luck does not explain it, and is not at its best.
 
         Rewards of few trajectories take few values, and the same ones follow each other now and then: by how often they
-        did before, a stretch as long as this one would come up in less than one of a hundred such runs.
+        did before, and by how often this one came up (but for the lowest: a policy that has lost all gets it often), a
+        stretch as long as this one would come up in less than one of a hundred such runs.
         """
-        chance = (self.ties + 1) / (self.pairs + 2)
+        chance = max((self.ties + 1) / (self.pairs + 2), self._usual_share())
         expected = self.count * chance ** (self.same - 1)
         return self.same >= CONSTANT and expected < BY_LUCK and not self._is_solved()
 
@@ -258,6 +259,13 @@ class RewardWatch:
             self.pairs += self.same if self.recent else 0
             self.ties += max(0, self.same - 1)
             self.same = 1
+
+    def _usual_share(self) -> float:
+        """How often the present value came up before it lasted; 0 for the lowest."""
+        before, rounding = self.recent[: -self.same], ROUNDING * (self.highest - self.lowest)
+        if self.recent[-1] - self.lowest <= rounding:
+            return 0.0
+        return (sum(abs(value - self.recent[-1]) <= rounding for value in before) + 1) / (len(before) + 2)
 
     def _is_solved(self) -> bool:
         """Whether it is at its peak and has not got there by a leap, as a reward does that is always 1."""

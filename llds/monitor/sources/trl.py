@@ -7,7 +7,7 @@ reward.
 from collections.abc import Mapping
 
 from llds.monitor import signals as s
-from llds.monitor.sources.vocabulary import Row, Vocabulary
+from llds.monitor.sources.vocabulary import BROUGHT, Row, Vocabulary
 
 
 def _derive(numbers: Mapping[str, float]) -> Row:
@@ -18,6 +18,7 @@ def _derive(numbers: Mapping[str, float]) -> Row:
 VOCABULARY = Vocabulary(
     "TRL",
     {
+        **BROUGHT,
         "reward": s.REWARD,
         "mean_reward": s.REWARD,
         "reward_mean": s.REWARD,

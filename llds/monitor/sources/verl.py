@@ -10,10 +10,17 @@ from collections.abc import Mapping
 from llds.monitor import signals as s
 from llds.monitor.sources.vocabulary import Row, Vocabulary
 
+_BETTER = ("actor/better_responses", "actor/better_log_likelihood", "actor/better_displacement")
+"""What `llds.integrations.verl` logs: responses that are better than those beside them, and sums over them."""
+
 
 def _derive(numbers: Mapping[str, float]) -> Row:
     # mean(old - new) log-probability: the displacement with its sign turned
-    return {"policy/likelihood_displacement": -numbers["actor/ppo_kl"]} if "actor/ppo_kl" in numbers else {}
+    row = {"policy/likelihood_displacement": -numbers["actor/ppo_kl"]} if "actor/ppo_kl" in numbers else {}
+    count, *sums = (numbers.get(name, 0.0) for name in _BETTER)
+    if count > 0:
+        row |= {s.LIKELIHOOD_CORRECT: sums[0] / count, s.DISPLACEMENT_CORRECT: sums[1] / count}
+    return row
 
 
 VOCABULARY = Vocabulary(
@@ -52,5 +59,5 @@ VOCABULARY = Vocabulary(
     },
     steps=("training/global_step", "step", "_step", "Step", "global_step"),
     derive=_derive,
-    derived_from=("actor/ppo_kl",),
+    derived_from=("actor/ppo_kl", *_BETTER),
 )

@@ -5,10 +5,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llds.monitor import signals as s
+
 Record = Mapping[str, Any]
 """One line of a log, in the framework's names."""
 Row = dict[str, float]
 """Signals of one iteration, in our names."""
+
+BROUGHT = {
+    name: name
+    for name in (
+        s.LIKELIHOOD_CORRECT,
+        s.LIKELIHOOD_INCORRECT,
+        s.PROBE_LIKELIHOOD,
+        s.RATIO_MAX,
+        s.RATIO_P99,
+        s.RATIO_MIN,
+        s.DISPLACEMENT_CORRECT,
+        s.DISPLACEMENT_INCORRECT,
+        s.LLD_RATE,
+        s.LLD_MAGNITUDE,
+    )
+}
+"""What `llds.integrations` adds to the logs of other trainers, under our names."""
 
 
 def _nothing(record: Mapping[str, float]) -> Row:

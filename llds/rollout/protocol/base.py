@@ -110,15 +110,18 @@ class Protocol(ABC):
     def observe(self, body: str, tool_names: Sequence[str]) -> ObservationText:
         """Render the result of a call, or what a tool says of an argument that it refuses."""
 
-    def observe_all(self, action: Action, action_text: str, bodies: Sequence[str]) -> ObservationText:
+    def observe_all(
+        self, action: Action, action_text: str, bodies: Sequence[str], tool_names: Sequence[str]
+    ) -> ObservationText:
         """Render the results of all calls of an action.
 
         Args:
             action: Its calls are in the order of the bodies.
             action_text: As it was decoded.
             bodies: One for each call.
+            tool_names: Names of the tools that the agent has.
         """
-        return self.observe(bodies[0], [call.name for call in action.tool_calls])
+        return self.observe(bodies[0], tool_names)
 
     @abstractmethod
     def correct(self, action_text: str, tool_names: Sequence[str], reason: str = "") -> ObservationText:

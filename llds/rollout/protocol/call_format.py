@@ -21,6 +21,8 @@ BODY = 'qz"bodyq'
 _BODY_AS_JSON = json.dumps(BODY)[1:-1]
 _NAME_CHARS = r"[A-Za-z0-9_.\-]+"
 _LONGEST_ID = 64
+_DEEPEST = 32
+"""Lists and objects in each other; who keeps or sends what is nested deeper may run out of stack."""
 
 Message = dict[str, Any]
 Render = Callable[[Sequence[Message], bool], str]
@@ -267,7 +269,7 @@ def _between(render: Render, user: Message, name: str) -> str | None:
 def _tried(render: Render, messages: Sequence[Message], goes_on: bool) -> str | None:
     try:
         return render(messages, goes_on)
-    except Exception:  # a template refuses by whatever error it likes
+    except ConfigurationError:
         return None
 
 
@@ -317,4 +319,15 @@ def _decode(text: str, at: int) -> tuple[Any, int]:
         json.dumps(value, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise UnreadableCallError(f"The call is no valid JSON: {str(error)[:100]}.") from None
+    if _is_deeper(value, _DEEPEST):
+        raise UnreadableCallError(f"The call is nested more than {_DEEPEST} deep.")
     return value, end
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects stand more than so many deep in each other; without recursion."""
+    level = [value]
+    for _ in range(levels + 1):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [one for some in inner for one in some]
+    return bool(level)

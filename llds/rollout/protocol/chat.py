@@ -90,7 +90,8 @@ class ChatToolProtocol(Protocol):
         found = find_format(template.render, special, names[0] if names else "none")
         self._format = found
         self._frames = {name: find_format(template.render, special, name).results for name in names}
-        self._ids = tuple(tokenizer.convert_tokens_to_ids(end) for end in sorted({found.calls.end, found.answer_end}))
+        ends = sorted({found.calls.end, found.answer_end})
+        self._ids = tuple(int(tokenizer.convert_tokens_to_ids([end])[0]) for end in ends)
         self._own = {content for content in added if content in str(tokenizer.chat_template) or content in found.marks}
 
     def _try(self, template: "_Template", tools: Sequence[AgentTool]) -> None:
@@ -144,7 +145,7 @@ class ChatToolProtocol(Protocol):
         ended = text.rstrip()
         end = next((end for end in self._ends if ended.endswith(end)), "")
         if not end:
-            return Action("invalid", reason="The message was cut off at its limit. Write a shorter one.")
+            return Action("invalid", reason=f"The message does not end with {self._known.answer_end}: it was cut off.")
         body = ended[: -len(end)]
         if self._thinks_to_the_end(body):
             return Action("invalid", reason="The reasoning has no end, and nothing follows it.")
@@ -194,7 +195,9 @@ class ChatToolProtocol(Protocol):
         """A tool's message, after an action that has ended."""
         return self._results([body], list(tool_names[:1]), [""], self._known.calls.end)
 
-    def observe_all(self, action: Action, action_text: str, bodies: Sequence[str]) -> ObservationText:
+    def observe_all(
+        self, action: Action, action_text: str, bodies: Sequence[str], tool_names: Sequence[str]
+    ) -> ObservationText:
         """A tool's message for each call."""
         calls = action.tool_calls
         return self._results(bodies, [call.name for call in calls], [call.call_id for call in calls], action_text)
@@ -270,7 +273,7 @@ class _Template:
         self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[AgentTool], arguments: Mapping[str, Any]
     ) -> None:
         self._tokenizer, self._arguments = tokenizer, dict(arguments)
-        self._tools = [tool.schema for tool in tools] or None
+        self._tools: list[Any] | None = [tool.schema for tool in tools] or None
 
     def render(self, messages: Sequence[Message], goes_on: bool) -> str:
         """Messages as text."""

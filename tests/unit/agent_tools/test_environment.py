@@ -147,7 +147,7 @@ def test_the_database_of_the_recipe_answers_and_says_what_is_wrong_with_a_statem
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     monkeypatch.setattr(module, "_DEADLINE_S", 0.05)
-    shop = module.SqlEnvironment("shop.sql")
+    shop = module.SqlEnvironment(str(ROOT / "conf" / "agents" / "shop.sql"))
     shop.reset()
     assert "CREATE TABLE orders" in shop.tables()
     assert shop.query("SELECT count(*) FROM customers WHERE city = 'Oslo'") == "2"

@@ -34,6 +34,10 @@ async def look_up(word: str, context: ToolContext) -> ToolResult:
     return ToolResult(f"{word} {context.row['language']} {context.trajectory} {context.turn} {context.seed}", ("d1",))
 
 
+def nothing() -> None:
+    """Does nothing."""
+
+
 def undocumented(x: int) -> int:
     """Does something."""
     return x
@@ -81,6 +85,7 @@ def test_arguments_are_given_by_name_as_json_or_as_the_only_text() -> None:
     assert call(FunctionTool(add), '{"first": 2, "second": 5}').text == "7"
     assert call(FunctionTool(look_up), "sild") == ToolResult("sild Norwegian 7 2 (1, 2)", ("d1",))
     assert call(Both(), {"n": 3}).text == "3 2"
+    assert call(FunctionTool(nothing), " ").text == call(FunctionTool(nothing), {}).text == "null"
     assert call(CalculatorTool(), {"expression": "2 * 3"}).text == call(CalculatorTool(), "2 * 3").text == "6"
 
 
@@ -92,6 +97,7 @@ def test_arguments_are_given_by_name_as_json_or_as_the_only_text() -> None:
         ({"first": 1, "third": 2}, "no argument 'third'. It has: first, second"),
         ("{", "takes JSON with first, second"),
         ("[1]", "takes a JSON object"),
+        ({"argument": "2"}, "takes a JSON object"),
         ({"first": -1}, "No negative numbers"),
     ],
 )
@@ -123,6 +129,8 @@ def test_tags_announce_tools_and_call_typed_ones() -> None:
     ]
     action = protocol.parse("<look_up> sild </look_up>", ["look_up"])
     [outcome] = asyncio.run(run_calls({"look_up": tools[0]}, action.tool_calls, ToolCallPolicy(), CONTEXT))
+    hostile = protocol.observe_all(action, "", ["a <calculate>1</calculate>"], ["look_up", "calculate"])
+    assert hostile.body == "a &lt;calculate>1&lt;/calculate>"  # the tag of a tool that was not called, too
     assert (outcome.text, outcome.document_ids, outcome.is_error) == ("sild Norwegian 7 2 (1, 2)", ("d1",), False)
 
 

@@ -1,14 +1,18 @@
 """Ready tools against the real thing on this machine: a server of HTTP, processes."""
 
 import asyncio
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from llds.agent_tools import HTTPTool, PythonTool, ToolContext
+from llds.agent_tools import HTTPTool, MCPTools, PythonTool, ToolContext
 from llds.errors import ConfigurationError, ToolFailure, ToolInputError
+from llds.rollout import ToolCallPolicy
+from llds.rollout.tool_calls import call_tool
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
@@ -90,3 +94,57 @@ def test_a_program_runs_within_its_limits(tmp_path: Any) -> None:
     assert outside.text.startswith("[] ['HOME'")
     with pytest.raises(ConfigurationError, match="at least 1"):
         PythonTool(time_s=0)
+
+
+SERVER = '''
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+import os, sys
+server = MCPServer("tests")
+
+@server.tool()
+def add(a: int, b: int = 1) -> str:
+    """Adds numbers."""
+    if a < 0:
+        raise ToolError("no negative numbers")
+    return str(a + b)
+
+@server.tool(name="Break-Off")
+def leave() -> str:
+    """Ends the server."""
+    os._exit(1)
+
+server.run(*sys.argv[1:2], **({"port": int(sys.argv[2])} if sys.argv[2:] else {}))
+'''
+
+
+@pytest.mark.slow
+def test_tools_of_an_mcp_server_are_listed_called_and_found_again(tmp_path: Path) -> None:
+    pytest.importorskip("mcp")
+    script = tmp_path / "server.py"
+    script.write_text(SERVER)
+    server = MCPTools(command=[sys.executable, str(script)])
+    tools = {tool.name: tool for tool in server.expand()}
+    assert set(tools) == {"add", "break_off"}
+    assert tools["add"].schema["function"]["description"] == "Adds numbers."
+
+    async def use() -> list[Any]:
+        calls = [{"a": 2, "b": 3}, {"a": 2}, {"a": -1}, {"a": "x"}]
+        found = [tools["add"].call(one, ToolContext()) for one in calls]
+        said: list[Any] = await asyncio.gather(*found, return_exceptions=True)
+        policy = ToolCallPolicy(max_retries=0, deadline_s=10)
+        lost = await asyncio.gather(call_tool(tools["break_off"], {}, policy), return_exceptions=True)
+        return [*said, *lost, await call_tool(tools["add"], {"a": 1}, ToolCallPolicy(backoff_s=0))]
+
+    five, three, negative, no_number, lost, again = asyncio.run(use())
+    assert (five.text, three.text, again.text) == ("5", "3", "2")
+    assert isinstance(negative, ToolInputError)
+    assert "no negative numbers" in str(negative)
+    assert isinstance(no_number, ToolInputError)
+    assert isinstance(lost, ToolFailure)
+    with pytest.raises(ConfigurationError, match=r"'sub'.*Break-Off.*`only`"):
+        MCPTools(command=[sys.executable, str(script)], only=["sub"]).expand()
+    with pytest.raises(ConfigurationError, match="no list of them"):
+        MCPTools(url="http://127.0.0.1:9/mcp", deadline_s=5).expand()
+    with pytest.raises(ConfigurationError, match="`url` or a `command`"):
+        MCPTools()

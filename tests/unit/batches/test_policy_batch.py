@@ -1,5 +1,7 @@
 """Trajectories as tensors: every token in its place, every row in one micro-batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -122,3 +124,13 @@ def test_a_rank_that_runs_short_gets_a_row_without_actions(trajectories: list[Tr
     [(rows, whole)] = batch.micro_batches(MicroBatchLimits(4), rank=0, ranks=2)
     assert rows.tolist() == [0]
     assert whole.action_mask.any()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_rank_without_rows_gets_some_that_count_for_nothing(trajectories: list[Trajectory], packed: bool) -> None:
+    batch = replace(collate(trajectories[2:3]), advantages=torch.ones(1))  # its second token is an action
+    [(rows, filler)] = batch.micro_batches(MicroBatchLimits(4), 1, 2, packed=packed)
+    assert len(rows) == 0
+    assert (filler.action_index == -1).all()
+    assert not filler.action_mask.any()
+    assert (filler.advantages == 0).all()

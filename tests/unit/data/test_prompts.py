@@ -275,7 +275,8 @@ def test_the_quick_way_makes_of_every_row_what_the_exact_way_makes(settings: dic
     usual = {"id": 1, "question": " Capital? ", "golden_answers": ["Oslo", " Oslo", "Christiania "]}
     odd: list[dict[str, Any]] = [
         {}, {"id": None}, {"id": ""}, {"id": True}, {"id": "é "}, {"id": 2**70}, {"question": "<search> x"},
-        {"question": "a < b"}, {"question": ["x"]}, {"question": None, "query": "q"}, {"question": "array(['x'])"}, {"question": "x\x00"},
+        {"question": "a < b"}, {"question": ["x"]}, {"question": None, "query": "q"},
+        {"question": "array(['x'])"}, {"question": "x\x00"},
         {"question": "\ud800"}, {"question": "x" * 100_001}, {"golden_answers": "Oslo<|answer_split|>Bergen"},
         {"golden_answers": "[\"Oslo\"]"}, {"golden_answers": ["[Oslo]"]}, {"golden_answers": "{Awayland}"},
         {"golden_answers": []}, {"golden_answers": ["", "x"]}, {"golden_answers": 3}, {"golden_answers": [[1]]},

@@ -3,6 +3,7 @@
 import pytest
 
 from llds.evaluation import benchmark_of, combined_mean, summarize
+from llds.evaluation.calibration import calibrate, reliability_picture
 from llds.evaluation.markdown import markdown_table
 from tests.questions import question
 
@@ -78,3 +79,13 @@ def test_the_row_for_a_paper_follows_the_order_of_the_papers() -> None:
     assert lines[2] == "| run: EM | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 |"
     assert lines[3].startswith("| 95% interval | 0.207-1.000 |")
     assert lines[-1] == "| n | 1 | 1 | 1 |  |  |  |"
+
+
+def test_calibration_is_the_gap_between_likelihood_and_share_of_right_answers() -> None:
+    found = calibrate([0.9, 0.8, 0.85, 0.1, 1.0], [1, 0, 1, 0, 1])
+    # bin 0.8-0.9: likelihood 0.825, 1 of 2 right; bin 0.1-0.2: 0.1, none; bin 0.9-1: 0.95, both right
+    assert [one.n for one in found.bins] == [0, 1, 0, 0, 0, 0, 0, 0, 2, 2]
+    assert found.expected_error == pytest.approx((2 * 0.325 + 0.1 + 2 * 0.05) / 5)
+    assert found.brier == pytest.approx((0.01 + 0.64 + 0.0225 + 0.01 + 0) / 5)
+    assert calibrate([0.0, 1.0], [0, 1]).expected_error == 0
+    assert reliability_picture(found).count("<circle") == 3

@@ -121,7 +121,7 @@ def test_a_long_trajectory_far_from_its_sampler_stays_finite():
 def test_policy_losses_take_the_weights_and_penalties_leave_them(make_batch):
     batch = make_batch()
     inputs = batch.inputs()
-    doubled = replace(inputs, weights=torch.full_like(batch.log_probs, 2.0))
+    doubled = replace(inputs, loss_weights=torch.full_like(batch.log_probs, 2.0))
     for policy_loss in (GRPOLoss(), GSPOLoss()):
         assert policy_loss(doubled).loss.item() == pytest.approx(2 * policy_loss(inputs).loss.item())
     for penalty in (KLPenalty(), LLDSPenalty()):

@@ -42,7 +42,7 @@ def value_and_grad(loss, batch, denominator=None):
 def test_micro_batches_with_the_global_denominator_add_up(make_batch, loss, split, exact):
     batch = make_batch(1)
     parts = [batch.rows(rows) for rows in split]
-    denominator = sum(loss.denominator(part.advantages, part.action_index) for part in parts)
+    denominator = sum(loss.denominator(part.inputs()) for part in parts)
     expected, expected_grad = value_and_grad(loss, batch)
     value, grad = torch.zeros_like(expected), torch.zeros_like(expected_grad)
     for rows, part in zip(split, parts, strict=True):
@@ -115,7 +115,7 @@ def test_an_empty_mask_gives_a_graph_connected_zero(loss, make_batch, shape, fil
     assert value.item() == 0
     assert grad.shape == shape
     assert not grad.any()
-    assert loss.denominator(empty.advantages, empty.action_index) == 0
+    assert loss.denominator(empty.inputs()) == 0
     assert all(torch.isfinite(metric) for metric in loss(empty.inputs()).metrics.values())
 
 

@@ -84,8 +84,8 @@ def test_the_class_computes_the_function_with_its_settings(make_batch):
     expected = kl_penalty(*arguments, estimator="k2", aggregation="token")
     assert torch.equal(loss(inputs).loss, expected.loss)
     assert loss.coefficient == 1e-3
-    assert loss.denominator(inputs.advantages, inputs.action_index) == (inputs.action_index >= 0).sum()
-    assert KLPenalty().denominator(inputs.advantages, inputs.action_index) == 6
+    assert loss.denominator(inputs) == (inputs.action_index >= 0).sum()
+    assert KLPenalty().denominator(inputs) == 6
 
 
 def test_bad_settings_and_a_missing_reference_are_refused(make_batch):

@@ -1,6 +1,7 @@
 """LLDS: hand arithmetic, properties of style section 4, oracle, gradcheck, bad input."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,6 +70,9 @@ def test_answer_tokens_weigh_beta_but_count_fully_in_the_gate(hand):
     index, answer = torch.zeros(1, 3, dtype=torch.long), torch.tensor([[False, True, True]])
     out = llds_penalty(log_probs, old, f64([1.0]), index, answer_mask=answer, answer_weight=0.5)
     assert out.loss.item() == pytest.approx(0.133333, abs=hand)
+    # beta 2: (0.3 + 2 * 0.2) / 3
+    out = llds_penalty(log_probs, old, f64([1.0]), index, answer_mask=answer, answer_weight=2.0)
+    assert out.loss.item() == pytest.approx(0.7 / 3, abs=hand)
     log_probs, old = from_falls([[0.05, -0.1, 0.2]])
     out = llds_penalty(log_probs, old, f64([1.0]), index, answer_mask=answer, answer_weight=0.0)
     assert out.loss.item() == pytest.approx(0.05 / 3, abs=hand)
@@ -202,10 +206,10 @@ def test_the_class_measures_falls_from_the_anchor_with_its_settings(make_batch):
         answer_weight=inputs.answer_weight,
     )
     assert torch.equal(loss(inputs).loss, expected.loss)
-    assert loss.denominator(inputs.advantages, inputs.action_index) == (inputs.action_index >= 0).sum()
+    assert loss.denominator(inputs) == (inputs.action_index >= 0).sum()
     advantages = f64([1.0, 0.0, -1.0, 2.0, 3.0, 0.0, 5.0])  # the last row never acts
-    assert LLDSPenalty().denominator(advantages, inputs.action_index) == 5
-    assert LLDSPenalty(preserve="positive").denominator(advantages, inputs.action_index) == 3
+    assert LLDSPenalty().denominator(replace(inputs, advantages=advantages)) == 5
+    assert LLDSPenalty(preserve="positive").denominator(replace(inputs, advantages=advantages)) == 3
 
 
 @pytest.mark.parametrize("name", ["gate", "preserve", "anchor", "aggregation"])

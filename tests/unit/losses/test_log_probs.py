@@ -93,11 +93,33 @@ def test_gradcheck(problem, trained):
     assert torch.autograd.gradcheck(log_probs, inputs)
 
 
-def test_the_entropy_has_no_graph_and_scoring_needs_none(problem):
+@pytest.mark.parametrize("trained", [(True, True, True), (True, False, False), (False, True, False)])
+@pytest.mark.parametrize("reads_log_probs", [False, True])
+def test_entropies_have_their_gradient_alone_and_with_that_of_log_probs(problem, trained, reads_log_probs, exact):
+    targets = problem[3]
+    factors = torch.rand(2, len(targets), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def gradients(scores):
+        tensors = [value.clone().requires_grad_(needs) for value, needs in zip(problem[:3], trained, strict=True)]
+        log_probs, entropy = scores(*tensors)
+        loss = (factors[0] * entropy).sum() + ((factors[1] * log_probs).sum() if reads_log_probs else 0)
+        return torch.autograd.grad(loss, [value for value in tensors if value.requires_grad])
+
+    found = gradients(
+        lambda hidden, weight, bias: selected_log_probs(
+            hidden, weight, targets, bias=bias, temperature=0.8, token_chunk=4, vocab_chunk=5
+        )
+    )
+    expected = gradients(lambda hidden, weight, bias: naive(hidden, weight, bias, targets, 0.8))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine - theirs).abs().max() <= exact
+
+
+def test_scoring_needs_no_graph(problem):
     hidden, weight, _, targets = problem
     out = selected_log_probs(*leaves(hidden, weight), targets)
     assert out.log_probs.requires_grad
-    assert not out.entropy.requires_grad
+    assert out.entropy.requires_grad
     with torch.no_grad():
         assert torch.equal(selected_log_probs(*leaves(hidden, weight), targets).log_probs, out.log_probs)
 

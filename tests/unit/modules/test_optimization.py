@@ -103,3 +103,21 @@ def test_gradients_are_scaled_to_the_norm_and_smaller_ones_left_alone() -> None:
 
 def test_without_gradients_the_norm_is_zero() -> None:
     assert float(clip_gradients([nn.Parameter(torch.ones(2))], 1.0)) == 0
+
+
+def test_the_optimizer_is_the_fused_one_and_steps_as_the_other_does() -> None:
+    weights = [torch.nn.Parameter(torch.linspace(-1, 1, 50)) for _ in range(2)]
+    settings = Optimization(learning_rate=0.01, weight_decay=0.1)
+    fused = settings.configure([weights[0]], steps=4)["optimizer"]
+    other = torch.optim.AdamW([weights[1]], lr=0.01, betas=settings.betas, weight_decay=0.1, foreach=False)
+    assert fused.param_groups[0]["fused"] is True
+    for optimizer, weight in ((fused, weights[0]), (other, weights[1])):
+        for _ in range(3):
+            weight.grad = weight.detach() ** 2 + 0.1
+            optimizer.step()
+    assert torch.allclose(weights[0], weights[1], rtol=0, atol=1e-6)
+
+
+def test_weights_on_other_devices_have_no_fused_optimizer() -> None:
+    weight = torch.nn.Parameter(torch.ones(2, device="meta"))
+    assert Optimization().configure([weight], steps=4)["optimizer"].param_groups[0]["fused"] is False

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +11,30 @@ from torch import Tensor
 
 from llds.agent_tools import AgentTool, CalculatorTool
 from llds.batches import PolicyBatch, RolloutBatch
+from llds.batches.loss_inputs import with_selection
 from llds.batches.policy_batch import collate
 from llds.errors import ConfigurationError, TooManyFailuresError
-from llds.losses import KLPenalty, LLDSPenalty
+from llds.losses import (
+    CISPOLoss,
+    EntropyBonus,
+    HighEntropyTokens,
+    ImportanceCorrection,
+    ImportanceMask,
+    KLCov,
+    KLPenalty,
+    LLDSPenalty,
+    ObservationNLL,
+    OffPolicySequenceMask,
+    PositiveNLL,
+    ReinforcePlusPlusAdvantages,
+    RLOOAdvantages,
+    VoidTurns,
+)
 from llds.metrics import as_floats
 from llds.modules import LoRA, Optimization, SearchAgentModule
 from llds.modules.update_record import UpdateRecord
 from llds.types import Trajectory
+from tests.runs import Run, answers, by_iteration, make_run, scripted, tiny_policy
 from tests.trajectories import random_trajectories
 
 MakeModule = Callable[..., Any]
@@ -100,6 +118,15 @@ def test_the_reference_is_loaded_only_where_a_penalty_needs_it(make_module: Make
     assert not any(value.requires_grad for value in module.reference.parameters())
     batch = module.prepare(collate(random_trajectories()))
     assert torch.equal(batch.ref_log_probs, batch.old_log_probs)  # before the first step they are one policy
+
+
+def test_a_reference_of_another_folder_is_scored_before_the_first_step_too(make_module: MakeModule) -> None:
+    module = make_module(reference=tiny_policy())
+    with torch.no_grad():
+        for value in module.reference.parameters():
+            value.mul_(1.5)
+    batch = module.prepare(collate(random_trajectories()))
+    assert not torch.equal(batch.ref_log_probs, batch.old_log_probs)
 
 
 def test_a_lora_policy_is_its_own_reference(make_module: MakeModule) -> None:
@@ -263,6 +290,17 @@ def test_a_nonfinite_step_changes_no_bit_of_weights_or_optimizer_and_a_run_of_th
         module.policy_update().step(poison, rows, record)
 
 
+def test_a_loss_that_is_not_finite_is_caught_though_the_gradient_is(make_module: MakeModule) -> None:
+    module = make_module()
+    weight = next(module.policy.parameters())
+    before = weight.detach().clone()
+    for loss in (float("nan"), float("inf")):
+        weight.grad = torch.ones_like(weight)
+        assert module.gradients.step(torch.tensor(loss)) is None
+    assert torch.equal(weight, before)
+    assert module.nonfinite.total == 2
+
+
 def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is(make_module: MakeModule) -> None:
     module = make_module(optimization=Optimization(mini_batch_size=2, max_nonfinite_steps=1))
     batch = moved_batch(module)
@@ -279,7 +317,7 @@ def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is(make_module:
 def test_a_step_that_makes_weights_or_states_that_are_not_finite_ends_the_run(make_module: MakeModule) -> None:
     for kind in ("exp_avg", "exp_avg_sq"):  # NaN goes on into the weights, infinity stops a weight for ever
         module = make_module()
-        batch, rows = moved_batch(module), torch.arange(8)
+        batch = moved_batch(module)
         record = UpdateRecord.of(batch, torch.float64)
         module.policy_update().step(batch, torch.arange(len(batch)), record)
         state = list(module.optimizers().state.values())[-1]
@@ -346,3 +384,64 @@ def test_llds_that_can_never_act_is_refused_with_the_way_out(make_module: MakeMo
 def test_a_batch_that_mini_batches_do_not_divide_is_refused(make_module: MakeModule) -> None:
     with pytest.raises(ConfigurationError, match=r"data\.batch_size.*multiple of.*got 4 and 3"):
         make_module(optimization=Optimization(mini_batch_size=3))
+
+
+@pytest.mark.slow
+def test_a_run_with_methods_of_every_kind_logs_them_and_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+    def methods() -> dict[str, Any]:
+        return {
+            "policy_loss": CISPOLoss(),
+            "advantages": ReinforcePlusPlusAdvantages(discount=0.9),
+            "terms": [EntropyBonus(0.1, target=100.0), ObservationNLL(), PositiveNLL()],
+            "selections": [VoidTurns(), HighEntropyTokens(0.5), KLCov(0.1), OffPolicySequenceMask()],
+            "llds_penalty": LLDSPenalty(0.1, target_rate=0.01),
+        }
+
+    def run(folder: str, iterations: int, resume: bool = False) -> Run:
+        made = make_run(tmp_path / folder, iterations=iterations, sampler=scripted(answers), module=methods())
+        return made.fit(resume)
+
+    whole = run("whole", 3)
+    run("part", 2)
+    resumed = run("part", 3, resume=True)
+    assert all(torch.equal(value, resumed.weights[name]) for name, value in whole.weights.items())
+    last = by_iteration(whole.folder)["3.0"]
+    assert {
+        f"train/{name}_loss" for name in ("policy", "kl", "llds", "entropy", "observation_nll", "positive_nll")
+    } <= set(last)
+    assert float(last["train/observation_nll_loss"]) > 0
+    states = [one.module.objective.terms["entropy"].adapted() for one in (whole, resumed)]
+    assert states == [{"coefficient": pytest.approx(0.115), "is_acting": True}] * 2
+    assert whole.module.objective.terms["llds"].coefficient == resumed.module.objective.terms["llds"].coefficient
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"advantages": RLOOAdvantages(), "advantage_scale": "none"}, "`model.advantage_scale` at its default"),
+        ({"terms": [PositiveNLL(), PositiveNLL()]}, "terms of different names"),
+        (
+            {"importance_correction": ImportanceCorrection(), "selections": [ImportanceMask()]},
+            "either `model.importance_correction` or an ImportanceMask",
+        ),
+    ],
+)
+def test_methods_that_do_not_go_together_are_refused(
+    make_module: MakeModule, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make_module(**changes)
+
+
+def test_a_gradient_of_selected_tokens_depends_on_neither_micro_batches_nor_row_order(make_module: MakeModule) -> None:
+    module = make_module(
+        selections=[VoidTurns(), HighEntropyTokens(0.3), KLCov(0.2)], terms=[EntropyBonus(0.1), ObservationNLL()]
+    )
+    batch = moved_batch(module)
+    batch = with_selection(batch, module.objective.selections)
+    expected = gradient(module, batch)
+    for size in (1, 64):
+        module.optimization = replace(module.optimization, micro_batch_size=size)
+        assert relative_gap(gradient(module, batch), expected) <= 1e-12
+    order = torch.arange(len(batch)).flip(0)
+    assert relative_gap(gradient(module, batch.rows(order)), expected) <= 1e-12

@@ -81,6 +81,24 @@ def test_a_constant_reward_is_one_that_luck_does_not_explain() -> None:
     assert watched([0.0] * 12).is_constant
 
 
+def test_a_value_that_came_up_before_is_not_constant_as_soon_as_a_new_one() -> None:
+    few = [0.5, 0.25, 1.0, 0.25, 0.75, 0.25, 0.0, 0.25, 0.5, 1.0, 0.25, 0.5]
+    assert watched([*few, *[0.3] * 6]).is_constant
+    assert not watched([*few, *[0.25] * 6]).is_constant
+    assert watched([*few, *[0.25] * 12]).is_constant
+
+
+@pytest.mark.parametrize("stride", [1, 3, 5, 10])
+def test_a_collapse_is_seen_in_every_row_and_in_every_tenth_and_health_in_none(stride: int) -> None:
+    for seed in range(2):
+        rise = [0.2 + 0.5 * min(1.0, at / 150) for at in range(300)]
+        fall = [0.7 - 0.5 * min(1.0, at / 60) for at in range(150)]
+        values = [value + luck for value, luck in zip([*rise, *fall], noisy(0.0, 450, 0.05, seed), strict=True)]
+        for first in range(0, stride, 2):
+            assert not any(watched(values[first:at:stride]).falls for at in range(200, 300, 20))
+            assert watched(values[first::stride]).falls
+
+
 def test_a_reward_at_its_peak_is_solved_and_not_constant() -> None:
     assert not watched([*[0.1 * at for at in range(11)], *[1.0] * 30]).is_constant
 

@@ -405,7 +405,7 @@ def bad(name: str, content: str | bytes, message: str) -> Any:
         bad("a.csv", b"\xff\xfe\x00", "got the columns|got none"),
         bad("a.csv", "reward,loss\nnan,inf\n\n", "Expected numbers in .*a.csv, got none: 1 rows"),
         bad("a.csv", "reward\n" + "1" * 200_000, "CSV file in .*a.csv, got line 1: field larger"),
-        bad("a.csv", "reward\n1,2,3\n", "Expected 1 fields in each row of .*, got more in 1"),
+        bad("a.csv", "reward\n1,2,3\n", "Expected 1 fields in each row of .*, got more in row 1"),
         bad("a.jsonl", "[" * 100_000 + "\n", "JSON in .*line 1, got: maximum recursion"),
         bad("a.jsonl", '{"reward": ' + "1" * 5_000 + "}\n", "JSON in .*line 1, got: Exceeds"),
         bad("a.ipynb", '{"cells": ' + "[" * 100_000, "Jupyter notebook"),

@@ -1,5 +1,6 @@
 """The server, asked as Search-R1's code asks and in wrong ways, over a real socket."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from llds.errors import ConfigurationError, RetrievalError
 from llds.retrieval import ChromaRetriever, HTTPRetriever, Passage, Retriever, server
+from llds.retrieval.batching import BatchingRetriever
 from llds.retrieval.search_r1 import RequestLimits
 from llds.retrieval.server import AppServer, retrieval_app
 from tests.servers import answered_by, serving
@@ -139,6 +141,45 @@ def test_requests_are_answered_side_by_side() -> None:
         for thread in threads:
             thread.join()
     assert replies == [{"result": [[]]}] * 2
+
+
+class Counting(Retriever):
+    """Answers each query with itself once the gate is open, and keeps what it was asked together."""
+
+    def __init__(self) -> None:
+        self.gate, self.calls = threading.Event(), []
+
+    def retrieve(self, queries: list[str], top_k: int) -> list[list[Passage]]:
+        """Note the call, and wait for the gate."""
+        self.calls.append((list(queries), top_k))
+        self.gate.wait(10)
+        if "bad" in queries:
+            raise RetrievalError("no such thing")
+        return [[Passage(f"{query}/{top_k}", "", "x")] for query in queries]
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing decides the results."""
+        return {}
+
+
+def test_requests_that_wait_are_asked_together_in_order_and_one_that_fails_takes_nobody_along() -> None:
+    async def ask() -> list[Any]:
+        retriever = Counting()
+        batches = BatchingRetriever(retriever)
+        asked = [("a", 1), ("b", 1), ("c", 1), ("d", 1), ("bad", 1), ("e", 2), ("f", 1)]
+        tasks = [asyncio.create_task(batches.retrieve([query], top_k)) for query, top_k in asked]
+        await asyncio.sleep(0)
+        tasks[3].cancel()  # its client went away
+        retriever.gate.set()
+        return [retriever.calls, *await asyncio.gather(*tasks, return_exceptions=True)]
+
+    calls, *answers = asyncio.run(ask())
+    ids = [one if isinstance(one, BaseException) else one[0][0].document_id for one in answers]
+    assert [ids[number] for number in (0, 1, 2, 5, 6)] == ["a/1", "b/1", "c/1", "e/2", "f/1"]
+    assert isinstance(ids[3], asyncio.CancelledError)
+    assert isinstance(ids[4], RetrievalError)
+    assert (["a", "b", "c", "d", "bad"], 1) in calls
+    assert {count for queries, count in calls if "e" in queries} == {2}
 
 
 @pytest.mark.parametrize(

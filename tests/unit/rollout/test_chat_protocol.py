@@ -146,7 +146,7 @@ def test_call_result_and_answer_of_a_family_are_read_and_written_as_its_makers_s
     action = protocol.parse(CALLS[family], NAMES)
     assert [(call.name, call.arguments) for call in action.calls] == [("search", {"query": "x"})]
     assert (action.kind, action.name, action.content) == ("tool", "search", '{"query": "x"}')
-    assert whole(protocol.observe_all(action, CALLS[family], ["Oslo"])) == RESULTS[family]
+    assert whole(protocol.observe_all(action, CALLS[family], ["Oslo"], NAMES)) == RESULTS[family]
     answer = protocol.parse(ANSWERS[family], NAMES)
     assert (answer.kind, answer.content) == ("answer", "Oslo")
     assert [part.text.strip() for part in protocol.shown(answer, ANSWERS[family])][-1] == "Oslo"
@@ -176,7 +176,7 @@ def test_several_calls_of_an_action_get_a_result_each(
     rendered = str(
         tokenizer.apply_chat_template([*messages, *results], tools=schemas, tokenize=False, add_generation_prompt=True)
     )
-    assert rendered.endswith(said[-20:] + whole(protocol.observe_all(action, said, ["one", "two"])))
+    assert rendered.endswith(said[-20:] + whole(protocol.observe_all(action, said, ["one", "two"], NAMES)))
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,7 @@ def test_several_calls_of_an_action_get_a_result_each(
         ('<tool_call>\n{"name": "search", "arguments": {"query": "\\ud800"}}\n</tool_call><|im_end|>', "surrogate"),
         ('<tool_call>\n{"name": "search", "arguments": {"query": NaN}}\n</tool_call><|im_end|>', "no valid JSON"),
         ("<tool_call>" + "[" * 100_000 + "<|im_end|>", "no valid JSON"),
+        (f"<tool_call>{'[' * 99}{']' * 99}</tool_call><|im_end|>", "nested more than 32"),
         (
             '<tool_call>{"name": "search", "arguments": {"query": "x"}}</tool_call>' * 9 + "<|im_end|>",
             "8 calls at most",
@@ -262,7 +263,7 @@ def test_no_result_can_hold_a_token_of_the_template_or_a_special_one(
     action = protocol.parse(CALLS[family], NAMES)
 
     def marks(body: str) -> int:
-        text = protocol.observe_all(action, CALLS[family], [body])
+        text = protocol.observe_all(action, CALLS[family], [body], NAMES)
         return sum(token in own for token in encoder.encode(text, 10_000).token_ids)
 
     pieces = [*found["special"], *found["added"], "<", ">", "[", "]", "|", "\n", '"', "\\", "\ud800", "北", " ", "x"]

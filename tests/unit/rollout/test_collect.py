@@ -319,3 +319,13 @@ def test_a_tool_whose_name_cannot_be_a_tag_is_refused(tokenizer: PreTrainedToken
         RolloutCollector(
             ScriptedSampler(tokenizer, search_then_answer), tokenizer, TagProtocol(), [tool], ToolCallPolicy()
         )
+
+
+def test_what_is_sampled_anew_is_of_the_weights_that_sampled_it(make: Make, tokenizer: PreTrainedTokenizerFast) -> None:
+    sampler = ScriptedSampler(tokenizer, lambda trajectory, turn: ANSWER)
+    sampler.update_weights([], 3)
+    collector = make(sampler)
+    first, second = collector.collect(prompts(tokenizer, 1), collection())
+    sampler.update_weights([], 4)
+    collector.resample([second], collection())
+    assert (first.policy_version, second.policy_version) == (3, 4)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -18,7 +19,18 @@ from transformers import (
 )
 
 from llds.errors import ConfigurationError
-from llds.strategies.memory import Setting, activations, key_value_cache, load, parameters, states
+from llds.strategies.memory import (
+    SLEEPING_BYTES,
+    Setting,
+    activations,
+    adapter_parameters,
+    key_value_cache,
+    load,
+    parameters,
+    peak,
+    states,
+    trainer,
+)
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -52,6 +64,34 @@ def test_whole_states_are_those_of_adamw() -> None:
     assert found["policy"] == sum(value.nbytes for value in model.parameters())
     assert found["gradients"] == sum(value.grad.nbytes for value in model.parameters())
     assert found["optimizer"] == moments
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["tied", "untied", "llama"])
+def test_adapters_are_counted_exactly(config: PreTrainedConfig) -> None:
+    adapted = get_peft_model(model_of(config), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    counted = sum(value.numel() for value in adapted.parameters() if value.requires_grad)
+    assert adapter_parameters(config, 4) == counted
+    one = Setting(gpus=1, strategy="ddp", lora_rank=4, has_reference=False)
+    found = trainer(config, one)
+    assert (found["optimizer"], found["gradients"], found["head gradient"]) == (8 * counted, 4 * counted, 0)
+    assert found["policy"] == 2 * parameters(config) + 4 * counted
+
+
+def test_the_step_copies_the_gradient_and_what_shares_a_gpu_counts() -> None:
+    config, setting = load("3B"), Setting(gpus=8)
+    found = trainer(config, setting)
+    assert found["step"] == pytest.approx(4 * parameters(config) / 8)
+    assert trainer(config, replace(setting, gpus=1))["step"] == 4e9  # DeepSpeed steps on at most 1e9 at a time
+    assert trainer(config, replace(setting, offload_optimizer=True))["step"] == 0
+    shared = trainer(config, replace(setting, shares_gpus=True))
+    assert shared["IPC buffer"] == 2 * 151_936 * 2048  # the embeddings are larger than a message
+    assert peak(shared) - peak(found) == SLEEPING_BYTES  # the buffer is not there in a backward pass
+
+
+def test_the_worst_moment_is_not_the_sum_of_all() -> None:
+    found = trainer(load("3B"), Setting(rows=1, tokens=64))
+    passing = found["gathered"] + found["head gradient"] + found["activations"]
+    assert peak(found) == pytest.approx(sum(found.values()) - min(passing, found["step"]))
 
 
 def test_keys_and_values_are_counted_exactly() -> None:

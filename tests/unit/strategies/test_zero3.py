@@ -40,6 +40,13 @@ def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, content: str | 
 
 
 @needs_deepspeed
+def test_gradients_of_micro_batches_add_up_in_float32_unless_told_otherwise() -> None:
+    assert ZeRO3Strategy().config["data_types"] == {"grad_accum_dtype": "fp32"}
+    told = ZeRO3Strategy(config={"data_types": {"grad_accum_dtype": "bf16"}})
+    assert told.config["data_types"] == {"grad_accum_dtype": "bf16"}
+
+
+@needs_deepspeed
 def test_other_settings_of_deepspeed_reach_it() -> None:
     zero = {"reduce_bucket_size": 1000, "overlap_comm": False}
     strategy = ZeRO3Strategy(config={"wall_clock_breakdown": True, "zero_optimization": zero}, offload_optimizer=True)

@@ -124,10 +124,12 @@ class SearchingSampler(Sampler):
         """Do nothing."""
 
 
-def collect(sampler: SearchingSampler, retriever: HTTPRetriever, trajectories: int) -> tuple[list[Trajectory], float]:
+def collect(
+    sampler: SearchingSampler, retriever: HTTPRetriever, trajectories: int, patience_s: float = 0.0
+) -> tuple[list[Trajectory], float]:
     """Roll out; returns the trajectories and the seconds that it took."""
     tool = SearchTool(top_k=2)
-    tool.attach(retriever)
+    tool.attach(retriever, patience_s)
     limits = EpisodeLimits(action_tokens=64, observation_tokens=256, total_tokens=2048, turns=SEARCHES)
     collector = RolloutCollector(sampler, sampler.tokenizer, TagProtocol(), [tool], ToolCallPolicy())
     ids = tuple(sampler.tokenizer.encode("Question:", add_special_tokens=False))

@@ -61,9 +61,8 @@ def _from_csv(text: str, path: Path) -> list[Record]:
         raise DataError(f"Expected a CSV file in {path}, got line {rows.line_num}: {error}.") from error
     for number, record in enumerate(records, start=1):
         if None in record:
-            raise DataError(
-                f"Expected {len(rows.fieldnames or ())} fields in each row of {path}, got more in {number}."
-            )
+            fields = len(rows.fieldnames or ())
+            raise DataError(f"Expected {fields} fields in each row of {path}, got more in row {number}.")
     return records
 
 

@@ -1,10 +1,10 @@
 """What a trainer says to one vLLM server, over HTTP."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
+import orjson
 
 from llds.errors import SamplerError
 from llds.samplers.base import SampleRequest
@@ -25,7 +25,7 @@ def read_reply(content: bytes, version: int) -> Completion:
     Raises:
         SamplerError: If it is not whole, or by other weights.
     """
-    choice = json.loads(content)["choices"][0]
+    choice = orjson.loads(content)["choices"][0]
     return completion(
         choice["token_ids"],
         [entry["logprob"] for entry in choice["logprobs"]["content"]],
@@ -70,6 +70,7 @@ class ServerClient:
 
     Attributes:
         in_flight: Actions that it is sampling for this process.
+        trajectories: Those that stay with it.
         lost: Why it is not used any more; empty while it is.
     """
 
@@ -78,6 +79,7 @@ class ServerClient:
         self._connections = connections
         self._update_s = update_s
         self.in_flight = 0
+        self.trajectories = 0
         self.lost = ""
 
     @property
@@ -160,7 +162,7 @@ class ServerClient:
             SamplerError: If it is a refusal, or leads to another address.
         """
         answer = await self._posted(path, body, deadline_s)
-        return json.loads(answer) if answer else None
+        return orjson.loads(answer) if answer else None
 
     async def _posted(self, path: str, body: dict[str, Any], deadline_s: float) -> bytes:
         timeout = aiohttp.ClientTimeout(deadline_s, sock_connect=_QUICK_S)

@@ -55,7 +55,9 @@ class ServerPool:
 
     def forget(self, trajectory: int) -> None:
         """A trajectory will send no further request."""
-        self._homes.pop(trajectory, None)
+        home = self._homes.pop(trajectory, None)
+        if home is not None:
+            home.trajectories -= 1
 
     async def generate(
         self, request: SampleRequest, end_ids: Sequence[int], version: int, salt: str, deadline_s: float
@@ -76,8 +78,9 @@ class ServerPool:
     def _home(self, trajectory: int) -> ServerClient:
         home = self._homes.get(trajectory)
         if home is None or home.lost:
-            homes = list(self._homes.values())
-            home = min(self.alive, key=lambda server: (homes.count(server), server.in_flight))
+            self.forget(trajectory)
+            home = min(self.alive, key=lambda server: (server.trajectories, server.in_flight))
+            home.trajectories += 1
             self._homes[trajectory] = home
         return home
 

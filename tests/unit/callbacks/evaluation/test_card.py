@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llds.callbacks import EvaluationTable
+from llds.callbacks.evaluation import AnswerCalibration
 from llds.callbacks.evaluation.card import weights_hash
 from llds.data import DataSource
 from llds.errors import SamplerError
@@ -21,7 +22,7 @@ WEIGHTS = {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(2, dtype=torch.bf
 
 def card(folder: Path, **settings: Any) -> dict[str, Any]:
     """Of an evaluation with these settings of `RolloutCallback`."""
-    run = make_run(folder, EvaluationTable(), sampler=scripted(answers), rollout=settings)
+    run = make_run(folder, EvaluationTable(), AnswerCalibration(), sampler=scripted(answers), rollout=settings)
     run.trainer.test(run.module, run.data, verbose=False)
     return read_record(folder).card
 
@@ -33,6 +34,9 @@ def differing(*cards: dict[str, Any]) -> set[str]:
 @pytest.mark.slow
 def test_two_equal_evaluations_have_equal_cards_and_other_conditions_show(tmp_path: Path) -> None:
     first = card(tmp_path / "a")
+    calibration = json.loads((tmp_path / "a" / "calibration-test.json").read_text())
+    assert calibration["n"] == sum(one.answer is not None for one in read_record(tmp_path / "a").questions) > 0
+    assert (tmp_path / "a" / "calibration-test.svg").exists()
     assert json.loads(json.dumps(first)) == first
     assert {"stage", "policy", "data", "prompt", "protocol", "agent_tools", "rollout", "numerics"} <= first.keys()
     assert first["policy"]["checkpoint"] is None

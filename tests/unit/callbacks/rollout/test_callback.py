@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from llds.batches.policy_batch import collate
 from llds.callbacks import RolloutCallback, list_checkpoints
 from llds.callbacks.rollout import weight_sync
 from llds.callbacks.rollout.trained_ids import check_trained_ids
+from llds.callbacks.rollout.weight_sync import WeightSync
 from llds.data import DataSource, PromptTemplate
 from llds.errors import ConfigurationError, LLDSError, SamplerError, TooManyFailuresError
 from llds.modules import Policy
@@ -116,6 +118,25 @@ def test_an_engine_that_gave_its_weights_up_gets_them_before_it_samples_again(
     # Trained on, with the memory of the engine; then validated and sampled from with the weights of the iteration.
     expected = ["room", "weights 0", "rest", "room", "weights 1", "rest", "room", "weights 2"]
     assert sampler.events == expected
+
+
+def test_weights_that_were_sent_are_sent_again_only_when_they_are_to_be_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(WeightSync, "_check", lambda *_: 0.0)
+    sampler = Sleeper(load_tokenizer(POLICY), lambda trajectory, turn: "")
+    sampler.events = []
+    policy: Any = SimpleNamespace(max_tokens=64)
+    module: Any = SimpleNamespace(
+        iteration=7, tokenizer=range(500), policy=SimpleNamespace(weights=list, is_partitioned=False)
+    )
+    sync = WeightSync(sampler, policy, module, SamplingParams())
+    sync.update()
+    sync.update()
+    assert sampler.events == ["weights 7"]
+    sync.forget()  # as after going back to a checkpoint in the middle of an iteration
+    sync.update()
+    assert sampler.events == ["weights 7", "weights 7"]
 
 
 @pytest.mark.parametrize(

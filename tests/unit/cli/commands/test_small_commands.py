@@ -93,6 +93,12 @@ def test_a_model_by_its_size_gets_a_column(capsys: pytest.CaptureFixture[str]) -
     assert rows["parameters"] == ["3.09B", "7.62B"]
     assert rows["optimizer"] == ["0.0", "0.0"]
     assert rows["main memory, all machines"] == ["46.0", "113.5"]
+    main(["memory", "32B", "--rows", "16", "--shared_gpus"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "sleeping engine 2.5" in said
+    assert "32B does not fit 80 GB (145 GiB of about 76): smaller --rows, then --offload_optimizer" in said
+    main(["memory", "3B", "--gpus", "1", "--lora_rank", "16", "--strategy", "ddp", "--no_reference", "--card", "24"])
+    assert "does not fit" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

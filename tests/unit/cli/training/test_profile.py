@@ -16,7 +16,6 @@ from tests.runs import answers, by_iteration, make_run, scripted
 
 ROOT = Path(__file__).parents[4]
 QUICKSTART = ("-c", str(ROOT / "conf" / "quickstart.yaml"))
-FILE = ("-c", str(ROOT / "conf" / "profile.yaml"))
 
 
 def profiles(*args: str) -> list[IterationProfile]:
@@ -31,12 +30,17 @@ def profiles(*args: str) -> list[IterationProfile]:
     [
         (QUICKSTART, 0),
         (("--profile", *QUICKSTART), 1),
-        ((*QUICKSTART, *FILE), 1),
-        ((*QUICKSTART, *FILE, "--profile"), 1),
-        ((*QUICKSTART, *FILE, "--no_profile"), 0),
+        (("FILE",), 1),
+        (("FILE", "--profile"), 1),
+        (("FILE", "--no_profile"), 0),
     ],
 )
-def test_the_flag_and_the_file_are_the_same_and_the_last_word_counts(args: tuple[str, ...], count: int) -> None:
+def test_the_flag_and_the_file_are_the_same_and_the_last_word_counts(
+    args: tuple[str, ...], count: int, tmp_path: Path
+) -> None:
+    (tmp_path / "profile.yaml").write_text("profile: true\n")
+    if args[0] == "FILE":
+        args = (*QUICKSTART, "-c", str(tmp_path / "profile.yaml"), *args[1:])
     assert len(profiles(*args)) == count
 
 

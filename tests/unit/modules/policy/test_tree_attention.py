@@ -214,3 +214,18 @@ def test_says_why_a_model_cannot_share() -> None:
     plain = make_model(CONFIGS["qwen2"])
     plain.set_attn_implementation("eager")
     assert "eager" in str(why_not_shared(plain))
+
+
+def test_a_token_sees_all_of_a_long_prefix() -> None:
+    model = make_model(CONFIGS["llama"], torch.float32)
+    ids = torch.randint(1, 50, (3, 200), generator=torch.Generator().manual_seed(3))
+    ids[1:, :180] = ids[0, :180]
+    tree = PrefixTree.build(ids, torch.tensor([200, 200, 200]))
+    shared = tree_hidden_states(model.get_decoder(), tree)[tree.nodes]
+    assert torch.allclose(shared, model.get_decoder()(input_ids=ids).last_hidden_state, atol=1e-5)
+
+
+def test_a_model_that_computes_something_else_does_not_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = tree_hidden_states
+    monkeypatch.setattr(tree_attention, "tree_hidden_states", lambda *arguments: 1.1 * right(*arguments))
+    assert "other hidden states" in str(why_not_shared(make_model(CONFIGS["llama"])))

@@ -16,7 +16,8 @@ from llds.errors import ConfigurationError
 from llds.losses.masking import check_choice, check_positive
 
 AdvantageScale = Literal["std", "none"]
-"""``std``: divide by the group's standard deviation (GRPO). ``none``: do not (Dr.GRPO)."""
+"""``std``: divide by the group's standard deviation (GRPO). ``none``: do not (one half of Dr.GRPO; the other is
+``aggregation: constant`` of the policy loss)."""
 
 
 def group_advantages(
@@ -58,7 +59,7 @@ def group_advantages(
 
     def total(of: Tensor) -> Tensor:
         """Sum over each trajectory's group, [B]."""
-        return torch.zeros_like(of).index_add(0, group, of)[group]
+        return group_sum(of, group)
 
     size = total(torch.ones_like(values))
     offsets = values - values[group]  # exactly 0 throughout a group of equal rewards
@@ -66,6 +67,19 @@ def group_advantages(
     if scale == "std":
         centered = centered / ((total(centered**2) / (size - 1)).sqrt() + eps)
     return centered.to(rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype())
+
+
+def group_sum(values: Tensor, groups: Tensor) -> Tensor:
+    """Sum over each trajectory's group.
+
+    Args:
+        values: ``[B]``.
+        groups: Number of each trajectory's group, from 0 to B - 1, ``[B]`` long.
+
+    Returns:
+        ``[B]``.
+    """
+    return torch.zeros_like(values).index_add(0, groups, values)[groups]
 
 
 def _check(rewards: Tensor, ids: list[Hashable]) -> None:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from llds.errors import ConfigurationError
+from llds.losses.loss import LossBatch
 from llds.losses.masking import action_mask, check_choice, check_shapes, masked
+from llds.losses.selections.selection import Selected, Selection
 
 ImportanceLevel = Literal["token", "sequence"]
 
@@ -59,8 +61,10 @@ def importance_weights(
 
 
 @dataclass(frozen=True)
-class ImportanceCorrection:
+class ImportanceCorrection(Selection):
     """Corrects the policy gradient for the gap between sampler and trainer (see `importance_weights`)."""
+
+    is_local = True
 
     level: ImportanceLevel = "token"
     """Whether each token has its own weight, or all tokens of a trajectory the same."""
@@ -70,6 +74,11 @@ class ImportanceCorrection:
     def __post_init__(self) -> None:
         check_choice("level", self.level, ImportanceLevel)
         _check_cap(self.cap)
+
+    def __call__(self, batch: LossBatch) -> Selected:
+        """Weigh tokens."""
+        old, behavior = batch.need("old_log_probs", self), batch.need("behavior_log_probs", self)
+        return Selected(loss_weights=self.weights(old, behavior, batch.action_index))
 
     def weights(self, old_log_probs: Tensor, behavior_log_probs: Tensor, action_index: Tensor) -> Tensor:
         """Compute `importance_weights`."""

@@ -1,0 +1,80 @@
+"""LLDS in verl's own registry of policy losses, and the watch among its loggers."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llds.losses import llds_penalty, number_actions
+from llds.monitor.sources.verl import VOCABULARY
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("verl", reason="bash tools/install_verl.sh")
+
+from verl.trainer.ppo.core_algos import get_policy_loss_fn  # noqa: E402
+from verl.utils.tracking import Tracking  # noqa: E402
+from verl.workers.config import ActorConfig  # noqa: E402
+
+from llds.integrations.verl import register  # noqa: E402
+
+MASK = torch.tensor([[1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 0, 0], [1, 0, 0, 1, 1, 1]])
+GENERATOR = torch.Generator().manual_seed(0)
+OLD, NEW = (-3 * torch.rand(3, 6, generator=GENERATOR) for _ in range(2))
+ADVANTAGES = torch.tensor([[0.8], [-1.2], [0.4]]).expand(3, 6)
+
+
+def both_losses(monkeypatch: pytest.MonkeyPatch, strength: str, **info: Any) -> tuple[Any, Any]:
+    register()
+    monkeypatch.setenv("LLDS_LAMBDA", strength)
+    config = ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1)
+    config.global_batch_info.update(info)
+    arguments = (OLD, NEW, ADVANTAGES, MASK, "token-mean", config)
+    return get_policy_loss_fn("vanilla")(*arguments), get_policy_loss_fn("llds")(*arguments)
+
+
+def test_lambda_0_is_verls_own_loss_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    (own, _), (with_llds, _) = both_losses(monkeypatch, "0")
+    assert torch.equal(own, with_llds)
+
+
+def test_the_penalty_is_that_of_llds_over_all_tokens_of_the_mini_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    (own, _), (with_llds, metrics) = both_losses(monkeypatch, "0.2", dp_size=2, batch_num_tokens=40)
+    actions = number_actions(MASK)
+    assert actions[0].tolist() == [0, 0, -1, -1, 1, 1]
+    expected = llds_penalty(NEW, OLD, ADVANTAGES[:, 0], actions, aggregation="token", denominator=20.0).loss
+    assert float(expected) > 0
+    assert float(with_llds - own) == pytest.approx(0.2 * float(expected), rel=1e-5)
+    signals = VOCABULARY.row(metrics)
+    means = [float(OLD[row][MASK[row].bool()].mean()) for row in (0, 2)]
+    assert signals["policy/log_likelihood_correct"] == pytest.approx(sum(means) / 2, rel=1e-5)
+
+
+def test_the_logger_speaks_when_the_reward_collapses(caplog: pytest.LogCaptureFixture) -> None:
+    register()
+    tracking = Tracking("project", "run", ["llds"])
+    with caplog.at_level(logging.WARNING, "llds"):
+        for step in range(40):
+            fall = 0.5 * max(0.0, min(1.0, (step - 20) / 8))
+            tracking.log({"critic/score/mean": 0.6 + 0.02 * (step % 3) - fall}, step)
+    assert "alarm since iteration 2" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_verl_finds_both_by_its_environment_variable_and_without_lightning() -> None:
+    code = (
+        "import verl, sys\n"
+        "from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY\n"
+        "from verl.utils.tracking import Tracking\n"
+        "print('llds' in POLICY_LOSS_REGISTRY, 'llds' in Tracking.supported_backend, 'lightning' in sys.modules)"
+    )
+    environment = os.environ | {"VERL_USE_EXTERNAL_MODULES": "llds.integrations.verl"}
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().splitlines()[-1:] == ["True True False"], done.stderr[-2000:]

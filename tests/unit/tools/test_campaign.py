@@ -1,0 +1,71 @@
+"""The campaign finds what is broken, counts it, and the page shows what was counted."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from llds.modules.policy.tokenizer import load_tokenizer
+from llds.rollout import ObservationEncoder, TagProtocol
+from llds.types import ToolResult
+from tools.campaign import extensions, files, protocols
+from tools.campaign.kills import CASES, PHASES, make_plans
+from tools.campaign.table import Outcome, Table
+
+
+def test_the_page_shows_what_is_stored() -> None:
+    page = Path("docs/reliability.md").read_text()
+    shown = page.partition("<!-- campaign -->\n")[2].partition("\n<!-- /campaign -->")[0]
+    assert shown.splitlines() == Table.load().lines()
+
+
+def test_outcomes_add_up_and_come_back_from_the_file(tmp_path: Path) -> None:
+    table = Table()
+    for outcome in (Outcome("a", count=3), Outcome("a", "gone", count=5, lost=2), Outcome("b", "gone")):
+        table.add("kind", outcome)
+    table.save(tmp_path / "table.json")
+    again = Table.load(tmp_path / "table.json")
+    assert again.lines()[2:] == ["| kind | a | 8 | 6 | 2 |", "| kind | b | 1 | 0 | 1 |"]
+    assert again.lost == 3
+    assert list(again.notes()) == ["kind, a: gone", "kind, b: gone"]
+
+
+class Leaky(TagProtocol):
+    """Lets a tool's tags through, and reads an action from its end."""
+
+    def neutralize(self, text: str, tool_names: object) -> str:
+        """Do nothing."""
+        return text
+
+
+def test_the_fuzz_finds_a_protocol_that_lets_tags_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "BLOCK", 200)
+    encoder = ObservationEncoder(load_tokenizer(extensions.POLICY), TagProtocol(), protocols.TOOLS)
+    [tags, *_] = protocols.PROTOCOLS
+    leaky = protocols.Fuzzed("leaky", Leaky, tags.words)
+    assert protocols._observations(leaky, encoder, random.Random(0)).lost > 20
+    assert protocols._observations(tags, encoder, random.Random(0)).lost == 0
+    assert protocols._actions(leaky, random.Random(0)).lost > 0
+    assert protocols._actions(tags, random.Random(0)).lost == 0
+
+
+def test_a_tool_whose_fault_is_answered_and_a_reward_that_counts_are_lost() -> None:
+    assert extensions._collects(lambda: ToolResult("looks fine")) == str(["answered"] * 8)
+    assert extensions._scores(lambda _: 0.5) == "0.5 is trained on"
+
+
+def test_a_reader_that_raises_is_lost_and_one_that_refuses_is_not(tmp_path: Path) -> None:
+    assert "KeyError" in files._try(tmp_path / "x", b"", lambda path: {}[path])
+    assert files._try(tmp_path / "q.jsonl", b"[", files._questions) == ""
+
+
+def test_kills_come_in_order_with_the_index_first_and_the_export_last() -> None:
+    plans = make_plans(12, 8, random.Random(0))
+    assert (plans[0].phase, plans[-1].phase, len(plans)) == ("index", "export", 12)
+    assert {plan.phase for plan in plans} == {"index", "export", *PHASES}
+    assert [plan.iteration for plan in plans] == sorted(plan.iteration for plan in plans)
+
+
+def test_every_overlay_of_a_rollout_on_this_machine_is_killed() -> None:
+    used = {part for settings in CASES.values() for part in settings}
+    assert {str(path) for path in Path("conf/rollout").glob("[!v]*.yaml")} <= used
