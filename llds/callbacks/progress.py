@@ -54,7 +54,7 @@ class RolloutProgressBar(TQDMProgressBar):
         is_hidden = self.is_disabled or not sys.stdout.isatty()
         return Tqdm(bar_format="{desc}", disable=is_hidden, leave=self._leave, dynamic_ncols=True, file=sys.stdout)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
         """Say once what the line shows, and begin it; a run that goes on counts from where it was."""
         self._begun, self._first = time.monotonic(), pl_module.iteration
         if self.is_enabled:
@@ -69,7 +69,7 @@ class RolloutProgressBar(TQDMProgressBar):
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:  # type: ignore[override]
+    ) -> None:
         """Show the iteration that has just ended."""
         done, planned = pl_module.iteration, _planned(trainer)
         if not self._should_update(done, planned):
@@ -100,7 +100,7 @@ class RolloutProgressBar(TQDMProgressBar):
         if self._train_progress_bar is not None:
             self.train_progress_bar.close()
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> dict[str, Any]:  # type: ignore[override]
+    def get_metrics(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> dict[str, Any]:
         """What the line shows of an iteration, as texts."""
         logged = pl_module.metrics
         shown = {name: f"{name} {logged[key]:.{_DIGITS[name]}f}" for name, key in _SHOWN.items() if key in logged}

@@ -87,7 +87,7 @@ def _head(text: str) -> str:
 def _list() -> None:
     names = shipped_names()
     width = max(map(len, names)) + len("  llds:") + 2
-    columns = max(shutil.get_terminal_size((160, 24)).columns, width + 40)
+    columns = max(shutil.get_terminal_size((160, 24)).columns, width + 30)
     for group, members in groupby(names, key=lambda name: name.rpartition("/")[0] or _TOP):
         say(group)
         for name in members:

@@ -150,7 +150,7 @@ class ConfigurationParser(ArgumentParser):
     def _keys_of_message(self, message: str) -> list[str]:
         """The keys that a message is about: those of its subcommand, where it names one."""
         command = re.match(r"Subcommand '([^']+)'", message)
-        parsers = self._subcommands_action.choices if self._subcommands_action else {}
+        parsers: Any = self._subcommands_action.choices if self._subcommands_action else {}
         parser = parsers.get(command[1]) if command else None
         return (parser or self).option_keys()
 

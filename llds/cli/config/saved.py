@@ -63,7 +63,9 @@ class SaveConfig(SaveConfigCallback):
         partial.write_text(header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         os.replace(partial, path)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Hand the settings to the loggers, once: TensorBoard wants them with a value of a measure."""
         measured = trainer.callback_metrics.get(_MEASURE)
         if not self._to_tell or measured is None:

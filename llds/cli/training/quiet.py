@@ -10,6 +10,7 @@ _NOISE = (
     "litlogger",  # an advertisement
     "TPU available",
     "Loading `train_dataloader` to estimate",
+    "Restored all states",  # after a line that says from where
     "`Trainer.fit` stopped",  # the progress line says that all iterations are done
     "Setting accelerator to CPU",  # DeepSpeed, wherever it is installed
 )

@@ -1,13 +1,15 @@
 """A run's page: there when it ends, and while it trains where there is time for it."""
 
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, Trainer
 
 from llds.callbacks import RolloutProgressBar, RunReport, TrajectoryLog
-from llds.callbacks.progress import progress_line
+from llds.callbacks.progress import _above_the_line, progress_line
 from llds.callbacks.report import TimeBudget
 from llds.errors import ConfigurationError
 from tests.runs import answers, make_run, rows, scripted
@@ -101,3 +103,27 @@ def test_the_progress_line_leaves_out_what_a_narrow_terminal_has_no_room_for() -
     assert progress_line(12, 30, shown, 41) == "iteration 12/30  reward 0.912  00:52 left"
     assert progress_line(12, 30, shown, 40) == "iteration 12/30  reward 0.912"
     assert progress_line(12, 30, shown, 10) == "iteration "
+
+
+def test_a_run_that_goes_on_shows_its_total_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer: Any = SimpleNamespace(num_training_batches=6, max_epochs=1)
+    module: Any = SimpleNamespace(iteration=3, metrics={"reward/mean": 0.5, "rollout/tool_calls": 1.25})
+    bar = RolloutProgressBar()
+    bar.on_train_start(trainer, module)
+    for module.iteration in (4, 5, 6):
+        bar.on_train_batch_end(trainer, module, None, None, module.iteration - 1)
+    bar.on_train_end()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("iteration")]
+    assert lines == [  # in a file a line for each; three iterations were there before, and took no time here
+        "iteration 4/6  reward 0.500  calls 1.25  00:00 left",
+        "iteration 5/6  reward 0.500  calls 1.25  00:00 left",
+        "iteration 6/6  reward 0.500  calls 1.25  00:00 in all",
+    ]
+
+
+def test_what_others_say_goes_above_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    before = warnings.showwarning
+    with _above_the_line():
+        warnings.warn("the disk is nearly full", stacklevel=1)
+    assert "UserWarning: the disk is nearly full\n" in capsys.readouterr().err
+    assert warnings.showwarning is before

@@ -83,7 +83,7 @@ TYPOS_ON_THE_COMMAND_LINE = {
     '--rollout.sampling {"temp":1}': "Did you mean `rollout.sampling.temperature`?",
     "--rollout.sampling 3": "Expected keys and values for `rollout.sampling`, got 3.",
     "--rollout.help": "`llds fit --help` explains those of `rollout`.",
-    "--rollout.qqqq 1": "Choose from eval_limits, eval_sampling, group_size,",
+    "--rollout.qqqq 1": "eval_limits, eval_sampling, group_size,",
     "stray": "Expected options that start with --, got `stray`.",
     "-c nope.yaml": "nope.yaml, got no such file.",
 }

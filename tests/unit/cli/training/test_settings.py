@@ -120,7 +120,7 @@ def test_tensorboard_has_iterations_along_its_axis_and_the_settings_and_one_run_
         measured = {"iteration": torch.tensor(iteration), "reward/mean": torch.tensor(0.5)}
         trainer: Any = SimpleNamespace(loggers=[logger], callback_metrics=measured)
         write([logger], {"iteration": iteration, "step": 4 * iteration, "reward/mean": 0.5})
-        saving.on_train_batch_end(trainer, pl.LightningModule())
+        saving.on_train_batch_end(trainer, pl.LightningModule(), None, None, 0)
         logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("reward/mean")] == [1, 1, 2]  # once more with the settings
