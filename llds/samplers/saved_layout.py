@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, revert_weight_conversion
+from transformers.core_model_loading import WeightConverter, WeightTransform, revert_weight_conversion
+
+from llds.errors import ConfigurationError
 
 
 def in_saved_layout(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -18,17 +20,23 @@ def in_saved_layout(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]
     Args:
         model: The transformers model.
         weights: Its weights by the names of its modules.
+
+    Raises:
+        ConfigurationError: If several of them make one tensor of the files, for which they would have to wait.
     """
+    if found := _why_not_streamed(model):
+        raise ConfigurationError(
+            "Expected `model.policy` to be a model whose weights can be sent to `rollout.sampler` one at a time, got a "
+            f"{type(model).__name__}: {found}. Use llds.samplers.TransformersSampler."
+        )
     for name, value in weights:
         yield from revert_weight_conversion(model, {name: value}).items()
 
 
-def why_not_streamed(model: PreTrainedModel) -> str | None:
+def _why_not_streamed(model: PreTrainedModel) -> str | None:
     """Why weights cannot be turned one at a time: several of them make one tensor of the files; None if they can."""
-    converters = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightConverter)]
-    names = {name for name, _ in model.named_parameters()}
-    for one in converters:
-        reverse = one.reverse_transform()
+    names = [name for name, _ in model.named_parameters()]
+    for reverse in _to_files(model):
         if len(reverse.source_patterns) > 1 and any(reverse.rename_source_key(name)[1] for name in names):
             return f"{' and '.join(reverse.source_patterns)} are one tensor in its files"
     return None
@@ -37,5 +45,10 @@ def why_not_streamed(model: PreTrainedModel) -> str | None:
 def is_fused(model: PreTrainedModel) -> bool:
     """Whether transformers computes with other tensors than the files hold."""
     names = [name for name, _ in model.named_parameters()]
+    return any(reverse.rename_source_key(name)[1] for reverse in _to_files(model) for name in names)
+
+
+def _to_files(model: PreTrainedModel) -> list[WeightTransform]:
+    """What turns weights into those of files, beyond other names."""
     converters = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightConverter)]
-    return any(one.reverse_transform().rename_source_key(name)[1] for one in converters for name in names)
+    return [one.reverse_transform() for one in converters]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llds.batches import collate
@@ -72,3 +73,12 @@ def test_an_export_says_what_the_model_said(tmp_path: Path) -> None:
 def test_a_model_that_asks_for_router_logits_generates(tmp_path: Path) -> None:
     model = Policy(save_model(tmp_path, "Mixtral", **EXPERTS, output_router_logits=True)).base_model
     assert model.generate(torch.tensor([[5, 6], [7, 8]]), max_new_tokens=3, do_sample=False).shape == (2, 5)
+
+
+def test_weights_as_saved_are_those_of_the_files(tmp_path: Path) -> None:
+    policy = Policy(save_model(tmp_path, "Mixtral", **EXPERTS))
+    saved = dict(policy.weights(as_saved=True))
+    assert "model.layers.0.mlp.experts.gate_up_proj" in dict(policy.weights()).keys() - saved.keys()
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert saved.keys() == set(file.keys())
+        assert all(torch.equal(value, file.get_tensor(name)) for name, value in saved.items())
