@@ -1,8 +1,14 @@
 """Comparing runs: differences of conditions are said first, numbers are paired, bad input is one line."""
 
+import csv
+import io
+import json
+import lzma
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -14,6 +20,8 @@ from llds.cli.training.checkpoint_path import check_checkpoint
 from llds.errors import ConfigurationError
 from llds.evaluation import new_record_folder, write_record
 from tests.questions import question
+
+RECORDINGS = Path(__file__).parents[3] / "recordings"
 
 CARD: dict[str, Any] = {
     "created": {"time": "now"},
@@ -147,6 +155,35 @@ class Touches:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.mark,)
+
+
+@pytest.mark.slow  # reading the configurations takes half a second
+def test_a_recorded_sweep_is_a_table_in_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # learning rate x lambda x seed: the quickstart, three iterations and 80 test questions each
+    recorded = json.loads(lzma.decompress((RECORDINGS / "sweep.json.xz").read_bytes()))
+    expected: dict[tuple[str, str], dict[str, float]] = {}
+    for name, files in recorded.items():
+        for path, text in files.items():
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_text(text)
+        [questions] = [text for path, text in files.items() if path.endswith("questions.jsonl")]
+        results = [one for one in map(json.loads, questions.splitlines()) if one["data_source"] == "two_hop"]
+        rate, penalty, seed = re.fullmatch(r"lr(.*)-llds(.*)-s(.)", name).groups()
+        expected.setdefault((str(float(rate)), penalty), {})[seed] = 100 * fmean(one["exact_match"] for one in results)
+    main(["compare", *(str(tmp_path / name) for name in recorded), "--format", "csv"])
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    found = {
+        (row["optimization.learning_rate"], row["llds_penalty.coefficient"]): row
+        for row in table
+        if row["figure"] == "two_hop"
+    }
+    assert found.keys() == expected.keys()
+    for key, by_seed in expected.items():
+        assert found[key]["seeds"] == ", ".join(by_seed)
+        assert float(found[key]["mean"]) == pytest.approx(fmean(by_seed.values()))
+        if len(by_seed) == 3:
+            half = 4.303 * stdev(by_seed.values()) / 3**0.5
+            assert float(found[key]["high"]) - float(found[key]["mean"]) == pytest.approx(half)
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
