@@ -161,7 +161,7 @@ class Likelihood:
         first = list({row // group: row for row in reversed(correct)}.values())[::-1]
         others = [row for row in correct if row not in first]
         room = self.size // 2 - len(self.early)
-        self.early += [Sample(*(part for part in samples[row])) for row in (*first, *others)[:room]]
+        self.early += [samples[row] for row in (*first, *others)[:room]]
         is_old = self._iterations >= ITERATIONS and bool(self.early)
         self._is_early_complete = len(self.early) >= self.size // 2 or is_old
 

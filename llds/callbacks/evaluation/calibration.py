@@ -47,7 +47,11 @@ class AnswerCalibration(pl.Callback):
         """Keep likelihood and correctness of the batch's answers."""
         self._seen += [pair for one in batch.trajectories if (pair := _judge(pl_module, one)) is not None]
 
-    on_validation_batch_end = on_test_batch_end
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, *others: Any
+    ) -> None:
+        """Likewise."""
+        self.on_test_batch_end(trainer, pl_module, outputs, batch)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say and write it."""
