@@ -4,6 +4,7 @@ import math
 from numbers import Real
 
 from llds.errors import ConfigurationError, said_by
+from llds.files.rows import shorten
 from llds.rewards import Reward
 from llds.types import Trajectory
 
@@ -27,11 +28,25 @@ def score(reward: Reward, trajectory: Trajectory) -> float:
         if isinstance(error, SystemExit) and type(error) is not SystemExit:
             raise  # a signal to this process, which is no doing of the class
         raise ConfigurationError(f"Expected a reward from {where}, got {said_by(error)}. Correct the class.") from error
-    if not isinstance(value, Real) or not math.isfinite(value):
+    if not _is_finite(value):
         raise ConfigurationError(
-            f"Expected a finite number from {where}, got {value!r}. Return a number, such as 0.0, for every trajectory."
+            f"Expected a finite number from {where}, got {_in_words(value)}. Return a number, such as 0.0, for every trajectory."
         )
     return float(value)
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def _in_words(value: object) -> str:
+    try:
+        return shorten(value)
+    except Exception:  # of thousands of digits, or of a stranger's `__repr__`
+        return f"{type(value).__name__} that cannot be shown"
 
 
 def _question(trajectory: Trajectory) -> str:
