@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from llds.errors import ConfigurationError, RewardFailure, said_by
+from llds.files.rows import shorten
 from llds.rewards import Reward, SumOfRewards
 from llds.types import Trajectory
 
@@ -204,16 +205,30 @@ def _wrong(part: Reward, trajectory: Trajectory, error: BaseException) -> Config
 
 
 def _number(part: Reward, trajectory: Trajectory, value: Any) -> float:
-    if not isinstance(value, Real) or not math.isfinite(value):
+    if not _is_finite(value):
         raise ConfigurationError(
-            f"Expected a finite number from {_where(part, trajectory)}, got {value!r}. Return a number, such as 0.0, "
-            "for every trajectory."
+            f"Expected a finite number from {_where(part, trajectory)}, got {_in_words(value)}. "
+            "Return a number, such as 0.0, for every trajectory."
         )
     return float(value)
 
 
 def _where(part: Reward, trajectory: Trajectory) -> str:
     return f"{type(part).__name__} (`rollout.reward`) for trajectory {trajectory.index}, {_question(trajectory)}"
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def _in_words(value: object) -> str:
+    try:
+        return shorten(value)
+    except Exception:  # of thousands of digits, or of a stranger's `__repr__`
+        return f"{type(value).__name__} that cannot be shown"
 
 
 def _question(trajectory: Trajectory) -> str:

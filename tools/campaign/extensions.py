@@ -23,7 +23,7 @@ from llds.errors import BlockedError, ConfigurationError
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.rewards import Reward
 from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy
-from llds.rollout.scoring import score
+from llds.rollout.scoring import Scoring
 from llds.samplers import Sampler, SampleRequest
 from llds.types import Completion, Prompt, SamplingParams, ToolResult, Trajectory
 from tools.bench.retrieval.retrieval_faults import POLICY
@@ -248,9 +248,9 @@ def _collected(function: Callable[[], Any]) -> str:
 def _scores(function: Callable[[Trajectory], Any]) -> str:
     trajectory = Trajectory(Prompt("q", "?", ("y",)), "g", 0, SamplingParams())
     try:
-        value = score(TheirReward(function), trajectory)
+        Scoring(TheirReward(function)).score([trajectory], asyncio.run)
     except ConfigurationError as error:
         return "" if "TheirReward" in str(error) else f"an error without the class's name: {error}"
     except BaseException as error:
         return f"{type(error).__name__} comes out"
-    return f"{value!r} is trained on"
+    return "" if trajectory.status == "failed" else f"{trajectory.reward!r} is trained on"
