@@ -133,5 +133,5 @@ def _without(function: Callable[..., Any], parameter: str) -> Callable[..., Any]
     shown.__name__, shown.__doc__, shown.__module__ = function.__name__, function.__doc__, function.__module__
     hints = inspect.get_annotations(function, eval_str=True)
     shown.__annotations__ = {name: hint for name, hint in hints.items() if name != parameter}
-    shown.__signature__ = signature.replace(parameters=kept)
+    shown.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     return shown

@@ -216,7 +216,7 @@ class PromptDataModule(LightningDataModule):
 
     def _announce_tools(self) -> None:
         """Let prompts tell the model of its tools, as the module's protocol does."""
-        module = None if self.trainer is None else self.trainer.lightning_module
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
         if module is not None:
             self.template = self.template.announcing(module.protocol.announce(module.agent_tools))
 

@@ -8,7 +8,7 @@ tool's result comes from the template, the result itself is foreign text (`llds.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import TemplateError
 from lightning.pytorch.utilities import rank_zero_info
@@ -91,7 +91,7 @@ class ChatToolProtocol(Protocol):
         self._format = found
         self._frames = {name: find_format(template.render, special, name).results for name in names}
         ends = sorted({found.calls.end, found.answer_end})
-        self._ids = tuple(int(tokenizer.convert_tokens_to_ids([end])[0]) for end in ends)
+        self._ids = tuple(cast(list[int], tokenizer.convert_tokens_to_ids(ends)))
         self._own = {content for content in added if content in str(tokenizer.chat_template) or content in found.marks}
 
     def _try(self, template: "_Template", tools: Sequence[AgentTool]) -> None:
