@@ -1,8 +1,8 @@
 """The ranks of a run: who am I, what have the others got, has anything failed anywhere.
 
 Works without a process group too: then there is one rank. Everything here is collective: every rank must call. Objects
-travel by a gloo group of their own: a rank that waits for others sleeps on a socket, where NCCL would spin on a GPU that
-a sampler may share, and copy every message through its memory.
+travel by a gloo group of their own: a rank that waits for others sleeps on a socket, where NCCL would spin on a GPU
+that a sampler may share, and copy every message through its memory.
 """
 
 import traceback

@@ -25,8 +25,17 @@ from llds.losses import LLDSPenalty
 from llds.modules import LoRA, Policy
 from llds.modules.policy.partitioned_loading import WeightFiles
 from llds.samplers import TransformersSampler
-from llds.strategies import ZeRO3Strategy, gather, is_partitioned, local_part, rank, together, whole_shape, world_size
-from llds.strategies import ranks
+from llds.strategies import (
+    ZeRO3Strategy,
+    gather,
+    is_partitioned,
+    local_part,
+    rank,
+    ranks,
+    together,
+    whole_shape,
+    world_size,
+)
 from llds.strategies.zero3_checkpoint import trained_weights
 from tests.integration.resident import Peak
 from tests.integration.scenarios import (
