@@ -1,8 +1,8 @@
 """Memory that training needs on each GPU, and on each machine, estimated from a model's config.json.
 
-An estimate: it leaves out what the allocator wastes and what libraries keep. Where it is near the size of a card, it
-does not fit. Its parts are compared with bytes that were measured on small models on the CPU, and with what ZeRO-3
-keeps on two ranks; no figure was measured on a GPU.
+An estimate: it leaves out what the allocator wastes and what libraries keep. Near the size of a card is too large. Its
+parts are compared with bytes that were measured on small models on the CPU, and with what ZeRO-3 keeps on two ranks; no
+figure was measured on a GPU.
 """
 
 from collections.abc import Mapping

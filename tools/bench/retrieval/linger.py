@@ -1,4 +1,4 @@
-"""Queries per call, and time of a rollout's searches, where a scan of the index costs the same for one query or many.
+"""Queries per call and time of a rollout's searches, where a scan costs the same for one query as for many.
 
     python tools/bench/retrieval/linger.py
 

@@ -3,7 +3,7 @@
     python tools/bench/rollout/framework_cost.py
     python tools/bench/rollout/framework_cost.py --prompts 102 --repeats 1
 
-510 prompts in groups of 5 are 2,550 trajectories of about 1,716 tokens: a prompt of 216, then three actions of 150,
+510 prompts in groups of 5 are 2,550 trajectories of about 1,600 tokens: a prompt of 216, then three actions of 150,
 each with an observation of 350 tokens (three passages), and an answer. The sampler is scripted, the retriever finds
 passages that nobody has seen. One rank of `--ranks` (8) collects its share; what else is per rank is done for all
 trajectories, as every rank does.
