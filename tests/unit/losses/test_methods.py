@@ -3,9 +3,11 @@
 A new method joins with a line in `METHODS`.
 """
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -580,3 +582,57 @@ def test_the_entropy_bonus_acts_below_its_target_and_adapts() -> None:
 
 def test_right_is_what_earned_a_reward() -> None:
     assert is_correct(make()[0]).tolist() == [value > 0 for value in make()[0].rewards.tolist()]
+
+
+VERL: dict[str, tuple[Loss, float]] = {
+    "vanilla": (GRPOLoss(0.2, 0.28, max_ratio=1.3), 1e-8),
+    "dppo_tv": (DPPOLoss("tv", 0.05, 0.08, 1.3), 1e-12),
+    "dppo_kl": (DPPOLoss("kl", 0.01, 0.02, 20.0), 1e-12),
+    "sapo": (SAPOLoss(), 1e-8),
+    "geo_mean": (GMPOLoss(0.2, 0.1), 1e-8),
+    "cispo": (CISPOLoss(1.25, 0.2), 1e-12),
+}
+"""Each of verl's losses here, and how far it may be off: verl adds 1e-8 to the length of a sequence."""
+
+
+@pytest.fixture(scope="module")
+def verl() -> tuple[dict[str, Any], PolicyBatch]:
+    """What `tools/verl_vectors.py` recorded, and its trajectories behind a prompt of one token."""
+    recorded = json.loads((Path(__file__).parents[2] / "recordings" / "verl.json").read_text())
+
+    def wide(name: str) -> Tensor:
+        return torch.nn.functional.pad(torch.tensor(recorded[name], dtype=torch.float64), (1, 0))
+
+    index = torch.where(wide("mask") > 0, 0, -1)
+    batch = PolicyBatch(
+        input_ids=torch.zeros_like(index),
+        attention_mask=torch.ones_like(index),
+        action_index=index,
+        answer_mask=index > 9,
+        behavior_log_probs=wide("old_log_probs"),
+        rewards=torch.tensor(recorded["rewards"], dtype=torch.float64),
+        advantages=torch.tensor(recorded["advantages"], dtype=torch.float64),
+        groups=torch.tensor(recorded["groups"]),
+        old_log_probs=wide("old_log_probs"),
+    )
+    return recorded | {"wide": wide("log_probs")}, batch
+
+
+@pytest.mark.parametrize("name", VERL)
+def test_losses_are_those_that_verl_computes(name: str, verl: tuple[dict[str, Any], PolicyBatch]) -> None:
+    recorded, batch = verl
+    loss, tolerance = VERL[name]
+    objective = Objective(loss, None, None)
+    value, gradient = share(objective, recorded["wide"], batch, objective.denominators(batch))
+    assert value.item() == pytest.approx(recorded["losses"][name]["loss"], abs=tolerance)
+    expected = torch.tensor(recorded["losses"][name]["gradient"], dtype=torch.float64)
+    assert (gradient[:, 1:] - expected).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce_pp_discounted", "reinforce_pp_baseline"])
+def test_advantages_are_those_that_verl_computes(name: str, verl: tuple[dict[str, Any], PolicyBatch]) -> None:
+    recorded, batch = verl
+    found = by_token(METHODS[name].prepared(batch).advantages).expand(6, 10)[:, 1:]
+    expected = torch.tensor(recorded["advantages_of"][name], dtype=torch.float64)
+    tolerance = 1e-8 if name.startswith("reinforce") else 1e-12  # verl adds 1e-8 to the number of tokens
+    assert torch.where(batch.action_mask[:, 1:], found - expected, 0).abs().max() <= tolerance

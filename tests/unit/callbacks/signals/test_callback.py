@@ -176,7 +176,8 @@ def test_the_vocabulary_has_every_key_that_a_run_logs_and_no_other(tmp_path: Pat
     logged = {name for row in rows(tmp_path) for name in row if not name.startswith(NOT_SIGNALS)}
     assert logged - set(BY_NAME) == set()
     # Those are of a callback of their own, of settings that are off by default, or of other frameworks' logs
-    elsewhere = ("reward/std", "reward/lowest", "reward/highest", "rollout/trajectories")
+    terms = ("train/entropy_", "train/positive_nll", "train/observation_nll")
+    elsewhere = ("reward/std", "reward/lowest", "reward/highest", "rollout/trajectories", *terms)
     sometimes = ("probe/", "rollout/abandoned", "collapse/back_to", *elsewhere)
     always = {name for name in BY_NAME if not name.startswith(sometimes)}
     assert always - logged == set()
