@@ -26,13 +26,13 @@ class Sample(NamedTuple):
         prompt: Its token ids, ``[P]``.
         completion: Those after it, ``[C]``.
         action_index: Turn number of each action token of the completion, -1 elsewhere, ``[C]``.
-        reward: Its reward, less what is not correct yet: correct means above 0.
+        is_correct: Whether it is correct.
     """
 
     prompt: Tensor
     completion: Tensor
     action_index: Tensor
-    reward: float
+    is_correct: bool
 
 
 Score = Callable[[Sequence[Sample]], Tensor]
@@ -60,7 +60,7 @@ class Likelihood:
         self._started = time.perf_counter()
         self._chosen: list[int] = []
         self._samples: list[Sample] = []
-        self._action_index = self._rewards = torch.empty(0)
+        self._action_index = self._correct = torch.empty(0)
         self._old = self._new = self._entropy = torch.empty(0)
         self._is_seen = torch.empty(0, dtype=torch.bool)
 
@@ -85,7 +85,7 @@ class Likelihood:
         if not self._iterations:
             self._started = time.perf_counter()
         self._iterations += 1
-        self._rewards = torch.tensor([one.reward for one in samples], device=action_index.device)
+        self._correct = torch.tensor([one.is_correct for one in samples], device=action_index.device)
         self._action_index = action_index
         self._old = torch.zeros(action_index.shape, device=action_index.device)
         self._new, self._entropy = self._old.clone(), self._old.clone()
@@ -117,7 +117,7 @@ class Likelihood:
             score: To score trajectories once more; None: what needs that is left out.
         """
         started = time.perf_counter()
-        seen, answered = self._is_seen, torch.ones(len(self._rewards), dtype=torch.bool)
+        seen, answered = self._is_seen, torch.ones(len(self._correct), dtype=torch.bool)
         values = policy_metrics(
             old_log_probs=self._old[seen],
             new_log_probs=self._new[seen],
@@ -125,7 +125,7 @@ class Likelihood:
             entropy=self._entropy[seen],
             action_index=self._action_index[seen],
             answered=answered[: int(seen.sum())],
-            rewards=self._rewards[seen],
+            correct=self._correct[seen],
         )
         values |= {} if score is None or not self._samples else self._rescored(score)
         self.spent_s += time.perf_counter() - started
@@ -146,7 +146,7 @@ class Likelihood:
             after=after[own],
             action_index=index[own],
             answered=torch.ones(len(self._samples), dtype=torch.bool),
-            rewards=self._rewards[chosen],
+            correct=self._correct[chosen],
         )
         if early:
             rest = slice(len(self._samples), None)
@@ -157,7 +157,7 @@ class Likelihood:
         """Add correct trajectories to the fixed set, of as many questions as possible."""
         if self._is_early_complete:
             return
-        correct = [row for row, one in enumerate(samples) if one.reward > 0 and bool((one.action_index >= 0).any())]
+        correct = [row for row, one in enumerate(samples) if one.is_correct and bool((one.action_index >= 0).any())]
         first = list({row // group: row for row in reversed(correct)}.values())[::-1]
         others = [row for row in correct if row not in first]
         room = self.size // 2 - len(self.early)
@@ -171,6 +171,6 @@ def _informative_first(samples: Sequence[Sample], group: int) -> list[int]:
     groups = [range(start, min(start + group, len(samples))) for start in range(0, len(samples), group)]
 
     def is_mixed(rows: Sequence[int]) -> bool:
-        return len({samples[row].reward > 0 for row in rows}) == 2
+        return len({samples[row].is_correct for row in rows}) == 2
 
     return [row for rows in sorted(groups, key=lambda rows: not is_mixed(rows)) for row in rows]

@@ -18,7 +18,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from llds.errors import ConfigurationError
 from llds.integrations.likelihood import Likelihood, Sample
 from llds.integrations.transformers import CollapseCallback
-from llds.losses import LLDSPenalty, LossInputs, number_actions
+from llds.losses import LLDSPenalty, LossBatch, LossInputs, number_actions
 from llds.monitor.sources.vocabulary import BROUGHT
 
 _ROW, _OLD = "llds_row", "old_per_token_logps"
@@ -91,23 +91,27 @@ class LLDSTrainer(GRPOTrainer):
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, *others)
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
         first = self.accelerator.process_index * len(prompts)
-        self._rewards = total[first : first + len(prompts)] - self.correct_above
+        self._is_correct = total[first : first + len(prompts)] > self.correct_above
         return rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self.model.training:
-            output[_ROW] = torch.arange(len(self._rewards), device=output["advantages"].device)
+            output[_ROW] = torch.arange(len(self._is_correct), device=output["advantages"].device)
             self.likelihood.begin(self._samples(output), _actions(output), self.num_generations)
             self._ends_at = self._step + self.args.steps_per_generation * self.num_iterations
         return output
 
     def _samples(self, output: dict[str, Any]) -> list[Sample]:
         actions = _actions(output)
-        rows = zip(self._rewards.tolist(), output["prompt_mask"].bool(), output["completion_mask"].bool(), strict=True)
+        rows = zip(
+            self._is_correct.tolist(), output["prompt_mask"].bool(), output["completion_mask"].bool(), strict=True
+        )
         return [
-            Sample(output["prompt_ids"][row][prompt], output["completion_ids"][row][there], actions[row][there], reward)
-            for row, (reward, prompt, there) in enumerate(rows)
+            Sample(
+                output["prompt_ids"][row][prompt], output["completion_ids"][row][there], actions[row][there], is_correct
+            )
+            for row, (is_correct, prompt, there) in enumerate(rows)
         ]
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
@@ -126,7 +130,13 @@ class LLDSTrainer(GRPOTrainer):
         if self.llds.coefficient == 0:
             return loss
         action_index = _actions(inputs)
-        terms = LossInputs(log_probs, old, old, inputs["advantages"], action_index)
+        terms = LossInputs(
+            log_probs=log_probs,
+            old_log_probs=old,
+            anchor_log_probs=old,
+            advantages=inputs["advantages"],
+            action_index=action_index,
+        )
         penalty = self.llds(terms, self._denominator(inputs))
         self._note(
             {"llds/loss": float(penalty.loss.detach()), **{name: float(one) for name, one in penalty.metrics.items()}}
@@ -146,8 +156,9 @@ class LLDSTrainer(GRPOTrainer):
             batches = self._buffered_inputs[first : first + window]
         elif self.model.training:
             times = window
-        count = sum(self.llds.denominator(one["advantages"], _actions(one)) for one in batches)
-        total = self.accelerator.reduce(torch.as_tensor(count), reduction="sum")
+        trajectories = [LossBatch(advantages=one["advantages"], action_index=_actions(one)) for one in batches]
+        count = torch.stack([self.llds.denominator(one) for one in trajectories]).sum()
+        total = self.accelerator.reduce(count, reduction="sum")
         return total * times / self.accelerator.num_processes
 
     def _note(self, values: dict[str, float]) -> None:

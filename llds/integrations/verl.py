@@ -67,7 +67,13 @@ def policy_loss(
     penalty = _penalty()
     if penalty.coefficient == 0:
         return loss, metrics
-    terms = LossInputs(log_prob, old_log_prob, old_log_prob, whole, number_actions(mask))
+    terms = LossInputs(
+        log_probs=log_prob,
+        old_log_probs=old_log_prob,
+        anchor_log_probs=old_log_prob,
+        advantages=whole,
+        action_index=number_actions(mask),
+    )
     found = penalty(terms, _tokens(mask, config))
     open_share = found.metrics["llds/open_share"]
     metrics |= {"actor/llds_loss": found.loss.detach().item(), "actor/llds_open_share": open_share.item()}

@@ -83,7 +83,7 @@ class AnswerCalibration(pl.Callback):
 def _judge(module: SearchAgentModule, trajectory: Trajectory) -> tuple[float, float] | None:
     """Likelihood of the answer, and 1 where it is right; None without an answer."""
     answer = None if trajectory.status == "failed" else trajectory.answer
-    span = answer_span(trajectory, module.tokenizer, module.protocol.answer_tag)
+    span = answer_span(trajectory, module.tokenizer, module.protocol.answer_mark)
     if answer is None or not span:
         return None
     log_probs = trajectory.turns[-1].behavior_log_probs[-len(span) :]

@@ -267,7 +267,7 @@ class RolloutCallback(pl.Callback):
         """Roll out and reward the batch, one trajectory per prompt."""
         self._evaluate(pl_module, batch, batch_idx)
 
-    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start  # type: ignore[assignment]
 
     def _evaluate(self, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int) -> None:
         seed = (self.seed, _EVALUATION, batch_idx)

@@ -56,7 +56,7 @@ def _from_csv(text: str, path: Path) -> list[Record]:
     try:
         if len(rows.fieldnames or ()) > MAX_COLUMNS:
             raise DataError(f"Expected at most {MAX_COLUMNS:,} columns in {path}, got {len(rows.fieldnames or ()):,}.")
-        records = list(rows)
+        records: list[Record] = list(rows)
     except csv.Error as error:
         raise DataError(f"Expected a CSV file in {path}, got line {rows.line_num}: {error}.") from error
     for number, record in enumerate(records, start=1):
