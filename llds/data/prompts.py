@@ -99,12 +99,9 @@ class PromptMaker:
     def _usual_columns(self, names: tuple[str, ...]) -> "_UsualColumns | None":
         """The columns of rows with these names; None where they must be looked for in each row."""
         source = self._source
-        if (
-            isinstance(source.answer_field, list)
-            or not self._is_plain
-            or len(self._columns) > _MOST_SHAPES
-            or ALIAS_COLUMN in names
-        ):
+        if isinstance(source.answer_field, list) or not self._is_plain:
+            return None
+        if len(self._columns) > _MOST_SHAPES or ALIAS_COLUMN in names:
             return None
         question = _usual_column(names, source.question_field, QUESTION_COLUMNS)
         answer = _usual_column(names, source.answer_field, ANSWER_COLUMNS)
