@@ -143,7 +143,7 @@ def _refusal(error: Exception, name: str, kind: str, key: str) -> str:
         why = (
             "HF_HUB_OFFLINE is set"
             if constants.HF_HUB_OFFLINE
-            else f"{host} did not give it ({reason(cause or error)})"
+            else f"{host} did not give it ({reason(cause if isinstance(cause, Exception) else error)})"
         )
         get = f"hf download {name}{' --repo-type dataset' if kind == 'dataset' else ''}"
         return (
