@@ -146,7 +146,7 @@ def _refusal(error: Exception, name: str, kind: str, key: str) -> str:
         )
         get = f"hf download {name}{' --repo-type dataset' if kind == 'dataset' else ''}"
         return (
-            f": {here}it is not in the cache {constants.HF_HUB_CACHE}, or not whole, and {why}. Ask again, fetch it where "
-            f"there is a network (`{get}`), or give a folder; what has arrived is kept."
+            f": {here}it is not in the cache {constants.HF_HUB_CACHE}, or not whole, and {why}. Ask again, fetch it "
+            f"where there is a network (`{get}`), or give a folder; what has arrived is kept."
         )
     return f": {reason(error)}. Ask again; what has arrived is kept."
