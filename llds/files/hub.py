@@ -138,7 +138,6 @@ def _refusal(error: Exception, name: str, kind: str, key: str) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return f": the {kind} has no such revision. Take one of {page}/commits, or leave it out for the newest."
     if isinstance(error, errors.LocalEntryNotFoundError):
-        where = "only partly in" if isinstance(error, errors.IncompleteSnapshotError) else "not in"
         cause = error.__cause__ or error.__context__
         why = (
             "HF_HUB_OFFLINE is set"
@@ -147,7 +146,7 @@ def _refusal(error: Exception, name: str, kind: str, key: str) -> str:
         )
         get = f"hf download {name}{' --repo-type dataset' if kind == 'dataset' else ''}"
         return (
-            f": {here}it is {where} the cache {constants.HF_HUB_CACHE}, and {why}. Ask again, fetch it where there is "
-            f"a network (`{get}`), or give a folder; what has arrived is kept."
+            f": {here}it is not in the cache {constants.HF_HUB_CACHE}, or not whole, and {why}. Ask again, fetch it "
+            f"where there is a network (`{get}`), or give a folder; what has arrived is kept."
         )
     return f": {reason(error)}. Ask again; what has arrived is kept."

@@ -104,14 +104,13 @@ class LLDSTrainer(GRPOTrainer):
 
     def _samples(self, output: dict[str, Any]) -> list[Sample]:
         actions = _actions(output)
-        rows = zip(
-            self._is_correct.tolist(), output["prompt_mask"].bool(), output["completion_mask"].bool(), strict=True
-        )
+        masks = zip(output["prompt_mask"].bool(), output["completion_mask"].bool(), strict=True)
+        ids = zip(output["prompt_ids"], output["completion_ids"], strict=True)
         return [
-            Sample(
-                output["prompt_ids"][row][prompt], output["completion_ids"][row][there], actions[row][there], is_correct
+            Sample(prompt[of_prompt], completion[there], action[there], is_correct)
+            for (prompt, completion), (of_prompt, there), action, is_correct in zip(
+                ids, masks, actions, self._is_correct.tolist(), strict=True
             )
-            for row, (is_correct, prompt, there) in enumerate(rows)
         ]
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:

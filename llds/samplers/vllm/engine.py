@@ -172,12 +172,8 @@ class _Loading:
 def _forget_packed_experts(model: Any) -> None:
     """Let experts on a CPU be packed again: vLLM packs them for its kernel when that is made, and not at a reload."""
     for module in model.modules():
-        method = getattr(module, "quant_method", None)
-        if (
-            method is not None
-            and getattr(method, "moe_kernel", None) is not None
-            and next(module.parameters()).device.type == "cpu"
-        ):
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None and next(module.parameters()).device.type == "cpu":
             method.moe_kernel = None
 
 

@@ -10,7 +10,8 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llds.batches import collate
-from llds.modules import Policy
+from llds.errors import ConfigurationError
+from llds.modules import LoRA, Policy
 from llds.modules.policy.tokenizer import load_tokenizer
 from tests.trajectories import random_trajectories
 
@@ -82,3 +83,9 @@ def test_weights_as_saved_are_those_of_the_files(tmp_path: Path) -> None:
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert saved.keys() == set(file.keys())
         assert all(torch.equal(value, file.get_tensor(name)) for name, value in saved.items())
+
+
+def test_adapters_with_which_a_model_does_not_run_are_refused_by_their_key(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "Phimoe", **EXPERTS)
+    with pytest.raises(ConfigurationError, match=r"`model\.lora\.target_modules`.*PhimoeForCausalLM does not run"):
+        Policy(folder, lora=LoRA(rank=2))
