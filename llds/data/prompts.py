@@ -69,12 +69,7 @@ class PromptMaker:
 
     def __init__(self, source: DataSource) -> None:
         self._source = source
-        self._is_plain = (
-            source.question_pattern is None
-            and source.messages_field is None
-            and source.row_fields is None
-            and isinstance(source.answer_field, str | None)
-        )
+        self._is_plain = source.question_pattern is None and source.messages_field is None and source.row_fields is None
         self._name = source.name or source.file_stem
         self._separator = source.answer_separator
         self._columns: dict[tuple[str, ...], _UsualColumns | None] = {}
@@ -99,7 +94,9 @@ class PromptMaker:
     def _usual_columns(self, names: tuple[str, ...]) -> "_UsualColumns | None":
         """The columns of rows with these names; None where they must be looked for in each row."""
         source = self._source
-        if not self._is_plain or len(self._columns) > _MOST_SHAPES or ALIAS_COLUMN in names:
+        if isinstance(source.answer_field, list) or not self._is_plain:
+            return None
+        if len(self._columns) > _MOST_SHAPES or ALIAS_COLUMN in names:
             return None
         question = _usual_column(names, source.question_field, QUESTION_COLUMNS)
         answer = _usual_column(names, source.answer_field, ANSWER_COLUMNS)
