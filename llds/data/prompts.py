@@ -69,12 +69,7 @@ class PromptMaker:
 
     def __init__(self, source: DataSource) -> None:
         self._source = source
-        self._is_plain = (
-            source.question_pattern is None
-            and source.messages_field is None
-            and source.row_fields is None
-            and isinstance(source.answer_field, str | None)
-        )
+        self._is_plain = source.question_pattern is None and source.messages_field is None and source.row_fields is None
         self._name = source.name or source.file_stem
         self._separator = source.answer_separator
         self._columns: dict[tuple[str, ...], _UsualColumns | None] = {}
