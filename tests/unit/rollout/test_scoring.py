@@ -39,7 +39,9 @@ def test_any_finite_number_is_a_reward(value: Any) -> None:
     assert type(scored(lambda _: value)) is float
 
 
-@pytest.mark.parametrize("value", [None, "1.0", [1.0], {}, float("nan"), float("inf"), 1j, pytest.param(10**400, id="huge")])
+@pytest.mark.parametrize(
+    "value", [None, "1.0", [1.0], {}, float("nan"), float("inf"), 1j, pytest.param(10**400, id="huge")]
+)
 def test_anything_else_is_refused_by_class_trajectory_and_question(value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Theirs \(`rollout\.reward`\) for trajectory 3, question 'q7'.*got"):
         scored(lambda _: value)
