@@ -30,7 +30,8 @@ def score(reward: Reward, trajectory: Trajectory) -> float:
         raise ConfigurationError(f"Expected a reward from {where}, got {said_by(error)}. Correct the class.") from error
     if not _is_finite(value):
         raise ConfigurationError(
-            f"Expected a finite number from {where}, got {_in_words(value)}. Return a number, such as 0.0, for every trajectory."
+            f"Expected a finite number from {where}, got {_in_words(value)}. Return a number, such as 0.0, for every "
+            "trajectory."
         )
     return float(value)
 
