@@ -3,6 +3,7 @@
 from llds.callbacks.ladder.command import RunCommand
 from llds.callbacks.ladder.cut_learning_rate import CutLearningRate
 from llds.callbacks.ladder.ladder import Ladder
+from llds.callbacks.ladder.loggers import MLflowTag, TrackioAlert, WandbAlert
 from llds.callbacks.ladder.messages import Log, Warn
 from llds.callbacks.ladder.raise_lambda import RaiseLambda
 from llds.callbacks.ladder.roll_back import RollBack
@@ -18,6 +19,7 @@ __all__ = [
     "Incident",
     "Ladder",
     "Log",
+    "MLflowTag",
     "Moment",
     "RaiseLambda",
     "Record",
@@ -27,6 +29,8 @@ __all__ = [
     "SaveCheckpoint",
     "SkipUpdate",
     "Stop",
+    "TrackioAlert",
+    "WandbAlert",
     "Warn",
     "Webhook",
     "When",

@@ -1,0 +1,106 @@
+"""Rungs that tell the services to which the run logs."""
+
+from abc import abstractmethod
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+
+from llds import alerts
+from llds.callbacks.best_effort import best_effort
+from llds.callbacks.ladder.rung import Incident, Moment, Rung
+from llds.callbacks.ladder.when import When
+from llds.errors import ConfigurationError
+from llds.modules import SearchAgentModule
+from llds.trackio import TrackioLogger
+
+
+class LoggerRung(Rung):
+    """Tells the service behind one of the run's loggers, with what `Warn` says; a failure leaves a warning.
+
+    Args:
+        when: When it tells; by default once when a warning begins and once when an alarm does.
+    """
+
+    logger: type[Logger]
+    overlay: str
+
+    def __init__(self, when: When = When(level="warning")) -> None:
+        super().__init__(when)
+        self._loggers: list[Any] = []
+
+    def check(self, trainer: pl.Trainer, module: SearchAgentModule) -> None:
+        """Find the logger."""
+        self._loggers = [one for one in trainer.loggers if isinstance(one, self.logger)]
+        if not self._loggers:
+            raise ConfigurationError(
+                f"Expected a {self.logger.__name__} in `trainer.logger` for the {type(self).__name__} in "
+                f"`collapse.ladder`, got none. Take both from llds:logging/{self.overlay}, or take it off the ladder."
+            )
+
+    def act(self, moment: Moment) -> str:
+        """Nothing yet: what the others do is part of the news."""
+        return ""
+
+    def announce(self, incident: Incident) -> None:
+        """Tell."""
+        found = incident.diagnosis
+        title = f"llds: {found.level}, cause {(found.cause or 'unknown').replace('_', ' ')}"
+        for logger in self._loggers:
+            with best_effort(f"{type(self).__name__}"):
+                self.tell(logger, title, incident)
+
+    @abstractmethod
+    def tell(self, logger: Any, title: str, incident: Incident) -> None:
+        """Tell the service behind a logger; may raise."""
+
+
+class WandbAlert(LoggerRung):
+    """Raises an alert in W&B, which sends it where the account's settings say (mail, Slack).
+
+    Args:
+        when: When it tells; by default once when a warning begins and once when an alarm does.
+    """
+
+    logger, overlay = WandbLogger, "wandb"
+
+    def tell(self, logger: WandbLogger, title: str, incident: Incident) -> None:
+        """Raise it."""
+        alerts.alert_wandb(title, incident.line, _severity(incident), logger.experiment)
+
+
+class TrackioAlert(LoggerRung):
+    """Raises an alert in Trackio, which also posts it to the webhook that it has been given.
+
+    Args:
+        when: When it tells; by default once when a warning begins and once when an alarm does.
+    """
+
+    logger, overlay = TrackioLogger, "trackio"
+
+    def tell(self, logger: TrackioLogger, title: str, incident: Incident) -> None:
+        """Raise it."""
+        alerts.alert_trackio(title, incident.line, _severity(incident), logger.experiment)
+
+
+class MLflowTag(LoggerRung):
+    """Tags the run in MLflow, which has no alerts: ``llds.level``, ``llds.cause`` and ``llds.message``.
+
+    Runs can be found by them: ``tags.`llds.level` = 'alarm'``.
+
+    Args:
+        when: When it tells; by default once when a warning begins and once when an alarm does.
+    """
+
+    logger, overlay = MLFlowLogger, "mlflow"
+
+    def tell(self, logger: MLFlowLogger, title: str, incident: Incident) -> None:
+        """Set them."""
+        found = incident.diagnosis
+        tags = {"level": found.level, "cause": found.cause or "unknown", "message": incident.line}
+        for name, value in tags.items():
+            logger.experiment.set_tag(logger.run_id, f"llds.{name}", value)
+
+
+def _severity(incident: Incident) -> alerts.Severity:
+    return "ERROR" if incident.diagnosis.level == "alarm" else "WARN"
