@@ -265,12 +265,12 @@ def ipc(card: Card) -> dict[str, Any]:
     """A tensor that a child process gets by handle has the fingerprint that it has on the CPU."""
     tensor = torch.randn(1000, 257, generator=torch.Generator().manual_seed(0)).bfloat16()
     context = torch.multiprocessing.get_context("spawn")
-    given, told = context.SimpleQueue(), context.SimpleQueue()
+    given, told = context.Queue(), context.Queue()
     child = context.Process(target=_tell, args=(given, told))
     child.start()
     sent = tensor.to(card.device)
     given.put(sent)
-    seen = told.get()
+    seen = told.get(timeout=300)
     child.join(60)
     _expect(seen == fingerprint(tensor) == fingerprint(sent), seen)
     return {"fingerprint": "equal in the child and on the CPU"}
@@ -302,10 +302,11 @@ def sampling(card: Card) -> dict[str, Any]:
     dtype = torch.bfloat16 if card.is_gpu else torch.float32
     model = AutoModelForCausalLM.from_pretrained(resolve_path(QUICKSTART), dtype=dtype).to(card.device).eval()
     context, law, found = tokenizer.encode("Question: what is the capital of Ghana?"), SamplingParams(), {}
+    stops = ("</search>", "</answer>")
     for rows in (2, 4) if card.small else (64, 256):
         sampler = TransformersSampler(max_batch_size=rows)
         sampler.attach(model, tokenizer)
-        requests = [SampleRequest(n, context, 8 if card.small else 128, (), law, (n,)) for n in range(rows)]
+        requests = [SampleRequest(n, context, 8 if card.small else 128, stops, law, (n,)) for n in range(rows)]
 
         async def run(sampler: TransformersSampler = sampler, requests: Any = requests) -> int:
             for request in requests:
