@@ -133,7 +133,8 @@ class GiGPOAdvantages(Advantages):
         centered = offsets - offsets.mean()
         if self.scale == "none":
             return centered
-        return centered / (centered.norm() / max(len(returns) - 1, 1) ** 0.5 + 1e-6)
+        deviation = ((centered**2).sum() / max(len(returns) - 1, 1)).sqrt()
+        return centered / (deviation + 1e-6)
 
 
 def _states(inputs: AdvantageInputs) -> Iterator[list[tuple[int, ...]]]:
@@ -151,5 +152,5 @@ def _states(inputs: AdvantageInputs) -> Iterator[list[tuple[int, ...]]]:
 
 def groups_of(groups: Tensor) -> Iterator[Tensor]:
     """The row numbers of each group, one group after the other."""
-    for number in groups.unique():
+    for number in sorted(set(groups.tolist())):
         yield (groups == number).nonzero()[:, 0]
