@@ -133,7 +133,7 @@ class GiGPOAdvantages(Advantages):
         centered = offsets - offsets.mean()
         if self.scale == "none":
             return centered
-        deviation: Tensor = centered.norm() / max(len(returns) - 1, 1) ** 0.5
+        deviation: Tensor = ((centered**2).sum() / max(len(returns) - 1, 1)).sqrt()
         return centered / (deviation + 1e-6)
 
 
