@@ -11,11 +11,11 @@ from pathlib import Path
 
 from llds.errors import DataError
 from llds.files.bounds import check_is_file
-from llds.files.csv_rows import read_csv, read_tsv
 from llds.files.formats import FileFormat, detect_format
+from llds.files.formats.csv_rows import read_csv, read_tsv
+from llds.files.formats.json_rows import read_json, read_jsonl
+from llds.files.formats.parquet_rows import read_parquet
 from llds.files.hub_data import data_files
-from llds.files.json_rows import read_json, read_jsonl
-from llds.files.parquet_rows import read_parquet
 from llds.files.rows import BadRows, Row, reason
 
 _READERS: dict[FileFormat, Callable[[Path, BadRows], Iterator[Row]]] = {

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("curl") is None, reason="the launcher asks servers with curl"),
 ]
-SLURM = Path(__file__).parents[2] / "conf" / "slurm"
+SLURM = Path(__file__).parents[2] / "conf" / "trainer" / "slurm"
 
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
