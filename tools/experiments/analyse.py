@@ -1,4 +1,4 @@
-"""Recompute every table and figure of docs/experiments.md and docs/choosing.md from the records.
+"""Recompute every table and figure of docs/experiments.md, docs/cures.md and docs/choosing.md from the records.
 
     python -m tools.experiments.analyse              # rewrite them
     python -m tools.experiments.analyse --check      # say whether the tables are those of the records
@@ -13,10 +13,12 @@ import re
 import sys
 from pathlib import Path
 
-from tools.experiments.tables import TABLES
+from tools.experiments.cures import tables as cures
+from tools.experiments.tables import TABLES as STUDIES
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [DOCS / "experiments.md", DOCS / "choosing.md"]
+PAGES = [DOCS / "experiments.md", DOCS / "choosing.md", DOCS / "cures.md"]
+TABLES = STUDIES | cures.TABLES
 _BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
 

@@ -8,8 +8,8 @@ import logging
 import random
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,7 @@ class Settings:
         kl: Coefficient of the KL penalty.
         reward: None is exact match.
         rescored_share: Of `IterationSignals`; changes what is measured, not the training.
+        module: Further arguments of the module, such as another policy loss.
     """
 
     learning_rate: float
@@ -170,6 +171,7 @@ class Settings:
     kl: float = 0.0
     reward: Reward | None = None
     rescored_share: float = 1.0
+    module: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Agent(SearchAgentModule):
@@ -197,6 +199,7 @@ def make_agent(task: Task, settings: Settings) -> SearchAgentModule:
         ),
         share_prefixes=task.share_prefixes,
         seed=settings.seed,
+        **settings.module,
     )
 
 

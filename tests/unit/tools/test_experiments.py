@@ -1,16 +1,21 @@
 """The experiments' instruments: paired updates leave a run as it is, and the statistics are right."""
 
 import asyncio
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 
 from llds.batches.policy_batch import collate
+from llds.modules import SearchAgentModule
 from llds.retrieval import Passage, Retriever
 from tests.runs import answers, make_run, rows, scripted
 from tests.trajectories import random_trajectories
 from tools.experiments.analyse import PAGES, with_tables
+from tools.experiments.cures import entries as cures
+from tools.experiments.cures import runs as bench
+from tools.experiments.cures import tables as cure_tables
 from tools.experiments.full_runs import STUDIES
 from tools.experiments.inference import fisher_test, paired_difference, sign_test
 from tools.experiments.paired import VARIANTS, PairedUpdates
@@ -128,3 +133,58 @@ def test_pairs_by_hand() -> None:
     assert (found.mean, found.up, found.down) == (2.0, 3, 0)
     assert found.error == pytest.approx(1 / 3**0.5)
     assert 1.0 <= found.low <= found.mean <= found.high <= 3.0
+
+
+def cure_run(name: str, value: float, seed: int, rewards: float, rate: float = 1e-3) -> bench.Run:
+    """A run of the bench whose reward is the same throughout."""
+    rows = [
+        {"reward/mean": str(rewards), "policy/entropy": "1", "policy/fixed_log_likelihood": "-1"} for _ in range(32)
+    ]
+    rows[0][bench.SECONDS] = "17"
+    return bench.Run(bench.Job(name, value, rate, seed), rows)
+
+
+def test_a_run_of_the_bench_has_a_name_that_says_all_of_it() -> None:
+    job = bench.Job("cispo+llds", 5.0, 1.5e-3, 103)
+    assert job.name == "cispo+llds=5 lr=0.0015 seed=103"
+    assert bench.Job.named(job.name) == job
+
+
+def test_the_bench_chooses_each_knob_on_seeds_apart_and_then_runs_fresh_ones() -> None:
+    entry = bench.entry_of("cispo")
+    assert not set(bench.CHOICE_SEEDS) & set(bench.TEST_SEEDS)
+    first = list(bench.left(["grpo", "cispo"], [100], [1e-3], []))
+    assert [job.seed for job in first] == [700] * 3 + [701] * 3 + [100]
+    assert first[-1] == bench.Job("grpo", 0.0, 1e-3, 100)
+    runs = [
+        cure_run("cispo", value, seed, 0.1 * at) for at, value in enumerate(entry.values) for seed in bench.CHOICE_SEEDS
+    ]
+    assert bench.chosen(entry, runs[:-1]) is None
+    assert bench.chosen(entry, runs) == entry.values[-1]
+    assert list(bench.left(["cispo"], [100], [1e-3], runs)) == [bench.Job("cispo", entry.values[-1], 1e-3, 100)]
+    runs.append(cure_run("cispo", entry.values[-1], 100, 0.5))
+    assert list(bench.left(["cispo"], [100], [1e-3], runs)) == []
+    assert bench.best(["grpo", "cispo"], runs) == ["cispo+llds"]
+    assert bench.table_runs("cispo", runs) == runs[-1:]
+
+
+def test_every_entry_of_the_bench_makes_a_training_with_and_without_llds() -> None:
+    assert len(cures.ENTRIES) >= 24
+    accepted = set(inspect.signature(SearchAgentModule).parameters)
+    for entry in cures.ENTRIES:
+        assert len(entry.values) in (1, 3)
+        for value in entry.values:
+            changes, pair = entry.make(value), cures.entry_of(entry.name + cures.PAIR).make(value)
+            assert (pair.llds["coefficient"], pair.rate) == (1.0, changes.rate)
+            assert set(changes.module) <= accepted
+
+
+def test_the_tables_of_the_bench_compare_with_plain_grpo_at_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [cure_run("grpo", 0.0, seed, 0.2) for seed in (100, 101)] + [
+        cure_run("llds_1", 1.0, seed, reward) for seed, reward in ((100, 0.4), (101, 0.1))
+    ]
+    monkeypatch.setattr(cure_tables, "recorded", lambda: runs)
+    rows = cure_tables.rate_table(1e-3).splitlines()
+    assert rows[3].startswith("| llds_1 |  | 0 of 2 | 0.00 to 0.66 | 0.250 | +0.050 (1 up, 1 down) | 1 |")
+    assert "| llds_1 | 0.250 | 1 to 2 | 0 of 2 |" in cure_tables.ranking_table()
+    assert cure_tables.rate_table(5e-4) == cure_tables.NOTHING

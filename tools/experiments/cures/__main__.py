@@ -1,0 +1,83 @@
+"""The bench of cures on the small task, run by run.
+
+    python -m tools.experiments.cures                          # what is left of everything: hours on two cores
+    python -m tools.experiments.cures --entries grpo llds_1 --seeds 100 101
+    python -m tools.experiments.cures --pairs                  # then the three best, with LLDS on top
+    python -m tools.experiments.cures --list                   # what is left, and nothing is run
+
+Each cure chooses the value of its knob among three, on seeds apart; then come fresh seeds at three learning rates. A
+run that is recorded in `tools/experiments/records/cures` is passed over, so an interrupted bench goes on; several
+processes can share one. `python -m tools.experiments.analyse` then computes docs/cures.md.
+"""
+
+import argparse
+import shutil
+import time
+from collections.abc import Sequence
+
+import torch
+
+from tools.experiments.cures.entries import BY_NAME, entry_of
+from tools.experiments.cures.runs import RATES, SECONDS, SIGNALS, STUDY, TEST_SEEDS, Job, best, left, recorded
+from tools.experiments.full_runs import claimed
+from tools.experiments.recording import FixedSet, Record, Row, correct_trajectories
+from tools.experiments.tasks import RUNS, SMALL, Settings, train
+
+ITERATIONS = 32
+
+
+def settings(job: Job) -> Settings:
+    """Of a training."""
+    changes = entry_of(job.entry).make(job.value)
+    rate = job.rate * changes.rate
+    return Settings(rate, dict(changes.llds), ITERATIONS, job.seed, kl=changes.kl, module=changes.module)
+
+
+def run(job: Job) -> list[Row]:
+    """Train once; what is kept of each iteration."""
+    fixed = FixedSet(correct_trajectories(SMALL))
+    record, folder, started = Record(), RUNS / "work" / job.name, time.process_time()
+    train(SMALL, settings(job), [fixed, record], folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    seconds = time.process_time() - started
+    return [
+        {name: row[name] for name in ("iteration", *SIGNALS) if name in row} | ({SECONDS: seconds} if not at else {})
+        for at, row in enumerate(record.rows)
+    ]
+
+
+def bench(names: Sequence[str], seeds: Sequence[int], rates: Sequence[float]) -> None:
+    """Do what is left of these cures, until nothing is."""
+    passed: set[Job] = set()  # another process has them
+    while job := next((one for one in left(names, seeds, rates, recorded()) if one not in passed), None):
+        with claimed(f"cures-{job.name}") as is_mine:
+            if not is_mine:
+                passed.add(job)
+                continue
+            if not STUDY.has(job.name):
+                rows = run(job)
+                STUDY.add(job.name, rows)
+                rewards = [row["reward/mean"] for row in rows]
+                print(f"{job.name}: last 10 {sum(rewards[-10:]) / 10:.2f}; {rows[0][SECONDS]:.0f} CPU s", flush=True)
+    STUDY.pack()
+
+
+def main() -> None:
+    """Do what is left."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", nargs="+", choices=list(BY_NAME), default=list(BY_NAME))
+    parser.add_argument("--seeds", nargs="+", type=int, choices=TEST_SEEDS, default=list(TEST_SEEDS))
+    parser.add_argument("--rates", nargs="+", type=float, choices=RATES, default=list(RATES))
+    parser.add_argument("--pairs", action="store_true", help="the best of the entries, with LLDS on top")
+    parser.add_argument("--list", action="store_true", dest="is_listed", help="name what is left to run now")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    names = best(options.entries, recorded()) if options.pairs else options.entries
+    if options.is_listed:
+        print("\n".join(job.name for job in left(names, options.seeds, options.rates, recorded())))
+        return
+    bench(names, options.seeds, options.rates)
+
+
+if __name__ == "__main__":
+    main()
