@@ -53,7 +53,7 @@ class Fuzzed:
 
 
 PROTOCOLS = (
-    Fuzzed("tags", TagProtocol, (*TOOLS, "answer", "information", "think")),
+    Fuzzed("tags", lambda: TagProtocol(say_why=True), (*TOOLS, "answer", "information", "think")),
     Fuzzed(
         "other tags",
         lambda: TagProtocol(answer_tag="final", observation_tag="result", think_tag="reason"),
@@ -96,14 +96,15 @@ def _actions(one: Fuzzed, draw: random.Random) -> Outcome:
 
 
 def _read_slowly(text: str, protocol: TagProtocol) -> tuple[str, str]:
-    """What an action is: up to its first closing tag, from the last opening one of that name."""
+    """What an action is: it ends with the first closing tag; an answer begins with the first opening one, others last."""
     names = "|".join((*TOOLS, protocol.answer_tag))
     closing = re.search(f"</({names})>", text)
     before = "" if closing is None else text[: closing.start()]
     if closing is None or f"<{closing[1]}>" not in before:
         return "invalid", ""
-    content = before.split(f"<{closing[1]}>")[-1].strip()
-    return ("answer" if closing[1] == protocol.answer_tag else "tool"), content
+    if closing[1] == protocol.answer_tag:
+        return "answer", before.split(f"<{closing[1]}>", 1)[1].strip()
+    return "tool", before.split(f"<{closing[1]}>")[-1].strip()
 
 
 def _observations(one: Fuzzed, encoder: ObservationEncoder, draw: random.Random) -> Outcome:

@@ -22,9 +22,11 @@ class RetrievalKeys:  # those of `RetrievalCallback`, which itself needs Lightni
 
     Args:
         retriever: The class that finds passages, with its settings.
+        patience_s: Longest time that searches wait for a server that does not answer, in seconds.
     """
 
     retriever: Retriever | None = None
+    patience_s: float = 60.0
 
 
 class _RetrievalParser(ConfigurationParser):

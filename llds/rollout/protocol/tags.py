@@ -135,7 +135,8 @@ class TagProtocol(Protocol):
         if action.kind == "invalid":
             return [ShownPart("invalid", text)]
         tag = self.answer_tag if action.kind == "answer" else action.name
-        before = text[: text.rfind(f"<{tag}>", 0, text.find(f"</{tag}>"))]
+        find = text.find if action.kind == "answer" else text.rfind
+        before = text[: find(f"<{tag}>", 0, text.find(f"</{tag}>"))]
         thought = ShownPart("thought", self.shown_observation(before))
         return [thought, *super().shown(action, text)]
 

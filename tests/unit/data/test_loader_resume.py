@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llds.batches.rollout_batch import RolloutBatch
 from llds.data.prompt_data_module import PromptDataModule
+from llds.rollout import TagProtocol
 
 PROMPTS, BATCH = 7, 2
 
@@ -21,7 +22,7 @@ class _Recorder(LightningModule):
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.protocol, self.agent_tools = tokenizer, TagProtocol(), []
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.automatic_optimization = False
         self.seen: list[list[str]] = []

@@ -42,7 +42,7 @@ def test_the_fuzz_finds_a_protocol_that_lets_tags_through(monkeypatch: pytest.Mo
     monkeypatch.setattr(protocols, "BLOCK", 200)
     encoder = ObservationEncoder(load_tokenizer(extensions.POLICY), TagProtocol(), protocols.TOOLS)
     [tags, *_] = protocols.PROTOCOLS
-    leaky = protocols.Fuzzed("leaky", Leaky, tags.words)
+    leaky = protocols.Fuzzed("leaky", lambda: Leaky(say_why=True), tags.words)
     assert protocols._observations(leaky, encoder, random.Random(0)).lost > 20
     assert protocols._observations(tags, encoder, random.Random(0)).lost == 0
     assert protocols._actions(leaky, random.Random(0)).lost > 0

@@ -156,7 +156,8 @@ def test_a_model_with_capped_logits_is_refused_and_without_the_cap_is_not(tmp_pa
             Policy(str(tmp_path), attention="eager")
         else:
             with pytest.raises(
-                ConfigurationError, match=r"`model\.policy`.*Gemma2.*caps them softly \(`final_logit_softcapping` 30\)"
+                ConfigurationError,
+                match=r"`model\.policy`.*Gemma2.*caps its logits softly \(`final_logit_softcapping` 30\)",
             ):
                 Policy(str(tmp_path), attention="eager")
 
