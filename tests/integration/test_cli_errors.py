@@ -112,6 +112,7 @@ ROWS: dict[str, tuple[list[dict[str, Any]], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_ones(ROWS))
 def test_a_data_file_that_cannot_be_used_is_named_with_the_row(
     name: str, llds: Callable[..., str], tmp_path: Path
@@ -135,6 +136,7 @@ def test_a_file_of_another_kind_is_refused_by_its_name(llds: Callable[..., str],
     assert what_is_left(tmp_path / "run") == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", quick_ones(["validate", "test", "predict"], 1))
 def test_an_evaluation_without_questions_names_the_command(command: str, llds: Callable[..., str]) -> None:
     name = "validation" if command == "validate" else command
@@ -142,6 +144,7 @@ def test_an_evaluation_without_questions_names_the_command(command: str, llds: C
     assert f"Expected `data.{name}` to name the questions for `llds {command}`, got nothing" in message
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_of_a_folder_without_one_cannot_be_tested(llds: Callable[..., str]) -> None:
     message = llds("test", "--ckpt_path", "last")
     assert "checkpoints for `--ckpt_path last`, got none. Train first (llds fit)" in message

@@ -155,6 +155,7 @@ def test_base_names_every_setting_of_every_class_of_llds() -> None:
     assert written.keys() - parsed.keys() == set()
 
 
+@pytest.mark.slow
 def test_base_holds_the_defaults_but_for_the_values_of_the_paper(tmp_path: Path) -> None:
     """The same classes, and no arguments but those that have no default."""
     values = yaml.safe_load(BASE.read_text())
@@ -218,6 +219,7 @@ def test_another_class_of_module_keeps_the_arguments() -> None:
     assert [tool.name for tool in cli.model.agent_tools] == ["search", "calculate"]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_another_class_of_loss_takes_its_own_arguments_from_the_overlay() -> None:
     cli = build("-c", QUICKSTART, "-c", ROOT / "conf" / "ablations" / "gspo_llds.yaml")
     assert isinstance(cli.model, SearchAgentModule)
@@ -226,6 +228,7 @@ def test_another_class_of_loss_takes_its_own_arguments_from_the_overlay() -> Non
     assert (loss.clip_low, loss.clip_high) == (0.0003, 0.0004)
 
 
+@pytest.mark.slow
 def test_a_callback_is_added_to_the_list_and_the_list_stays(tmp_path: Path) -> None:
     late = tmp_path / "late.yaml"
     late.write_text("trainer: {callbacks+: [{class_path: lightning.pytorch.callbacks.LearningRateMonitor}]}\n")

@@ -84,6 +84,7 @@ def test_the_two_recipes_of_the_paper_differ_in_model_and_answer_masking_only() 
     assert small == large
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_recipes_of_the_paper_normalize_as_the_published_results(recipe: str) -> None:
     cli = build(recipe)

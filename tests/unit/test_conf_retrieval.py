@@ -58,6 +58,7 @@ def test_an_overlay_is_short_and_says_how_to_run_it(overlay: Path) -> None:
     assert any(line.startswith("# llds fit ") and f"-c llds:retrieval/{overlay.stem}" in line for line in comments)
 
 
+@pytest.mark.slow
 def test_retrievers_are_fused_by_name(tmp_path: Path) -> None:
     late = tmp_path / "late.yaml"
     late.write_text(
@@ -86,6 +87,7 @@ def lengths(texts: list[str]) -> list[list[float]]:
     return Shouting(2)(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "dimension"),
     [
@@ -105,6 +107,7 @@ def test_a_function_embeds_by_its_name(tmp_path: Path, function: str, dimension:
     assert embedder.dimension == dimension
 
 
+@pytest.mark.slow
 @needs_minilm
 def test_the_overlay_of_minilm_embeds_with_it() -> None:
     overlay = ROOT / "conf" / "retrieval" / "minilm.yaml"

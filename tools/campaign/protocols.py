@@ -96,7 +96,7 @@ def _actions(one: Fuzzed, draw: random.Random) -> Outcome:
 
 
 def _read_slowly(text: str, protocol: TagProtocol) -> tuple[str, str]:
-    """What an action is: it ends with the first closing tag; an answer begins with the first opening one, others last."""
+    """Its first closing tag ends it; an answer begins with its first opening tag, a call with its last."""
     names = "|".join((*TOOLS, protocol.answer_tag))
     closing = re.search(f"</({names})>", text)
     before = "" if closing is None else text[: closing.start()]

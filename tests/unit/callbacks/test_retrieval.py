@@ -67,6 +67,7 @@ def test_a_negative_patience_is_refused() -> None:
         RetrievalCallback(patience_s=-1)
 
 
+@pytest.mark.slow
 def test_queries_and_hits_are_those_of_the_iteration(tmp_path: Path) -> None:
     def same_query(iteration: int, trajectory: int, turn: int) -> str:
         if turn == 0 and (iteration == 0 or trajectory == 0):
@@ -94,6 +95,7 @@ def test_a_hit_is_a_gold_answer_as_whole_words(tmp_path: Path, text: str, rate: 
     assert float(row["retrieval/hit_rate"]) == rate / 2  # one of the two questions is about Ghana
 
 
+@pytest.mark.slow
 def test_a_search_tool_that_opens_episodes_is_served_and_measured(tmp_path: Path) -> None:
     shelf = Shelf(("The demonym of Ghana is Ghanaian.", "."))
     run = make_run(

@@ -148,6 +148,7 @@ def test_fit_without_a_configuration_asks_for_one(parser: ConfigurationParser) -
         parser.parse_args(["fit"])
 
 
+@pytest.mark.slow
 def test_an_interpolation_that_leads_nowhere_is_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "overlay.yaml"
     file.write_text("model: {init_args: {policy: '${nope.x}'}}")

@@ -48,6 +48,7 @@ def test_what_is_logged_does_not_depend_on_the_order_of_the_callbacks(tmp_path: 
         assert any("log_prob_changes" in turn for line in text.splitlines() for turn in json.loads(line)["turns"])
 
 
+@pytest.mark.slow
 def test_the_monitor_judges_all_signals_wherever_it_stands(tmp_path: Path) -> None:
     rows = []
     for name in "ab":

@@ -67,6 +67,7 @@ def test_moments_decay_and_course_follow_the_settings() -> None:
     assert len(changed) == 3
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_learning_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path, iterations=1).fit()
     settings = {"optimization": Optimization(learning_rate=5e-4, mini_batch_size=1, micro_batch_size=3)}

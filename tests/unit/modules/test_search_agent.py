@@ -102,6 +102,7 @@ def padded(batch: PolicyBatch, columns: int) -> PolicyBatch:
     return replace(batch, **changes)
 
 
+@pytest.mark.slow
 def test_without_penalties_the_gradient_is_that_of_coefficient_zero_to_the_bit(make_module: MakeModule) -> None:
     plain = make_module(kl_penalty=None, llds_penalty=None)
     zero = make_module(kl_penalty=KLPenalty(0.0), llds_penalty=LLDSPenalty(0.0))
@@ -314,6 +315,7 @@ def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is(make_module:
     assert not module.optimizers().state
 
 
+@pytest.mark.slow
 def test_a_step_that_makes_weights_or_states_that_are_not_finite_ends_the_run(make_module: MakeModule) -> None:
     for kind in ("exp_avg", "exp_avg_sq"):  # NaN goes on into the weights, infinity stops a weight for ever
         module = make_module()

@@ -141,6 +141,7 @@ def test_a_notebook_with_the_table_of_the_progress_bar_or_with_what_was_printed(
     assert len(read_metrics(tmp_path / "train.html").rows) == 3
 
 
+@pytest.mark.slow
 def test_a_wandb_file_of_a_run(tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb")
     run = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True))

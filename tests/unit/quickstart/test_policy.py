@@ -33,6 +33,7 @@ def texts() -> list[str]:
     return [row.get("contents") or row["question"] for row in rows]
 
 
+@pytest.mark.slow
 def test_auto_tokenizer_gives_the_ids_of_the_raw_tokenizer_file_on_every_text(tokenizer, texts):
     raw = Tokenizer.from_file(str(POLICY / "tokenizer.json"))
     expected = [encoding.ids for encoding in raw.encode_batch(texts, add_special_tokens=False)]

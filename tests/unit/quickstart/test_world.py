@@ -97,6 +97,7 @@ def test_a_place_name_belongs_to_one_country(passages):
     assert len(set(titles)) == len(titles)
 
 
+@pytest.mark.slow
 def test_good_queries_find_all_passages_of_nearly_every_test_question(questions, passages):
     ids, embedder = list(passages), WordLlamaEmbedder()
     vectors = embedder.embed([passage_content(passage) for passage in read_corpus(ASSETS / "corpus.jsonl")])

@@ -143,6 +143,7 @@ def test_runs_are_compared_by_results_and_settings(tmp_path: Path) -> None:
     assert "model.optimization.learning_rate" in page
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_their_seeds_are_one_row_that_can_be_copied(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / name, rewards) for name, rewards in {"a": [0.1, 0.5], "b": [0.3, 0.7, 0.9]}.items()]
     folders += [make_run(tmp_path / "c", [0.2], lr=1e-3)]

@@ -24,7 +24,9 @@ from llds.retrieval.index.exact import ExactSearch
 REPOSITORY = Path(__file__).parents[3]
 SHARED_CORPUS = REPOSITORY.parent / "shared/data/corpus/wiki40k.jsonl.gz"
 HNSW = {"exact_up_to": 0}
-SEARCHES = pytest.mark.parametrize("search", [{}, HNSW], ids=["exact", "hnsw"])
+SEARCHES = pytest.mark.parametrize(
+    "search", [pytest.param({}, id="exact"), pytest.param(HNSW, id="hnsw", marks=pytest.mark.slow)]
+)
 PLACES = [(f"Place {n}", f"Place {n} lies {n * 37 % 100} km north of place {n * 61 % 977}.") for n in range(977)]
 QUERIES = ["capital of France", "highest mountain of Japan", "What is the currency of South Africa?", "a river"]
 
@@ -235,6 +237,7 @@ def test_two_retrievers_share_an_index_and_closing_one_leaves_the_other_open(mak
     assert answers(first) == before
 
 
+@pytest.mark.slow
 def test_a_deleted_index_is_built_anew_in_the_same_process(make_retriever, write_corpus, tmp_path):
     with make_retriever():
         pass
@@ -362,6 +365,7 @@ def test_a_truncated_vector_file_is_refused(make_retriever, tmp_path):
         make_retriever().open()
 
 
+@pytest.mark.slow
 def test_a_damaged_database_is_refused(make_retriever, tmp_path):
     with make_retriever():
         pass

@@ -161,6 +161,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
         FusionRetriever(**({"retrievers": [Ranking("a"), Ranking("b")]} | settings))
 
 
+@pytest.mark.slow
 def test_the_hybrid_one_is_bm25_and_chroma_over_one_corpus(write_corpus: Callable[..., Path], tmp_path: Path) -> None:
     corpus = str(write_corpus())
     sparse, dense = BM25Retriever(str(tmp_path / "a"), corpus), ChromaRetriever(str(tmp_path / "b"), corpus)

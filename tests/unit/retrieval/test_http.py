@@ -127,6 +127,7 @@ def test_a_slow_answer_is_given_up() -> None:
         gate.set()
 
 
+@pytest.mark.slow
 def test_a_lost_answer_of_a_quick_server_costs_a_second_not_all_that_is_allowed() -> None:
     gate = threading.Event()
 

@@ -108,6 +108,7 @@ def test_a_tool_cannot_end_the_event_loop(loop: BackgroundLoop, function: Callab
     assert answered(loop, lambda: ToolResult("fine")) == "fine"
 
 
+@pytest.mark.slow
 def test_a_tool_that_blocks_all_others_is_named(loop: BackgroundLoop) -> None:
     with pytest.raises(BlockedError, match=r"agent tool `theirs` \(at .*blocked_s.*asyncio\.to_thread"):
         answered(loop, lambda: time.sleep(1.5))

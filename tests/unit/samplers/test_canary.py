@@ -84,6 +84,7 @@ def test_limits_out_of_range_are_refused(settings: dict[str, float]) -> None:
         CanaryLimits(**settings)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_tensor_of_the_policy_shows_in_it() -> None:
     model = AutoModelForCausalLM.from_pretrained(resolve_path(POLICY), dtype=torch.float32)

@@ -52,6 +52,7 @@ def test_a_run_with_paired_updates_ends_as_one_without_to_the_bit(tmp_path: Path
     assert {row["iteration"] for row in paired.probe_rows} == {1, 2}
 
 
+@pytest.mark.slow
 def test_the_fixed_set_is_scored_as_its_mean_log_likelihood(plain) -> None:
     run, correct = plain
     batch = collate(correct[:2])
@@ -60,6 +61,7 @@ def test_the_fixed_set_is_scored_as_its_mean_log_likelihood(plain) -> None:
     assert mean_log_likelihood(run.module, batch) == pytest.approx(sum(each) / 2, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_record_keeps_what_was_logged_without_times(tmp_path: Path) -> None:
     record = Record()
     run = make_run(tmp_path, iterations=2, sampler=scripted(answers))

@@ -150,6 +150,7 @@ def test_a_finished_run_goes_on_when_it_gets_more_iterations_and_only_then(tmp_p
     assert_equal_runs(longer, whole)
 
 
+@pytest.mark.slow
 def test_counters_of_skipped_steps_survive(tmp_path: Path) -> None:
     run = fresh(tmp_path, iterations=1)
     run.module.nonfinite.total, run.module.nonfinite.in_a_row = 7, 2
@@ -194,6 +195,7 @@ def test_validation_in_the_middle_leaves_training_as_it_is(tmp_path: Path) -> No
     assert [(row["iteration"], row["step"]) for row in validated] == [("2.0", "4"), ("4.0", "8")]
 
 
+@pytest.mark.slow
 def test_the_warm_up_counts_optimizer_steps(tmp_path: Path) -> None:
     optimization = Optimization(learning_rate=1.0, warmup_ratio=0.5, mini_batch_size=1)
     run = fresh(tmp_path, iterations=4, module=MODULE | {"optimization": optimization})

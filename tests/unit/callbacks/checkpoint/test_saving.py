@@ -74,6 +74,7 @@ def test_checkpoints_are_sealed_and_nothing_goes_through_memory_or_the_folder_fo
     check_whole(path)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_warning_and_the_next_checkpoint_is_the_next_try(tmp_path: Path, disk: Any) -> None:
     actions = {2: lambda *_: disk(20_000), 3: lambda *_: disk(resource.RLIM_INFINITY)}
     with pytest.warns(UserWarning, match=r"iteration-000002.ckpt, got: .*File too large.* failure 1 of 3") as warned:
@@ -214,7 +215,9 @@ def made(folder: Path, corpus: Path, overlay: str, iterations: int) -> Run:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize(
+    "overlay", ["overlap", *(pytest.param(one, marks=pytest.mark.slow) for one in OVERLAYS if one != "overlap")]
+)
 def test_a_checkpoint_in_mid_run_is_one_that_a_resume_takes(tmp_path: Path, overlay: str) -> None:
     corpus = tmp_path / "corpus.jsonl"
     rows = [{"id": str(number), "contents": f'"Ghana {number}"\ndemonym {number}'} for number in range(8)]

@@ -72,6 +72,7 @@ def test_a_signal_during_a_rollout_stops_at_once(tmp_path: Path, whole: Run, num
     assert_resumed_run_equals(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_updates_stops_after_them_with_a_checkpoint(tmp_path: Path, whole: Run) -> None:
     run, stop = made(tmp_path)
     after(run.module.gradients, "step", 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -94,6 +95,7 @@ def test_a_signal_while_a_checkpoint_is_written_stops_before_the_next_iteration(
     assert_resumed_run_equals(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_does_not_wait_for_the_updates(tmp_path: Path) -> None:
     run, stop = made(tmp_path)
     after(run.module.gradients, "step", 5, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])

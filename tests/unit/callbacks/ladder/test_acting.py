@@ -232,6 +232,7 @@ def test_healthy_checkpoints_stay_until_there_are_newer_ones(tmp_path: Path) -> 
     assert [path.name for path in list_checkpoints(tmp_path)] == ["iteration-000001.ckpt", "iteration-000006.ckpt"]
 
 
+@pytest.mark.slow
 def test_without_a_healthy_checkpoint_nothing_happens_and_it_does_not_count(tmp_path: Path) -> None:
     levels: dict[int, Level] = {1: "alarm", 2: "alarm"}
     run = guarded(tmp_path, [RollBack(ALARM)], levels, iterations=3).fit()

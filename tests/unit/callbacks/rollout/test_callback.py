@@ -98,6 +98,7 @@ class Sleeper(ScriptedSampler):
         return {"the sleeper": [Completion([5], [math.nan], "length") for _ in requests]}
 
 
+@pytest.mark.slow
 def test_an_engine_that_gave_its_weights_up_gets_them_before_it_samples_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +139,7 @@ def test_weights_that_were_sent_are_sent_again_only_when_they_are_to_be_forgotte
     assert sampler.events == ["room", "weights 7"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("on_failure", "failed", "left"),
     [
@@ -183,6 +185,7 @@ def test_too_many_failures_stop_the_run_with_a_checkpoint_that_goes_on_to_the_bi
     assert by_iteration(tmp_path / "a") == by_iteration(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_half_of_the_trajectories_may_fail_by_default(tmp_path: Path) -> None:
     sampler = scripted(failing(*((0, trajectory) for trajectory in range(4))))
     assert make_run(tmp_path, iterations=1, sampler=sampler).fit().module.iteration == 1

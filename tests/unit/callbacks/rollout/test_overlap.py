@@ -68,6 +68,7 @@ class PausedUpdate(SearchAgentModule):
         super().training_step(batch, batch_idx)
 
 
+@pytest.mark.slow
 def test_the_next_rollout_goes_on_during_the_updates_by_the_weights_before_them(tmp_path: Path) -> None:
     sampler = Watch()
     run = overlapped(tmp_path, sampler=sampler, agent=PausedUpdate, iterations=3)
@@ -208,7 +209,7 @@ SHORT = {"limits": replace(LIMITS, action_tokens=8)}
 @pytest.mark.parametrize(
     ("place", "signal"),
     [
-        ("reward", SIGTERMException(143)),
+        pytest.param("reward", SIGTERMException(143), marks=pytest.mark.slow),
         pytest.param("prepare", KeyboardInterrupt(), marks=pytest.mark.slow),
         pytest.param("wait", SIGTERMException(143), marks=pytest.mark.slow),
     ],

@@ -98,6 +98,7 @@ def test_an_iteration_trains_on_the_groups_with_a_signal(whole: tuple[Run, list[
     check_trained(whole[1], [[1, 3], [], [0, 1], [0, 2], [2, 4]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("without_signal", "expected"),
     [("keep_correct", [[1, 2, 3], []]), ("keep", [[0, 1, 2, 3], [0, 1, 2, 3, 4, 5]])],
@@ -117,6 +118,7 @@ def test_the_bound_and_what_llds_loses_are_said_once(tmp_path: Path, caplog: pyt
     assert caplog.text.count("which LLDS (`preserve: non_negative`) would preserve") == 1
 
 
+@pytest.mark.slow
 def test_signals_are_of_all_that_was_sampled_and_the_trained_reward_is_apart(
     whole: tuple[Run, list[RolloutBatch]],
 ) -> None:
@@ -135,6 +137,7 @@ def test_signals_are_of_all_that_was_sampled_and_the_trained_reward_is_apart(
     assert {row["rollout/dropped"] for row in found.values()} == {"0.0"}  # nothing failed
 
 
+@pytest.mark.slow
 def test_further_prompts_come_next_in_the_stream_and_are_seen(whole: tuple[Run, list[RolloutBatch]]) -> None:
     run, batches = whole
     loader = run.trainer.train_dataloader
@@ -210,6 +213,7 @@ def test_too_many_failures_stop_the_run_before_further_prompts_are_drawn(tmp_pat
     assert run.trainer.train_dataloader.further == 0
 
 
+@pytest.mark.slow
 def test_groups_that_failures_emptied_are_drawn_anew(tmp_path: Path) -> None:
     def script(iteration: int, trajectory: int, turn: int) -> str | Exception:
         is_lost = (iteration, trajectory) in [(2, 0), (2, 1), (2, 2)]  # one is left of a mixed group

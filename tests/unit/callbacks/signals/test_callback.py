@@ -50,6 +50,7 @@ class Exact(pl.Callback):
         )
 
 
+@pytest.mark.slow
 def test_the_change_is_from_before_to_after_all_updates(tmp_path: Path) -> None:
     exact = Exact()
     make_run(tmp_path, exact, sampler=scripted(answers)).fit()
@@ -59,6 +60,7 @@ def test_the_change_is_from_before_to_after_all_updates(tmp_path: Path) -> None:
         assert expected["llds/displacement_correct"] != 0
 
 
+@pytest.mark.slow
 def test_the_fixed_set_is_scored_by_the_policy_that_the_updates_made(tmp_path: Path) -> None:
     run = make_run(tmp_path, iterations=3, sampler=scripted(answers)).fit()
     [signals] = [one for one in run.trainer.callbacks if isinstance(one, IterationSignals)]  # type: ignore[attr-defined]

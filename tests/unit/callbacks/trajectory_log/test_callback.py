@@ -52,6 +52,7 @@ class Rescore(Callback):
         self.changes.append([row[mask].tolist() for row, mask in zip(change, tensors.action_mask, strict=True)])
 
 
+@pytest.mark.slow
 def test_trajectories_say_what_the_updates_did_to_each_token(tmp_path: Path) -> None:
     truth = Rescore()
     make_run(tmp_path, truth, TrajectoryLog(max_trajectories=None), iterations=2, sampler=scripted(answers)).fit()

@@ -182,6 +182,7 @@ def test_help_tells_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 bad input" in printed
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_sees_no_traceback(tmp_path: Path) -> None:
     runs = " ".join([str(write_run(tmp_path, falls=True))] * 40)
     command = f"{sys.executable} -m llds diagnose --json {runs} | head -1"

@@ -60,6 +60,7 @@ def test_an_address_that_others_reach_without_a_token_is_warned_about(
         assert ("`token_file`" in capsys.readouterr().err) == is_warned
 
 
+@pytest.mark.slow
 def test_a_page_beside_the_run_or_where_it_is_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = make_run(tmp_path / "x" / "run", [0.1, 0.2]), make_run(tmp_path / "y" / "run", [0.3, 0.2])
     main(["report", str(one)])

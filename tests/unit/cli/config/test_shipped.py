@@ -87,6 +87,7 @@ trainer: {callbacks+: [{class_path: llds.callbacks.RunReport, init_args: {every_
 """
 
 
+@pytest.mark.slow
 def test_each_item_has_its_own_settings_alone(tmp_path: Path) -> None:
     words = ["-c", "llds:quickstart"]
     for number, text in enumerate((FIRST, SECOND, THIRD)):

@@ -44,6 +44,7 @@ def test_the_flag_and_the_file_are_the_same_and_the_last_word_counts(
     assert len(profiles(*args)) == count
 
 
+@pytest.mark.slow
 def test_a_profile_that_the_configuration_holds_keeps_its_settings(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("trainer: {callbacks+: [{class_path: llds.callbacks.IterationProfile, init_args: {warmup: 7}}]}\n")

@@ -62,6 +62,7 @@ def test_a_run_that_goes_on_keeps_the_seeds_that_it_was_begun_with(tmp_path: Pat
     assert seeds(ckpt_path=str(tmp_path / "elsewhere" / "checkpoints" / "last.ckpt")) == [3, 3, 3]
 
 
+@pytest.mark.slow
 def test_the_command_line_sets_all_seeds_at_once() -> None:
     cli = build_cli(["-c", str(ROOT / "conf" / "quickstart.yaml"), "--seed_everything", "4"], run=False)
     rollout = next(one for one in cli.trainer.callbacks if type(one).__name__ == "RolloutCallback")  # type: ignore[attr-defined]

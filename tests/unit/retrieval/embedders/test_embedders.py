@@ -104,6 +104,7 @@ def test_prefixes_stand_before_queries_and_passages() -> None:
     np.testing.assert_allclose(embedder.embed_passages(["Lima"]), wordllama.embed(["passage: Lima"]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_serves_a_collection(make_retriever: Callable[..., ChromaRetriever], tmp_path: Path) -> None:
     with make_retriever() as plain:
         expected = [p.document_id for p in plain.retrieve(["capital of France"], 3)[0]]

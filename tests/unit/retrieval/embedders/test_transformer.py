@@ -189,6 +189,7 @@ def test_minilm_finds_paraphrases_closer_than_anything_else(minilm: Embedder) ->
     assert np.diag(similarity).min() > 0.5 > unrelated.max()
 
 
+@pytest.mark.slow
 @needs_minilm
 def test_minilm_serves_a_collection(make_retriever: Callable[..., ChromaRetriever], minilm: Embedder) -> None:
     with make_retriever(embedder=minilm) as retriever:

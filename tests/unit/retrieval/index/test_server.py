@@ -110,6 +110,7 @@ def test_a_folder_that_was_built_here_can_be_served(make_retriever, tmp_path):
         server.kill()
 
 
+@pytest.mark.slow
 def test_an_index_is_built_once_and_then_opened_without_its_corpus(on_server):
     with on_server() as retriever:
         expected = answers(retriever)
@@ -182,6 +183,7 @@ def test_a_server_that_is_not_there_is_named_with_its_key(make_retriever, chroma
         make_retriever(path=None, server=ChromaServer("http://nowhere.invalid:8000")).open()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_none_of_chroma_is_refused(make_retriever):
     with (
         other_server() as url,
@@ -198,6 +200,7 @@ def test_an_encrypted_address_of_a_plain_server_is_refused(make_retriever, chrom
         make_retriever(path=None, server=ChromaServer(url)).open()
 
 
+@pytest.mark.slow
 def test_the_token_is_sent_and_a_refusal_says_what_to_set(make_retriever, tmp_path):
     (tmp_path / "token").write_text("s3cret\n")
     token_file = str(tmp_path / "token")

@@ -133,6 +133,7 @@ def test_when_the_first_process_dies_the_others_go_and_another_server_can_start(
         own.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('no such model')"]
     process = ServerProcess(command, dict(os.environ), "http://127.0.0.1:9", tmp_path / "log")
