@@ -71,3 +71,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
         return 0
     most = {"not slow": 4, "slow": 2}.get(config.getoption("markexpr"), 0)
     return min(os.cpu_count() or 1, most)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out of the quick suite what imports other trainers, which takes longer than most rooms; all of it is slow."""
+    is_quick = config.getoption("markexpr") == "not slow"
+    return True if is_quick and collection_path.name in ("test_trl.py", "test_verl.py") else None

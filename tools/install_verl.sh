@@ -5,6 +5,8 @@
 set -euo pipefail
 python -m pip install --quiet --no-deps verl==0.9.1 tensordict==0.10.0 pyvers codetiming hydra-core torchdata dill \
   antlr4-python3-runtime==4.9.3 ray msgpack
+# verl's wheel brings its own tests as a package `tests`, which would stand in the way of any other.
+rm -rf "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests"
 VERL_USE_EXTERNAL_MODULES=llds.integrations.verl python - <<'PYTHON'
 from verl.trainer.ppo.core_algos import get_policy_loss_fn
 

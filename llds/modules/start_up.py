@@ -101,11 +101,12 @@ def check_commit(policy_path: str) -> None:
     Raises:
         ConfigurationError: Naming two commits.
     """
-    found = gather(policy_path)
+    is_folder = resolve_path(policy_path).exists()  # which may have another path on another machine
+    found = [name for name in gather(None if is_folder else policy_path) if name is not None]
     if len(set(found)) > 1:
         raise ConfigurationError(
             f"Expected `model.policy` to be one commit on all ranks, got {found[0]} and "
             f"{next(one for one in found if one != found[0])}. Name the commit: --model.policy {found[0]}."
         )
-    if not resolve_path(policy_path).exists():
+    if not is_folder:
         rank_zero_info(f"`model.policy` is {policy_path}")
