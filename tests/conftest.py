@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # Tests, and the processes that they start, ask no hub but one of their own (tests/hub.py).
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")  # read once, when Trackio is imported
 
 EXACT = 1e-12
 """Absolute, for float64 results that must agree but for the order of sums."""
@@ -74,6 +76,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out of the quick suite what imports other trainers, which takes longer than most rooms; all of it is slow."""
+    """Leave out of the quick suite what imports other trainers, which takes longer than most rooms: all is slow."""
     is_quick = config.getoption("markexpr") == "not slow"
     return True if is_quick and collection_path.name in ("test_trl.py", "test_verl.py") else None

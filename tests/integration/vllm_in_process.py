@@ -235,8 +235,8 @@ class Checks:
         def weights_without(name: str, change: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
             stream = self.module.policy.weights
 
-            def changed() -> Iterator[tuple[str, torch.Tensor]]:
-                for key, value in stream():
+            def changed(*, as_saved: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+                for key, value in stream(as_saved=as_saved):
                     if key != name:
                         yield key, value
                     elif change is not None:

@@ -330,9 +330,9 @@ def test_every_room_of_methods_is_small_and_every_method_has_an_overlay() -> Non
 
 @pytest.mark.slow
 def test_a_method_of_each_room_goes_with_the_others_and_with_llds() -> None:
-    names = ("advantages/negative_weight", "losses/cispo", "terms/echo", "selections/kl_cov")
+    names = ("advantages/negative_weight", "losses/cispo", "terms/echo", "selections/void_turns")
     cli = build("-c", QUICKSTART, *(f for name in names for f in ("-c", ROOT / "conf" / "objectives" / f"{name}.yaml")))
     assert isinstance(cli.model, SearchAgentModule)
     assert isinstance(cli.model.advantages, NegativeWeight)
     assert list(cli.model.objective.terms) == ["policy", "kl", "llds", "observation_nll"]
-    assert [type(one).__name__ for one in cli.model.objective.selections] == ["KLCov"]
+    assert [type(one).__name__ for one in cli.model.objective.selections] == ["VoidTurns"]

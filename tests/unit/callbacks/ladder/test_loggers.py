@@ -1,5 +1,6 @@
 """The overlays of conf/logging/: a short training offline, and an alarm that reaches the service."""
 
+import os
 import sqlite3
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -28,7 +29,7 @@ def wandb_holds(folder: Path) -> str:
 
 
 def trackio_holds(folder: Path) -> str:
-    [file] = folder.glob("trackio/*.db")
+    [file] = Path(os.environ["TRACKIO_DIR"]).glob("llds.db")
     with sqlite3.connect(file) as database:
         return str([database.execute(f"select * from {table}").fetchall() for table in ("metrics", "alerts")])  # noqa: S608
 
@@ -60,10 +61,9 @@ class Trouble(pl.Callback):
 @pytest.mark.slow
 def test_a_run_logs_offline_and_an_alarm_reaches_the_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'mlflow'}")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    for service in HOLDS:  # Trackio reads its variable when it is imported
+    for service in HOLDS:
         pytest.importorskip(service, reason="of the extra llds[dev]")
     monkeypatch.chdir(tmp_path)
     files = [part for service in HOLDS for part in ("-c", f"llds:logging/{service}")]
