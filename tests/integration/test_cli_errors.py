@@ -90,7 +90,7 @@ SETTINGS = {
     f"--trainer.default_root_dir {QUICKSTART}": "quickstart.yaml is a file",
     "--trainer.accelerator tpuu": "Expected `trainer` settings that work on this machine, got: You selected an invalid",
     "--trainer.logger lightning.pytorch.loggers.CometLogger": "Expected package comet-ml for `trainer.logger` (light",
-    '--trainer.logger [{"class_path":"lightning.pytorch.loggers.CometLogger"}]': "Expected package comet-ml for `trainer",
+    '--trainer.logger [{"class_path":"lightning.pytorch.loggers.CometLogger"}]': "Expected package comet-ml for `trai",
 }
 
 
