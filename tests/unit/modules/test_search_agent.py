@@ -264,6 +264,7 @@ def test_updates_raise_what_was_right_and_are_recorded(make_module: MakeModule) 
     assert (record.entropy[batch.action_mask] > 0).all()
 
 
+@pytest.mark.slow
 def test_a_nonfinite_step_changes_no_bit_of_weights_or_optimizer_and_a_run_of_them_stops(
     make_module: MakeModule,
 ) -> None:

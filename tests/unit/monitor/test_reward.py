@@ -70,6 +70,7 @@ def test_a_fall_far_below_the_range_that_the_log_states_does_not_matter() -> Non
     assert (plain.falls, bounded.falls) == (True, False)
 
 
+@pytest.mark.slow
 def test_a_constant_reward_is_one_that_luck_does_not_explain() -> None:
     noise = random.Random(0)
     few = [

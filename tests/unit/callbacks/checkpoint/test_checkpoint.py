@@ -118,6 +118,7 @@ def test_an_iteration_that_has_not_reached_the_loggers_is_done_again(tmp_path: P
     assert_equal_runs(fresh(tmp_path / "a").fit(resume=True), whole)
 
 
+@pytest.mark.slow
 def test_an_interrupt_before_the_first_iteration_has_ended_saves_nothing(tmp_path: Path) -> None:
     run = fresh(tmp_path)
     interrupt_after(run.module, "prepare", 1)

@@ -125,6 +125,7 @@ def test_weights_that_are_not_finite_are_not_saved_and_the_run_stops(tmp_path: P
     assert names(tmp_path) == ["iteration-000001.ckpt", "iteration-000002.ckpt"]
 
 
+@pytest.mark.slow
 def test_optimizer_states_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     def poison(trainer: pl.Trainer, module: SearchAgentModule) -> None:
         for state in trainer.optimizers[0].state.values():
@@ -135,6 +136,7 @@ def test_optimizer_states_that_are_not_finite_are_not_saved(tmp_path: Path) -> N
     assert names(tmp_path) == ["iteration-000001.ckpt"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_on_a_full_disk_says_so_and_keeps_the_last_checkpoint(tmp_path: Path, disk: Any) -> None:
     class Interrupted(FirstIsRight):
         def __call__(self, trajectory: Trajectory) -> float:

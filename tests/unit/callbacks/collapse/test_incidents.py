@@ -98,6 +98,7 @@ def test_no_folder_is_written_where_none_is_wanted(tmp_path: Path) -> None:
     assert not (tmp_path / "incidents").exists()
 
 
+@pytest.mark.slow
 def test_a_healthy_run_says_and_leaves_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path, iterations=2, sampler=scripted(answers))
     run.trainer.callbacks.insert(-1, CollapseMonitor())  # type: ignore[attr-defined]

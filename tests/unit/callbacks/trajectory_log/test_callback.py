@@ -69,6 +69,7 @@ def test_trajectories_say_what_the_updates_did_to_each_token(tmp_path: Path) -> 
     assert any(abs(value) > 1e-3 for value in truth.changes[0][0])  # of the first mini-batch's trajectories, too
 
 
+@pytest.mark.slow
 def test_groups_with_right_and_wrong_answers_are_scored_once_more_and_written_first(tmp_path: Path) -> None:
     make_run(
         tmp_path,

@@ -95,6 +95,7 @@ def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path, stage: str) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_refused_is_logged_whole(tmp_path: Path) -> None:
     run = make_run(tmp_path, sampler=scripted(answers))
     run.trainer.callbacks.insert(0, LateLoggers(run.trainer))

@@ -178,6 +178,7 @@ def chi_square_p(counts: list[int], law: np.ndarray) -> float:
     return float(torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2, dtype=torch.float64), statistic / 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
