@@ -120,7 +120,7 @@ def batch_of(card: Card, groups: int, size: int, prompt: int, response: int, voc
     zeros = torch.zeros(len(ids))
     advantages = torch.randn(len(ids), generator=drawn)
     return PolicyBatch(
-        ids, torch.ones_like(ids), index, index < -1, torch.zeros(ids.shape), zeros, advantages, numbers
+        ids, torch.ones_like(ids), index, index < -1, torch.zeros(ids.shape), zeros, zeros > 0, advantages, numbers
     ).to(card.device)
 
 
