@@ -2,7 +2,8 @@
 
 Judged by the mean difference over about 256 tokens after natural text. A largest difference would grow with the count
 of tokens: two right engines in bfloat16 differ by 0.2 on some token. The engine keeps the texts in its prefix cache
-from one update to the next, so a cache that was not reset shows as well. Bit errors that are too small to show here
+from one update to the next, but the second text only once it was asked: a cache that was not reset does not show
+reliably, because the second text, not in it, is in order. Bit errors that are too small to show here
 are the fingerprints' business (`llds.samplers.vllm.weight_update`).
 """
 
