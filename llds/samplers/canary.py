@@ -2,8 +2,7 @@
 
 Judged by the mean difference over about 256 tokens after natural text. A largest difference would grow with the count
 of tokens: two right engines in bfloat16 differ by 0.2 on some token. The engine keeps the texts in its prefix cache
-from one update to the next, but the second text only once it was asked: a cache that was not reset does not show
-reliably, because the second text, not in it, is in order. Bit errors that are too small to show here
+from one update to the next, so a cache that was not reset shows as well: both texts are asked each time. Bit errors that are too small to show here
 are the fingerprints' business (`llds.samplers.vllm.weight_update`).
 """
 
@@ -37,7 +36,7 @@ TEXTS = (
     "when the planet was near and too late when it was far away. His numbers were wrong by a quarter, but the idea was "
     "right, and it made many people change their minds about how space, time and sight belong together.",
 )
-"""The second is asked only where the first is not in order."""
+"""Asked at every update; an engine is refused where neither is in order."""
 
 _PIECES = 4  # requests of a text, side by side: 256 tokens in the time of 64
 _PROMPT_TOKENS = 96  # three blocks of the prefix cache

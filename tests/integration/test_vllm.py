@@ -146,7 +146,7 @@ def test_the_process_keeps_its_random_numbers_and_threads(found: dict[str, Any])
         pytest.param(
             "cache not reset",
             "canary",
-            marks=pytest.mark.xfail(reason="a mean over natural text does not see it", strict=False),
+            marks=pytest.mark.xfail(reason="missed before; seen since both texts are asked", strict=False),
         ),
         ("cache refuses", "prefix cache"),
         ("old version", "expected an action by weights of version"),

@@ -129,14 +129,17 @@ class WeightSync:
         Raises:
             WeightUpdateError: If an engine is not in order on both texts.
         """
-        for requests in self._canary.requests:
+        judged = None
+        for requests in self._canary.requests:  # all of them, every time: an old cache must hold the second text too
             completions = together(partial(self._probe, requests))[0]
             if not completions:
                 return None
             gaps = together(partial(self._gaps, requests, completions))[0]
-            if self._canary.is_in_order(gaps):
-                self._canary.remember(max(gaps.values()))
-                return max(gaps.values())
+            if judged is None and self._canary.is_in_order(gaps):
+                judged = max(gaps.values())
+        if judged is not None:
+            self._canary.remember(judged)
+            return judged
         together(partial(self._canary.check, gaps))
         raise AssertionError  # the check raises what is not in order
 
