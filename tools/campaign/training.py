@@ -1,7 +1,8 @@
 """Trainings of the campaign: ``llds fit`` on the shipped quickstart, small, in processes that can be killed.
 
-A process is a fork of this one, which has imported what a training needs: it is as real as one of its own, and costs a
-second instead of six. Where several ranks start each other, it is one of its own.
+A process is a fork of a server's that has imported what a training needs and runs nothing: it is as real as one of its
+own, and costs a second instead of six. Where several ranks start each other, it is one of its own. This process is no
+such server: it has threads, and two threads of a fork that touch torch's torn thread pool at once can find none.
 """
 
 import functools
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import psutil
@@ -95,7 +97,7 @@ def corpus(folder: Path) -> Path:
 
 
 class Fork:
-    """A command of llds in a fork of this process; used like `subprocess.Popen`.
+    """A command of llds in a fork of the server; used like `subprocess.Popen`.
 
     Args:
         arguments: After ``llds``.
@@ -103,8 +105,7 @@ class Fork:
     """
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        import_all()
-        self._process = multiprocessing.get_context("fork").Process(target=_child, args=(list(arguments), log))
+        self._process = _forkserver().Process(target=_child, args=(list(arguments), log))
         self._process.start()
         self.pid = self._process.pid
 
@@ -162,16 +163,16 @@ def family(process: "Fork | subprocess.Popen[bytes]") -> list[psutil.Process]:
 
 
 @functools.cache
-def import_all() -> None:
-    """Import what a training needs, so that forks have it. Nothing runs yet that has threads."""
-    for name in _IMPORTED:
-        importlib.import_module(name)
-    torch.set_num_threads(1)
+def _forkserver() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tools.campaign.training", *_IMPORTED])
+    return context
 
 
 def _child(arguments: list[str], log: Path) -> None:
     from llds.cli import main
 
+    torch.set_num_threads(1)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
