@@ -6,7 +6,6 @@ such server: it has threads, and two threads of a fork that touch torch's torn t
 """
 
 import functools
-import importlib
 import json
 import multiprocessing
 import os
