@@ -119,6 +119,7 @@ ENTRIES = (
     Entry("reinforce_pp_baseline", _advantages(lambda _: ReinforcePlusPlusAdvantages(baseline=True))),
     Entry("w_reinforce", _advantages(lambda value: SignedAdvantages(value, 1.0)), (0.1, 0.3, 1.0)),
     Entry("psr", _advantages(lambda _: SignedAdvantages(1.0, 0.0))),
+    Entry("nsr", _advantages(lambda _: SignedAdvantages(0.0, 1.0))),
     Entry("negative_weight", _advantages(NegativeWeight), (0.5, 0.25, 0.1)),
     Entry("wapo", _wapo, (9.0, 1.0, 0.2)),
     Entry("gtpo", _advantages(ConflictAdvantages), (2.0, 1.5, 1.0)),
