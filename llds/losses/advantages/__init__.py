@@ -2,6 +2,7 @@
 
 from llds.losses.advantages.estimator import AdvantageInputs, Advantages, GroupAdvantages, RewardParts
 from llds.losses.advantages.group import AdvantageScale, group_advantages
+from llds.losses.advantages.influence import NTHRAdvantages
 from llds.losses.advantages.outcome import (
     NegativeWeight,
     ReinforcePlusPlusAdvantages,
@@ -17,6 +18,7 @@ __all__ = [
     "ConflictAdvantages",
     "GiGPOAdvantages",
     "GroupAdvantages",
+    "NTHRAdvantages",
     "NegativeWeight",
     "RLOOAdvantages",
     "ReinforcePlusPlusAdvantages",

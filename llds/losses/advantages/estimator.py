@@ -50,6 +50,8 @@ class AdvantageInputs:
         attention_mask: 1 on tokens, 0 on padding, ``[B, T]`` long.
         action_index: Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
         reward_parts: What each part of the reward gave; None where nobody has said.
+        influence: What raising each action token does to the right trajectories of its group (`influence_on`),
+            ``[B, T]``; anything off the actions. None where no estimator reads it.
     """
 
     rewards: Tensor
@@ -59,6 +61,23 @@ class AdvantageInputs:
     attention_mask: Tensor
     action_index: Tensor
     reward_parts: RewardParts | None = None
+    influence: Tensor | None = None
+
+    def need_influence(self, estimator: "Advantages") -> Tensor:
+        """The influence of each token.
+
+        Args:
+            estimator: Who needs it.
+
+        Raises:
+            ConfigurationError: If there is none.
+        """
+        if self.influence is None:
+            raise ConfigurationError(
+                f"Expected `influence` for {type(estimator).__name__} (`model.advantages`), got None: this batch was "
+                "made without. Let `SearchAgentModule.prepare` make it, or give it."
+            )
+        return self.influence
 
     def parts(self, estimator: "Advantages") -> RewardParts:
         """The parts of the reward.
@@ -78,7 +97,15 @@ class AdvantageInputs:
 
 
 class Advantages(ABC):
-    """Weighs trajectories, or their tokens, by how good they were. Subclass it, and name it in ``model.advantages``."""
+    """Weighs trajectories, or their tokens, by how good they were. Subclass it, and name it in ``model.advantages``.
+
+    Attributes:
+        reads_influence: Whether it needs the influence of tokens, which costs a forward pass.
+        reads_gain: Whether it needs the information gain of actions, which costs a scoring of the answer after each.
+    """
+
+    reads_influence: bool = False
+    reads_gain: bool = False
 
     @abstractmethod
     def __call__(self, inputs: AdvantageInputs) -> Tensor:

@@ -119,6 +119,7 @@ class NegativeWeight(Advantages):
             raise ConfigurationError(f"Expected `weight` of NegativeWeight in [0, 1], got {weight}.")
         self.weight = weight
         self.of = of or GroupAdvantages()
+        self.reads_influence, self.reads_gain = self.of.reads_influence, self.of.reads_gain
 
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """Weigh the other's."""

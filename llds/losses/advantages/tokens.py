@@ -38,6 +38,7 @@ class ConflictAdvantages(Advantages):
             raise ConfigurationError(f"Expected `weight` of ConflictAdvantages >= 1, got {weight}.")
         self.weight = weight
         self.of = of or GroupAdvantages()
+        self.reads_influence, self.reads_gain = self.of.reads_influence, self.of.reads_gain
 
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """Correct the other's."""
