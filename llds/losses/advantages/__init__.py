@@ -9,6 +9,7 @@ from llds.losses.advantages.outcome import (
     RLOOAdvantages,
     SignedAdvantages,
 )
+from llds.losses.advantages.parts import GDPOAdvantages, IGPOAdvantages, MTGRPOAdvantages
 from llds.losses.advantages.tokens import ConflictAdvantages, GiGPOAdvantages
 
 __all__ = [
@@ -16,8 +17,11 @@ __all__ = [
     "AdvantageScale",
     "Advantages",
     "ConflictAdvantages",
+    "GDPOAdvantages",
     "GiGPOAdvantages",
     "GroupAdvantages",
+    "IGPOAdvantages",
+    "MTGRPOAdvantages",
     "NTHRAdvantages",
     "NegativeWeight",
     "RLOOAdvantages",

@@ -5,6 +5,7 @@ with depends on neither mini-batches, micro-batches nor ranks.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,20 @@ class RewardParts:
     weights: Tensor
     values: Tensor
     turn_values: Tensor
+
+    def joined(self, name: str, turn_values: Tensor) -> "RewardParts":
+        """The same with a part more, of weight 1, that speaks of actions only.
+
+        Args:
+            name: Of the part.
+            turn_values: ``[B, N]``, NaN where it says nothing.
+        """
+        return RewardParts(
+            (*self.names, name),
+            torch.cat([self.weights, self.weights.new_ones(1)]),
+            torch.cat([self.values, torch.full_like(self.values[:, :1], torch.nan)], dim=1),
+            torch.cat([self.turn_values, turn_values.unsqueeze(1).to(self.turn_values)], dim=1),
+        )
 
     def to(self, device: torch.device) -> "RewardParts":
         """Copy to a device."""
@@ -101,11 +116,22 @@ class Advantages(ABC):
 
     Attributes:
         reads_influence: Whether it needs the influence of tokens, which costs a forward pass.
-        reads_gain: Whether it needs the information gain of actions, which costs a scoring of the answer after each.
+        answer_opening: Text before an answer, where it needs the information gain of actions, which costs a scoring of
+            the gold answer after each; None: it does not.
     """
 
     reads_influence: bool = False
-    reads_gain: bool = False
+    answer_opening: str | None = None
+
+    def check_reward(self, speaks: Mapping[str, bool]) -> None:  # noqa: B027 (most go with any)
+        """Refuse a reward that makes nothing of it, before the run begins.
+
+        Args:
+            speaks: Of each part of the reward by its name, whether it says something of single actions.
+
+        Raises:
+            ConfigurationError: If this estimator needs what the reward does not say.
+        """
 
     @abstractmethod
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
@@ -136,3 +162,20 @@ class GroupAdvantages(Advantages):
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """Compare each reward with its group's."""
         return group_advantages(inputs.rewards, inputs.groups, scale=self.scale, eps=self.eps)
+
+
+class Reweighed(Advantages):
+    """Changes the advantages of another estimator, and reads what that reads.
+
+    Args:
+        of: The other estimator; None: GRPO's.
+    """
+
+    def __init__(self, of: Advantages | None) -> None:
+        self.of = of or GroupAdvantages()
+        self.reads_influence = self.reads_influence or self.of.reads_influence
+        self.answer_opening = self.of.answer_opening
+
+    def check_reward(self, speaks: Mapping[str, bool]) -> None:
+        """Ask the other."""
+        self.of.check_reward(speaks)

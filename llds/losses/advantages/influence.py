@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llds.errors import ConfigurationError
-from llds.losses.advantages.estimator import AdvantageInputs, Advantages, GroupAdvantages
+from llds.losses.advantages.estimator import AdvantageInputs, Advantages, Reweighed
 from llds.losses.advantages.tokens import groups_of
 from llds.losses.log_probs import VOCAB_CHUNK, HeadTokens
 from llds.losses.masking import action_mask, check_positive, masked, per_token
@@ -43,7 +43,7 @@ def influence_on(tokens: HeadTokens, anchors: Tensor, *, vocab_chunk: int = VOCA
     return influence / tokens.temperature**2
 
 
-class NTHRAdvantages(Advantages):
+class NTHRAdvantages(Reweighed):
     r"""NTHR: tokens of wrong trajectories that pull the right ones down most are unlearned less.
 
     .. math::
@@ -71,8 +71,7 @@ class NTHRAdvantages(Advantages):
             raise ConfigurationError(f"Expected `weight` of NTHRAdvantages in [0, 1] or null, got {weight}.")
         check_positive("scale", scale)
         self.weight, self.scale = weight, scale
-        self.of = of or GroupAdvantages()
-        self.reads_gain = self.of.reads_gain
+        super().__init__(of)
 
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """Weigh the other's, group by group."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tools.experiments.cures.entries import BY_NAME, entry_of
+from tools.experiments.cures.entries import ANSWER, BY_NAME, entry_of
 from tools.experiments.cures.runs import PAIRS, RATES, SECONDS, SIGNALS, STUDY, TEST_SEEDS, Job, best, left, recorded
 from tools.experiments.full_runs import claimed
 from tools.experiments.recording import FixedSet, Record, Row, correct_trajectories
@@ -32,7 +32,7 @@ def settings(job: Job) -> Settings:
     """Of a training."""
     changes = entry_of(job.entry).make(job.value)
     rate = job.rate * changes.rate
-    return Settings(rate, dict(changes.llds), ITERATIONS, job.seed, kl=changes.kl, module=changes.module)
+    return Settings(rate, dict(changes.llds), ITERATIONS, job.seed, changes.kl, changes.reward, module=changes.module)
 
 
 def run(job: Job) -> list[Row]:
@@ -42,6 +42,8 @@ def run(job: Job) -> list[Row]:
     train(SMALL, settings(job), [fixed, record], folder)
     shutil.rmtree(folder, ignore_errors=True)
     seconds = time.process_time() - started
+    for row in record.rows:
+        row["reward/mean"] = row.get(f"reward/{ANSWER}/mean", row["reward/mean"])
     return [
         {name: row[name] for name in ("iteration", *SIGNALS) if name in row} | ({SECONDS: seconds} if not at else {})
         for at, row in enumerate(record.rows)
