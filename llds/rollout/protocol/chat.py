@@ -1,6 +1,6 @@
 """The chat protocol: tools as the model's own chat template announces them, calls as it was trained to write them.
 
-Works with any chat model whose template knows tools; see `llds.rollout.protocol.call_format` for how the format is
+Works with any chat model whose template knows tools; see `llds.rollout.protocol.chat_format` for how the format is
 found. A trajectory stays what was sampled and appended: no sampled token is ever rendered again. What stands around a
 tool's result comes from the template, the result itself is foreign text (`llds.rollout.observation`).
 """
@@ -17,14 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from llds.agent_tools import AgentTool
 from llds.errors import ConfigurationError
 from llds.rollout.protocol.base import ObservationText, Protocol, ShownPart, ToolAnnouncement
-from llds.rollout.protocol.call_format import (
-    CALL_ID,
-    ChatFormat,
-    Message,
-    UnreadableCallError,
-    call_message,
-    find_format,
-)
+from llds.rollout.protocol.call_format import UnreadableCallError
+from llds.rollout.protocol.chat_format import CALL_ID, ChatFormat, Message, call_message, find_format
 from llds.types import Action
 
 _CALL_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -61,6 +55,7 @@ class ChatToolProtocol(Protocol):
         self._frames: dict[str, tuple[str, str]] = {}
         self._ids: tuple[int, ...] = ()
         self._own: set[str] = set()
+        self._schemas: dict[str, Any] = {}
         self._attached: tuple[object, ...] = ()
 
     # Before the first action
@@ -80,6 +75,7 @@ class ChatToolProtocol(Protocol):
                 "Expected a tokenizer with a chat template for llds.rollout.ChatToolProtocol (`model.protocol`), got "
                 "one without. Use llds.rollout.TagProtocol, or give the tokenizer a chat template."
             )
+        self._schemas = {tool.name: tool.schema["function"]["parameters"] for tool in tools}
         self._find(_Template(tokenizer, tools, self.template_kwargs), tokenizer, [tool.name for tool in tools])
         self._try(_Template(tokenizer, tools, self.template_kwargs), tools)
         self._attached = key
@@ -106,8 +102,9 @@ class ChatToolProtocol(Protocol):
         for name in names:
             arguments = {"text": 'a "quoted"\nline', "number": 1.5, "list": [1, None, {"x": True}]}
             messages = [{"role": "user", "content": "?"}, call_message([(name, arguments)])]
-            written = template.render(messages, False).removeprefix(prompt)
-            action = self.parse(written.rstrip(), names)
+            written = template.render(messages, False).removeprefix(prompt).rstrip()
+            end = self._known.calls.end  # which a template may leave to the message that follows
+            action = self.parse(written.removesuffix(end) + end, names)
             if [(call.name, call.arguments) for call in action.calls] != [(name, arguments)]:
                 raise ConfigurationError(
                     f"Expected a tool call that the chat template writes to read back (`model.protocol`), got "
@@ -151,7 +148,7 @@ class ChatToolProtocol(Protocol):
             return Action("invalid", reason="The reasoning has no end, and nothing follows it.")
         said = self._behind_reasoning(body)
         try:
-            calls = tuple(self._known.calls.read(said if self._known.calls.name_key else body))
+            calls = tuple(self._known.calls.read(body if self._known.calls.is_channel else said, self._schemas))
         except UnreadableCallError as error:
             return Action("invalid", reason=str(error))
         if not calls:
@@ -172,9 +169,10 @@ class ChatToolProtocol(Protocol):
         return self._known.calls.end, self._known.answer_end
 
     def _thinks_to_the_end(self, body: str) -> bool:
-        opening, calls = self._known.reasoning_opening, self._known.calls
-        is_open = bool(opening) and opening in body and self._known.answer_opening not in body
-        return is_open and not (not calls.name_key and calls.opening in body)
+        known, calls = self._known, self._known.calls
+        has_begun = known.is_reasoning or (bool(known.reasoning_opening) and known.reasoning_opening in body)
+        is_open = has_begun and known.answer_opening not in body
+        return is_open and not (calls.is_channel and calls.opening in body)
 
     def _behind_reasoning(self, body: str) -> str:
         mark = self._known.answer_opening
@@ -252,7 +250,7 @@ class ChatToolProtocol(Protocol):
         mark, opening = self._known.answer_opening, self._known.calls.opening
         end = text.rfind(mark) if mark and mark in text else 0
         if action.calls and opening:
-            end = text.find(opening, max(end, 0))
+            end = text.find(opening.split()[0], max(end, 0))
         thought = ShownPart("thought", self.shown_observation(text[: max(end, 0)]))
         if not action.calls:
             return [thought, ShownPart("answer", action.content)]
