@@ -8,6 +8,7 @@ tool's result comes from the template, the result itself is foreign text (`llds.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from jinja2 import TemplateError
@@ -55,6 +56,7 @@ class ChatToolProtocol(Protocol):
         self._frames: dict[str, tuple[str, str]] = {}
         self._ids: tuple[int, ...] = ()
         self._own: set[str] = set()
+        self._brackets: re.Pattern[str] | None = None
         self._schemas: dict[str, Any] = {}
         self._attached: tuple[object, ...] = ()
 
@@ -84,11 +86,13 @@ class ChatToolProtocol(Protocol):
         added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
         special = [content for content, token in added.items() if token.special] + list(tokenizer.all_special_tokens)
         found = find_format(template.render, special, names[0] if names else "none")
-        self._format = found
         self._frames = {name: find_format(template.render, special, name).results for name in names}
         ends = sorted({found.calls.end, found.answer_end})
         self._ids = tuple(cast(list[int], tokenizer.convert_tokens_to_ids(ends)))
         self._own = {content for content in added if content in str(tokenizer.chat_template) or content in found.marks}
+        self._format = replace(found, marks=found.marks | self._own)
+        bracketed = sorted(mark[1:] for mark in self._format.marks if mark[0] in "<[")
+        self._brackets = re.compile(rf"[<\[](?={'|'.join(map(re.escape, bracketed))})") if bracketed else None
 
     def _try(self, template: "_Template", tools: Sequence[AgentTool]) -> None:
         """The self-test: tools are announced, and a call of each reads back as it was written."""
@@ -146,13 +150,14 @@ class ChatToolProtocol(Protocol):
         body = ended[: -len(end)]
         if self._thinks_to_the_end(body):
             return Action("invalid", reason="The reasoning has no end, and nothing follows it.")
-        said = self._behind_reasoning(body)
+        mark, formats = self._known.answer_opening, self._known.calls
+        behind = body.partition(mark)[2] if mark in body and mark and not formats.is_channel else body
         try:
-            calls = tuple(self._known.calls.read(body if self._known.calls.is_channel else said, self._schemas))
+            calls = tuple(formats.read(behind, self._schemas))
         except UnreadableCallError as error:
             return Action("invalid", reason=str(error))
         if not calls:
-            return self._answer(said)
+            return self._answer(self._behind_reasoning(body))
         if len(calls) > self.max_calls:
             return Action("invalid", reason=f"A message may hold {self.max_calls} calls at most.")
         if unknown := [call.name for call in calls if call.name not in tool_names]:
@@ -227,10 +232,9 @@ class ChatToolProtocol(Protocol):
 
     def neutralize(self, text: str, tool_names: Sequence[str]) -> str:
         """Replace the bracket of every mark of the template by ``&lt;`` or ``&#91;``."""
-        marks = "|".join(re.escape(mark[1:]) for mark in sorted(self._known.marks) if mark[:1] in "<[")
-        if not marks:
+        if self._brackets is None:
             return text
-        return re.sub(rf"[<\[](?={marks})", lambda one: "&lt;" if one[0] == "<" else "&#91;", text)
+        return self._brackets.sub(lambda one: "&lt;" if one[0] == "<" else "&#91;", text)
 
     def own_tokens(self, tool_names: Sequence[str]) -> set[str]:
         """Tokens that the template writes."""
