@@ -17,6 +17,9 @@ StopReason = Literal["stop", "eos", "length"]
 ActionKind = Literal["tool", "answer", "invalid"]
 """What an action asks for: a tool call, the end of the episode, or nothing that the protocol understands."""
 
+WHOLE = "reward"
+"""Name of a reward that has no parts."""
+
 ARGUMENT = "argument"
 """Name of the argument of a tool that takes one text."""
 
@@ -165,6 +168,7 @@ class Turn:
         document_ids: Passages that a search returned, best first.
         tool_s: Seconds spent waiting for the tool.
         tool_errors: Calls whose tool refused its arguments, which the observation says; the action itself was valid.
+        rewards: What each part of the reward gave for this action, by name; those that say nothing of it are left out.
     """
 
     action_ids: list[int]
@@ -176,6 +180,7 @@ class Turn:
     document_ids: tuple[str, ...] = ()
     tool_s: float = 0.0
     tool_errors: int = 0
+    rewards: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -212,6 +217,12 @@ class Trajectory:
     rewards: dict[str, float] = field(default_factory=dict)
     is_correct: bool = False
     environment_reward: float | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of `token_ids`."""
+        turns = sum(len(turn.action_ids) + len(turn.observation_ids) for turn in self.turns)
+        return len(self.prompt.prompt_ids) + turns
 
     @property
     def token_ids(self) -> list[int]:

@@ -36,6 +36,7 @@ def with_advantages(batch: PolicyBatch, scale: AdvantageScale, estimator: Advant
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         action_index=batch.action_index,
+        reward_parts=batch.reward_parts,
     )
     outcome = GroupAdvantages(scale)(known)
     return replace(batch, advantages=estimator(known) if estimator else outcome, outcome_advantages=outcome)

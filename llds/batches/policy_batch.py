@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from llds.batches.micro_batches import MicroBatchLimits, packed_micro_batches, padded_micro_batches
+from llds.batches.reward_parts import reward_parts
+from llds.losses import RewardParts
+from llds.rewards import Reward
 from llds.types import Trajectory
 
 
@@ -40,6 +43,7 @@ class PolicyBatch:
         loss_weights: Of the tokens in the policy loss, where a selection gives them (`llds.losses.LossBatch`).
         loss_penalties: The same of a token's drift.
         excluded: Tokens that a selection leaves out and does not count, ``[B, T]`` bool.
+        reward_parts: What each part of the reward gave; None in rows of an iteration, whose advantages are there.
     """
 
     input_ids: Tensor
@@ -61,6 +65,7 @@ class PolicyBatch:
     loss_weights: Tensor | None = None
     loss_penalties: Tensor | None = None
     excluded: Tensor | None = None
+    reward_parts: RewardParts | None = None
 
     def __len__(self) -> int:
         """Number of trajectories."""
@@ -79,11 +84,9 @@ class PolicyBatch:
     def rows(self, indices: Tensor) -> "PolicyBatch":
         """The given rows, cut to the longest of them."""
         width = int(self.lengths[indices].max())
-        changes = {}
-        for name, value in vars(self).items():
-            if value is not None:
-                changes[name] = value[indices, :width] if value.ndim == 2 else value[indices]
-        return replace(self, **changes)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        taken = {name: one[indices, :width] if one.ndim == 2 else one[indices] for name, one in tensors.items()}
+        return replace(self, **taken, reward_parts=None)
 
     def micro_batches(
         self, limits: MicroBatchLimits, rank: int = 0, ranks: int = 1, *, packed: bool = False
@@ -110,25 +113,27 @@ class PolicyBatch:
     def _without_actions(self) -> "PolicyBatch":
         """The first tokens of a row, none of which counts: its loss is 0 and connected to every weight."""
         row = self.rows(torch.zeros(1, dtype=torch.long, device=self.input_ids.device))
-        values = {
-            name: value[:, :2] if value.ndim == 2 else value for name, value in vars(row).items() if value is not None
-        }
-        none = torch.full_like(values["action_index"], -1)
-        return replace(row, **values | {"action_index": none, "advantages": torch.zeros_like(values["advantages"])})
+        cut = {name: value[:, :2] for name, value in vars(row).items() if value is not None and value.ndim == 2}
+        none = torch.full_like(cut["action_index"], -1)
+        zero = torch.zeros_like(cut.get("advantages", row.advantages))
+        return replace(row, **cut | {"action_index": none, "advantages": zero})
 
     def to(self, device: torch.device) -> "PolicyBatch":
         """Copy to a device."""
         return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
-def collate(trajectories: Sequence[Trajectory], answer_spans: Sequence[range] | None = None) -> PolicyBatch:
+def collate(
+    trajectories: Sequence[Trajectory], answer_spans: Sequence[range] | None = None, reward: Reward | None = None
+) -> PolicyBatch:
     """Make the batch of an iteration.
 
     Args:
         trajectories: At least one; those that failed have been taken out.
         answer_spans: Positions of each trajectory's final answer among its token ids; None marks no answers.
+        reward: What scored them; None leaves its parts out.
     """
-    shape = (len(trajectories), max(_length(trajectory) for trajectory in trajectories))
+    shape = (len(trajectories), max(trajectory.length for trajectory in trajectories))
     input_ids = np.zeros(shape, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
     action_index = np.full(shape, -1, dtype=np.int64)
@@ -152,12 +157,8 @@ def collate(trajectories: Sequence[Trajectory], answer_spans: Sequence[range] | 
         advantages=torch.zeros(len(trajectories)),
         groups=torch.tensor([numbers[trajectory.group_id] for trajectory in trajectories]),
         is_void=torch.tensor([any(turn.action.kind == "invalid" for turn in one.turns) for one in trajectories]),
+        reward_parts=reward_parts(trajectories, reward) if reward else None,
     )
-
-
-def _length(trajectory: Trajectory) -> int:
-    turns = sum(len(turn.action_ids) + len(turn.observation_ids) for turn in trajectory.turns)
-    return len(trajectory.prompt.prompt_ids) + turns
 
 
 def _fill(ids: np.ndarray, index: np.ndarray, log_probs: np.ndarray, trajectory: Trajectory) -> int:

@@ -6,7 +6,8 @@ earns nothing. Left out on purpose: deadlines, retries and what becomes of failu
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from llds.errors import ConfigurationError
 from llds.rewards.answers import exact_match
@@ -29,9 +30,11 @@ class Reward(ABC):
     Attributes:
         correct_from: Reward from which a trajectory counts as correct, for a class that judges better than exact match
             does; None is exact match of the answer.
+        part_weights: Of its parts by name; empty where it has none.
     """
 
     correct_from: float | None = None
+    part_weights: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def __call__(self, trajectory: Trajectory) -> Value | Awaitable[Value]:
@@ -39,6 +42,14 @@ class Reward(ABC):
 
     def score_all(self, trajectories: Sequence[Trajectory]) -> Sequence[Value] | Awaitable[Sequence[Value]] | None:
         """Return the rewards of many trajectories at once; None, as here, to be called for each."""
+        return None
+
+    def score_turns(self, trajectory: Trajectory) -> Sequence[Value] | None:
+        """Return a number for each action, None for one of which there is nothing to say; None, as here, for all.
+
+        Estimators of advantages that tell actions apart read them; the reward of the trajectory stays what it is. Must
+        not wait for anything.
+        """
         return None
 
     def attach(self, decode: Callable[[Sequence[int]], str]) -> None:  # noqa: B027 (optional hook)
@@ -81,7 +92,7 @@ class SumOfRewards(Reward):
         if not all(math.isfinite(weight) for weight in given.values()):
             raise ConfigurationError(f"Expected `rollout.reward.weights` to be numbers, got {given}.")
         self.parts = dict(parts)
-        self.weights = {name: float(given.get(name, 1.0)) for name in parts}
+        self.part_weights = {name: float(given.get(name, 1.0)) for name in parts}
 
     def attach(self, decode: Callable[[Sequence[int]], str]) -> None:
         """Tell the parts."""
@@ -90,4 +101,4 @@ class SumOfRewards(Reward):
 
     def __call__(self, trajectory: Trajectory) -> float:
         """Return the weighted sum of the parts that the trajectory was given."""
-        return math.fsum(self.weights[name] * value for name, value in trajectory.rewards.items())
+        return math.fsum(self.part_weights[name] * value for name, value in trajectory.rewards.items())

@@ -1,5 +1,7 @@
 """Rewards of how the policy went about it: form, searches, length. Parts of a sum, beside one of the answer."""
 
+from itertools import accumulate, pairwise
+
 from llds.errors import ConfigurationError
 from llds.rewards.answers import exact_match
 from llds.rewards.base import Reward, Value
@@ -12,11 +14,15 @@ def has_good_form(trajectory: Trajectory) -> bool:
 
 
 class FormReward(Reward):
-    """1 where every action could be read and the last is an answer, else 0."""
+    """1 where every action could be read and the last is an answer, else 0; of an action, 1 where it could be read."""
 
     def __call__(self, trajectory: Trajectory) -> float:
         """Return 1.0 or 0.0."""
         return float(has_good_form(trajectory))
+
+    def score_turns(self, trajectory: Trajectory) -> list[Value]:
+        """Return 1.0 or 0.0 for each action."""
+        return [float(turn.action.kind != "invalid") for turn in trajectory.turns]
 
 
 class SearchR1FormReward(Reward):
@@ -52,6 +58,8 @@ class SearchR1FormReward(Reward):
 class GoldPassageReward(Reward):
     """1 where one of the gold passages was found, else 0; does not apply to a row that names none.
 
+    Of a tool call, 1 where it found one that nothing before it had found, else 0.
+
     Args:
         column: Column of the data file with the ids of gold passages, a list or one.
     """
@@ -64,17 +72,35 @@ class GoldPassageReward(Reward):
         found = surfaced(trajectory, self.column)
         return None if found is None else float(found)
 
+    def score_turns(self, trajectory: Trajectory) -> list[Value] | None:
+        """Return 1.0 or 0.0 for each action that calls a tool."""
+        missing = gold_ids(trajectory, self.column)
+        if not missing:
+            return None
+        missing -= set(trajectory.prompt.document_ids)
+        values: list[Value] = []
+        for turn in trajectory.turns:
+            found = missing & set(turn.document_ids)
+            values.append(float(bool(found)) if turn.action.kind == "tool" else None)
+            missing -= found
+        return values
+
+
+def gold_ids(trajectory: Trajectory, column: str) -> set[str]:
+    """The ids of gold passages that the row names."""
+    value = trajectory.prompt.row.get(column)
+    return {str(one) for one in value} if isinstance(value, list | tuple) else {str(value)} if value else set()
+
 
 def surfaced(trajectory: Trajectory, column: str) -> bool | None:
     """Whether a gold passage was found; None where the row names none."""
-    value = trajectory.prompt.row.get(column)
-    golds = {str(one) for one in value} if isinstance(value, list | tuple) else {str(value)} if value else set()
+    golds = gold_ids(trajectory, column)
     found = {*trajectory.prompt.document_ids, *(one for turn in trajectory.turns for one in turn.document_ids)}
     return bool(golds & found) if golds else None
 
 
 class CallCost(Reward):
-    """What tool calls cost: 0 for the first ones, then less for each.
+    """What tool calls cost: 0 for the first ones, then less for each. Of an action, what its own calls cost.
 
     Args:
         each: Of a call, above 0; it is taken away.
@@ -92,6 +118,14 @@ class CallCost(Reward):
     def __call__(self, trajectory: Trajectory) -> float:
         """Return the cost, negative or 0."""
         calls = sum(len(turn.action.tool_calls) for turn in trajectory.turns)
+        return self._cost(calls)
+
+    def score_turns(self, trajectory: Trajectory) -> list[Value]:
+        """Return the cost of each action; they add up to that of the trajectory."""
+        calls = list(accumulate((len(turn.action.tool_calls) for turn in trajectory.turns), initial=0))
+        return [self._cost(after) - self._cost(before) for before, after in pairwise(calls)]
+
+    def _cost(self, calls: int) -> float:
         return -self.each * max(0, calls - self.free)
 
 

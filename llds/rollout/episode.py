@@ -118,7 +118,7 @@ async def _open(environment: Environment, trajectory: Trajectory, said: str | No
 
 async def _take_turn(environment: Environment, trajectory: Trajectory, seed: tuple[int, ...], *, is_last: bool) -> bool:
     """Take one turn; returns whether the episode goes on."""
-    room = environment.limits.total_tokens - len(trajectory.token_ids)
+    room = environment.limits.total_tokens - trajectory.length
     if room < 1:
         trajectory.status = "out_of_room"
         return False

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from llds.errors import ConfigurationError, RewardFailure, said_by
 from llds.files.rows import shorten
 from llds.rewards import Reward, SumOfRewards
-from llds.types import Trajectory
+from llds.types import WHOLE, Trajectory
 
 _ENOUGH = 256
 """Trajectories of which one should be correct, if what is rewarded has to do with what is correct."""
@@ -70,9 +70,9 @@ class Scoring:
         self.reward = reward
         self.correct = correct
         self.calls = calls
-        self._parts = reward.parts if isinstance(reward, SumOfRewards) else {"": reward}
-        if correct is not None and correct.part is not None and correct.part not in self._parts:
-            known = ", ".join(filter(None, self._parts)) or "it has none"
+        self._parts = reward.parts if isinstance(reward, SumOfRewards) else {WHOLE: reward}
+        if correct is not None and correct.part is not None and correct.part not in reward.part_weights:
+            known = ", ".join(reward.part_weights) or "it has none"
             raise ConfigurationError(
                 f"Expected `rollout.correct.part` to be a part of `rollout.reward` ({known}), "
                 f"got {correct.part!r}. Correct it."
@@ -158,8 +158,17 @@ class Scoring:
                 f"{_question(trajectory)}, got none. Add one that always does."
             )
         trajectory.rewards = numbers if has_parts else {}
-        trajectory.reward = float(self.reward(trajectory)) if has_parts else numbers[""]  # type: ignore[arg-type]
+        trajectory.reward = float(self.reward(trajectory)) if has_parts else numbers[WHOLE]  # type: ignore[arg-type]
         trajectory.is_correct = self._is_correct(trajectory)
+        self._fill_turns(trajectory)
+
+    def _fill_turns(self, trajectory: Trajectory) -> None:
+        for turn in trajectory.turns:
+            turn.rewards = {}
+        for name, part in self._parts.items():
+            for turn, value in zip(trajectory.turns, _turn_values(part, trajectory), strict=True):
+                if value is not None:
+                    turn.rewards[name] = _number(part, trajectory, value)
 
     def _is_correct(self, trajectory: Trajectory) -> bool:
         if self.correct is None:
@@ -194,6 +203,22 @@ def _guarded(part: Reward, trajectory: Trajectory, function: Callable[[], Any]) 
         if isinstance(error, SystemExit) and type(error) is not SystemExit:
             raise  # a signal to this process, which is no doing of the class
         raise _wrong(part, trajectory, error) from error
+
+
+def _turn_values(part: Reward, trajectory: Trajectory) -> list[Any]:
+    """What a reward says of each action."""
+    count = len(trajectory.turns)
+    try:
+        found = part.score_turns(trajectory)
+        values = [None] * count if found is None else list(found)
+    except Exception as error:  # whatever a stranger's code does
+        raise _wrong(part, trajectory, error) from error
+    if len(values) != count:
+        raise ConfigurationError(
+            f"Expected `score_turns` of {_where(part, trajectory)}, to return {count} numbers, one for each action, "
+            f"got {len(values)}. Give None for an action of which there is nothing to say."
+        )
+    return values
 
 
 def _wrong(part: Reward, trajectory: Trajectory, error: BaseException) -> ConfigurationError:

@@ -221,7 +221,7 @@ class RolloutCallback(pl.Callback):
             trajectories: At least one, none of them failed.
         """
         mark, masking = pl_module.protocol.answer_mark, pl_module.objective.answer_masking
-        collated = collate(trajectories, answer_spans(trajectories, pl_module.tokenizer, mark, masking))
+        collated = collate(trajectories, answer_spans(trajectories, pl_module.tokenizer, mark, masking), self.reward)
         check_trained_ids(trajectories, collated)
         return pl_module.prepare(collated)
 

@@ -147,5 +147,6 @@ def _turn_record(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> dict[str, An
         "document_ids": turn.document_ids,
         "tool_s": round(turn.tool_s, 4),
         "tool_errors": turn.tool_errors,
+        **({"rewards": turn.rewards} if turn.rewards else {}),
         **({"reason": turn.action.reason} if turn.action.reason else {}),
     }

@@ -1,6 +1,6 @@
 """Advantages: how much each trajectory, or each of its tokens, is to become likelier. Once per rollout iteration."""
 
-from llds.losses.advantages.estimator import AdvantageInputs, Advantages, GroupAdvantages
+from llds.losses.advantages.estimator import AdvantageInputs, Advantages, GroupAdvantages, RewardParts
 from llds.losses.advantages.group import AdvantageScale, group_advantages
 from llds.losses.advantages.outcome import (
     NegativeWeight,
@@ -20,6 +20,7 @@ __all__ = [
     "NegativeWeight",
     "RLOOAdvantages",
     "ReinforcePlusPlusAdvantages",
+    "RewardParts",
     "SignedAdvantages",
     "group_advantages",
 ]

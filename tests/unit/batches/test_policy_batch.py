@@ -1,12 +1,18 @@
 """Trajectories as tensors: every token in its place, every row in one micro-batch."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 import torch
 
+from llds.batches.loss_inputs import with_advantages
 from llds.batches.micro_batches import MicroBatchLimits
 from llds.batches.policy_batch import PolicyBatch, collate
+from llds.errors import ConfigurationError
+from llds.losses import AdvantageInputs, Advantages
+from llds.rewards import ExactMatchReward, GoldPassageReward, SumOfRewards
+from llds.rollout.scoring import Scoring
 from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
 
 
@@ -93,6 +99,33 @@ def test_rows_take_every_tensor_and_are_cut_to_the_longest(trajectories: list[Tr
     for name in ("attention_mask", "action_index", "behavior_log_probs", "old_log_probs", "ref_log_probs"):
         assert torch.equal(getattr(rows, name), getattr(batch, name)[[3, 1], :4])
     assert rows.anchor_log_probs is None
+
+
+def test_parts_of_the_reward_reach_the_estimator_of_advantages(trajectories: list[Trajectory]) -> None:
+    class Weighted(Advantages):
+        def __call__(self, inputs: AdvantageInputs) -> torch.Tensor:
+            parts = inputs.parts(self)
+            return (parts.values.nan_to_num() * parts.weights).sum(1) + parts.turn_values[:, 1].nan_to_num().sum(1)
+
+    searched = Turn([5], [-0.1], "stop", Action("tool", "search", "x"), document_ids=("gold",))
+    answered = Turn([6], [-0.1], "stop", Action("answer", "", "Oslo"))
+    prompt = Prompt("1", "?", ("Oslo",), prompt_ids=(1,), row={"gold_passages": ["gold"]})
+    found = Trajectory(prompt, "x", 0, SamplingParams(), turns=[searched, replace(searched), answered])
+    unsure = Trajectory(replace(prompt, row={}), "x", 1, SamplingParams(), turns=[answered])
+    reward = SumOfRewards({"answer": ExactMatchReward(), "found": GoldPassageReward()}, {"found": 0.5})
+    Scoring(reward).score([found, unsure], asyncio.run)
+    batch = with_advantages(collate([found, unsure], reward=reward), "std", Weighted())
+    assert batch.reward_parts is not None
+    assert batch.reward_parts.names == ("answer", "found")
+    assert str(batch.reward_parts.values.tolist()) == "[[1.0, 1.0], [1.0, nan]]"
+    assert str(batch.reward_parts.turn_values[:, 1].tolist()) == "[[1.0, 0.0, nan], [nan, nan, nan]]"
+    assert batch.advantages.tolist() == [1.5 + 1.0, 1.0]
+    assert batch.rows(torch.tensor([0])).reward_parts is None
+    whole = collate(trajectories, reward=ExactMatchReward()).reward_parts
+    assert whole is not None
+    assert (whole.names, whole.values[:, 0].tolist()) == (("reward",), [1, 0, 0, 1])
+    with pytest.raises(ConfigurationError, match="parts of the reward for Weighted"):
+        with_advantages(collate(trajectories), "std", Weighted())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 100])

@@ -231,10 +231,25 @@ def test_form_cost_and_length() -> None:
     assert table(wrong) == 0.1
     assert [FormReward()(one) for one in (good, bad)] == [1.0, 0.0]
     assert [CallCost(0.1, free)(bad) for free in (0, 1)] == [-0.1, 0.0]
+    assert [CallCost(0.1, free).score_turns(bad) for free in (0, 1)] == [[-0.1, 0.0, 0.0], [0.0] * 3]
     assert [OverlongPenalty(limit, 2)(bad) for limit in (9, 6, 5, 2)] == [0.0, -0.5, -1.0, -1.0]
     for wrongly in (lambda: OverlongPenalty(1, 2), lambda: CallCost(-1)):
         with pytest.raises(ConfigurationError):
             wrongly()
+
+
+def test_of_each_action_a_reward_says_a_number_or_nothing() -> None:
+    one = answered("Oslo")
+    one.turns.insert(0, Turn([1], [0.0], "stop", Action("invalid")))
+    form, parts = FormReward(), {"form": FormReward(), "f1": F1Reward()}
+    Scoring(SumOfRewards(parts)).score([one], asyncio.run)
+    assert [turn.rewards for turn in one.turns] == [{"form": 0.0}, {"form": 1.0}]
+    Scoring(form).score([one], asyncio.run)
+    assert [turn.rewards for turn in one.turns] == [{"reward": 0.0}, {"reward": 1.0}]
+    for wrongly, said in (([1.0], "2 numbers"), ([1.0, float("inf")], "finite"), (1.0, "not iterable")):
+        form.score_turns = lambda _, found=wrongly: found  # type: ignore[method-assign, misc]
+        with pytest.raises(ConfigurationError, match=f"{said}.*FormReward|FormReward.*{said}"):
+            Scoring(form).score([one], asyncio.run)
 
 
 class Judge:
