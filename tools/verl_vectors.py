@@ -33,6 +33,8 @@ LOSSES: dict[str, tuple[str, dict[str, float]]] = {
     "cispo": ("token", {"clip_ratio_low": 0.2, "clip_ratio_high": 0.25}),
 }
 """Name in verl, aggregation in llds, settings of verl."""
+WEIGHTS = [1.0, 0.25]
+"""Of answer and form, the two parts of the reward."""
 MODES = {"trajectory": "seq-mean-token-mean", "token": "token-mean"}
 
 
@@ -62,7 +64,9 @@ def trajectories() -> dict[str, torch.Tensor]:
     mask[1:, 3:5] = 0
     mask[4, 6:] = 0
     rewards = torch.tensor([1, 0, 0, 0.5, 1, 0], dtype=torch.float64)
-    return {"log_probs": new, "old_log_probs": old, "mask": mask, "rewards": rewards, "groups": torch.arange(6) // 3}
+    form = torch.tensor([1, 0, 1, 0, 0, 1], dtype=torch.float64)
+    groups = torch.arange(6) // 3
+    return {"log_probs": new, "old_log_probs": old, "mask": mask, "rewards": rewards, "form": form, "groups": groups}
 
 
 def losses(core: Any, config: type, data: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -88,6 +92,14 @@ def advantages(core: Any, data: dict[str, torch.Tensor]) -> dict[str, Any]:
     config = MagicMock(gamma=0.9)
     return {
         "grpo": core.compute_grpo_outcome_advantage(rewards.clone(), data["mask"], index)[0].tolist(),
+        "gdpo": core.compute_gdpo_outcome_advantage(
+            rewards.clone(),
+            data["mask"],
+            index,
+            config={"gdpo_reward_keys": ["answer", "form"], "gdpo_reward_weights": WEIGHTS},
+            non_tensor_batch={"answer": data["rewards"].tolist(), "form": data["form"].tolist()},
+            batch={"prompts": torch.zeros(6, 1), "attention_mask": torch.ones(6, 10, dtype=torch.long)},
+        )[0].tolist(),
         "rloo": core.compute_rloo_outcome_advantage(rewards.clone(), data["mask"], index)[0].tolist(),
         "reinforce_pp_discounted": core.compute_reinforce_plus_plus_outcome_advantage(
             rewards.clone(), data["mask"], config

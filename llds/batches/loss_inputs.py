@@ -37,6 +37,7 @@ def with_advantages(batch: PolicyBatch, scale: AdvantageScale, estimator: Advant
         attention_mask=batch.attention_mask,
         action_index=batch.action_index,
         reward_parts=batch.reward_parts,
+        influence=batch.influence,
     )
     outcome = GroupAdvantages(scale)(known)
     return replace(batch, advantages=estimator(known) if estimator else outcome, outcome_advantages=outcome)
@@ -85,6 +86,9 @@ def loss_batch(batch: PolicyBatch) -> LossBatch:
         behavior_log_probs=batch.behavior_log_probs,
         loss_weights=batch.loss_weights,
         loss_penalties=batch.loss_penalties,
+        loss_pulls=batch.loss_pulls,
+        pull_targets=batch.pull_targets,
+        old_proxy=batch.old_proxy,
         excluded=batch.excluded,
     )
 
@@ -131,5 +135,7 @@ def with_selection(batch: PolicyBatch, selections: Sequence[Selection]) -> Polic
         batch,
         loss_weights=chosen.loss_weights,
         loss_penalties=chosen.loss_penalties,
+        loss_pulls=chosen.loss_pulls,
+        pull_targets=chosen.pull_targets,
         excluded=chosen.excluded,
     )

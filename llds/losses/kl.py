@@ -76,11 +76,20 @@ def kl_penalty(
     elif estimator == "k2":
         values = d**2 / 2
     else:
-        bounded = d.clamp(max=_OVERFLOW_FREE)
-        values = (torch.expm1(bounded) - bounded).clamp(-K3_LIMIT, K3_LIMIT)
+        values = k3(d)
     if denominator is None:
         denominator = count(mask, aggregation)
     return LossOutput(average(values, mask, aggregation, denominator), {"policy/kl": masked_mean(values, mask)})
+
+
+def k3(log_ratio: Tensor) -> Tensor:
+    """The estimate k3 of `kl_penalty`, token by token: ``exp(d) - d - 1``, at most `K3_LIMIT`.
+
+    Args:
+        log_ratio: d, of the other policy to the one that is trained.
+    """
+    bounded = log_ratio.clamp(max=_OVERFLOW_FREE)
+    return (torch.expm1(bounded) - bounded).clamp(-K3_LIMIT, K3_LIMIT)
 
 
 class KLPenalty(Loss):

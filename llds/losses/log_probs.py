@@ -10,6 +10,9 @@ Left out on purpose: running the model, and gathering a head that is sharded ove
 weight, in forward and backward).
 """
 
+import math
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -162,3 +165,82 @@ def action_log_probs(
     if copy_of is not None:
         scores = TokenScores(*(values[copy_of] for values in scores))
     return TokenScores(*(scatter_to_tokens(values, action_index) for values in scores))
+
+
+@dataclass(frozen=True)
+class HeadTokens:
+    """Action tokens as the output head sees them, for what needs more of its distribution. Without gradients.
+
+    Attributes:
+        hidden: Last hidden state before each token, :math:`h`, ``[N, H]``.
+        targets: The tokens, ``[N]`` long.
+        weight: The head, ``[V, H]``.
+        bias: The head's bias, ``[V]``; None without one.
+        temperature: Divides the logits.
+    """
+
+    hidden: Tensor
+    targets: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    temperature: float = 1.0
+
+    @cached_property
+    def states(self) -> Tensor:
+        """Hidden states in fp32 (fp64 for fp64), ``[N, H]``; with a bias, and a unit that is always 1."""
+        hidden = self.hidden.to(torch.float64 if self.hidden.dtype == torch.float64 else torch.float32)
+        return hidden if self.bias is None else torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """Of the tokens themselves, ``[N]``."""
+        return selected_log_probs(
+            self.hidden, self.weight, self.targets, bias=self.bias, temperature=self.temperature
+        ).log_probs
+
+    @cached_property
+    def normalizer(self) -> Tensor:
+        """Log-sum-exp of each token's logits, ``[N, 1]``: its own logit minus its log-probability."""
+        own = (self.states * self._rows(self.targets)).sum(1)
+        return (own / self.temperature - self.log_probs).unsqueeze(1)
+
+    def all_log_probs(self, tokens: slice | Tensor, entries: Tensor) -> Tensor:
+        """Log-probabilities of some vocabulary entries at some tokens, ``[tokens, entries]``."""
+        logits = self.states[tokens] @ self._rows(entries).t()
+        return logits / self.temperature - self.normalizer[tokens]
+
+    def slices(self, vocab_chunk: int) -> tuple[Tensor, ...]:
+        """The vocabulary in parts."""
+        return torch.arange(self.weight.shape[0], device=self.states.device).split(vocab_chunk)
+
+    def _rows(self, entries: Tensor) -> Tensor:
+        rows = self.weight[entries].to(self.states.dtype)
+        return rows if self.bias is None else torch.cat([rows, self.bias[entries, None].to(rows.dtype)], dim=1)
+
+
+@torch.no_grad()
+def proxy_log_probs(tokens: HeadTokens, share: float, *, vocab_chunk: int = VOCAB_CHUNK) -> Tensor:
+    r"""Log-probs of tokens under their distributions without what is unlikely there (min-p).
+
+    .. math::
+        \tilde\pi(y) = \pi(y) \,/ \sum_{v:\, \pi(v) \ge \kappa \max_u \pi(u)} \pi(v),
+        \qquad 0 \text{ where } \pi(y) < \kappa \max_u \pi(u)
+
+    arXiv 2510.03222, the proxy of `LpReg`. Two passes over the vocabulary, in slices.
+
+    Args:
+        tokens: Of any trajectories.
+        share: :math:`\kappa`, in (0, 1).
+        vocab_chunk: Vocabulary entries of a slice.
+
+    Returns:
+        ``[N]``, -inf where the token is left out.
+    """
+    parts = tokens.slices(vocab_chunk)
+    peak = torch.stack([tokens.all_log_probs(slice(None), part).amax(1) for part in parts]).amax(0)  # [N]
+    least = peak + math.log(share)
+    mass = torch.zeros_like(peak)
+    for part in parts:
+        every = tokens.all_log_probs(slice(None), part)
+        mass += torch.where(every >= least.unsqueeze(1), every.exp(), 0).sum(1)
+    return torch.where(tokens.log_probs >= least, tokens.log_probs - mass.log(), -torch.inf)

@@ -4,25 +4,18 @@ Left out on purpose: the KL term (`llds.losses.kl`), the regularizer (`llds.loss
 (`llds.losses.surrogates`), and where weights of tokens come from (`llds.losses.selections`).
 """
 
-import math
-
 import torch
 from torch import Tensor
 
-from llds.errors import ConfigurationError
 from llds.losses.loss import Loss, LossBatch, LossInputs, LossOutput
-from llds.losses.masking import (
-    PolicyAggregation,
-    action_mask,
-    average,
-    check_aggregation,
-    check_positive,
-    check_shapes,
-    count,
-    divide,
-    masked,
-    masked_mean,
-    per_token,
+from llds.losses.masking import PolicyAggregation, action_mask, check_shapes, count, divide, masked
+from llds.losses.surrogates.token_loss import (
+    TokenLoss,
+    Tokens,
+    check_clip,
+    clipped_surrogate,
+    ratio_metrics,
+    refuse_penalties,
 )
 
 
@@ -78,22 +71,17 @@ def grpo_loss(
         The paper averages per trajectory and takes the ratio as is. The authors' code has ``aggregation="token"`` (per
         micro-batch; here over the whole mini-batch) and ``max_ratio=100``.
     """
-    check_clip(clip_low, clip_high, max_ratio)
-    check_aggregation(aggregation, constant_tokens)
-    check_shapes(action_index, log_probs=log_probs, old_log_probs=old_log_probs, token_advantages=advantages)
-    mask = action_mask(action_index)
-    live = mask if weights is None else mask & (weights != 0)  # what counts in the sum: no 0 * inf, and no 0 * NaN
-    log_ratio = masked(log_probs, live) - masked(old_log_probs.detach(), live)  # [B, T]
-    advantage = per_token(advantages, mask)  # [B, 1] or [B, T]
-    surrogate, is_clipped = clipped_surrogate(log_ratio, advantage, clip_low, clip_high, max_ratio)
-    if weights is not None:
-        surrogate = surrogate * masked(weights.detach(), live)
-    if penalties is not None:
-        surrogate = surrogate - masked(penalties.detach(), live) * log_ratio.abs()
-    if denominator is None:
-        denominator = count(mask, aggregation, constant_tokens=constant_tokens)
-    metrics = ratio_metrics(log_ratio, is_clipped, live, advantage)
-    return LossOutput(-average(masked(surrogate, mask), mask, aggregation, denominator), metrics)
+    inputs = LossInputs(
+        log_probs=log_probs,
+        old_log_probs=old_log_probs,
+        anchor_log_probs=old_log_probs,
+        advantages=advantages,
+        action_index=action_index,
+        loss_weights=weights,
+        loss_penalties=penalties,
+    )
+    loss = GRPOLoss(clip_low, clip_high, aggregation, max_ratio, constant_tokens=constant_tokens)
+    return loss(inputs, None if denominator is None else torch.as_tensor(denominator))
 
 
 def gspo_loss(
@@ -147,45 +135,7 @@ def gspo_loss(
     return LossOutput(loss, ratio_metrics(mean_log_ratio, is_clipped, has_action, advantage))
 
 
-def clipped_surrogate(
-    log_ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float, max_ratio: float | None
-) -> tuple[Tensor, Tensor]:
-    """``min(ratio * A, clip(ratio) * A)`` and where the clip binds.
-
-    The branch is chosen before the exponential, so that an overflowing ratio that is clipped passes no ``0 * inf``.
-    """
-    if max_ratio is not None:
-        log_ratio = log_ratio.clamp(max=math.log(max_ratio))
-    ratio = log_ratio.detach().exp()
-    is_clipped = torch.where(advantage >= 0, ratio > 1 + clip_high, ratio < 1 - clip_low)
-    bound = torch.where(advantage >= 0, torch.full_like(advantage, 1 + clip_high), 1 - clip_low)
-    free = torch.where(is_clipped, torch.zeros_like(log_ratio), log_ratio).exp() * advantage
-    return torch.where(is_clipped, bound * advantage, free), is_clipped
-
-
-def ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor, advantage: Tensor) -> dict[str, Tensor]:
-    """Detached scalars about the ratios on a mask; a share of nothing is 0."""
-    clipped = {
-        f"policy/clip_share_{name}": masked_mean(is_clipped.to(log_ratio.dtype), mask & sign)
-        for name, sign in (("positive", advantage > 0), ("negative", advantage < 0))
-    }
-    return {
-        "policy/clip_share": masked_mean(is_clipped.to(log_ratio.dtype), mask),
-        **clipped,
-        "policy/likelihood_displacement": masked_mean(log_ratio, mask),
-    }
-
-
-def check_clip(clip_low: float, clip_high: float, max_ratio: float | None) -> None:
-    """Refuse ranges that cannot bind."""
-    if not 0 < clip_low <= 1:
-        raise ConfigurationError(f"Expected `clip_low` in (0, 1], got {clip_low}. The usual value is 0.2.")
-    check_positive("clip_high", clip_high)
-    if max_ratio is not None and not max_ratio > 1 + clip_high:
-        raise ConfigurationError(f"Expected `max_ratio` above 1 + clip_high = {1 + clip_high}, got {max_ratio}.")
-
-
-class GRPOLoss(Loss):
+class GRPOLoss(TokenLoss):
     """GRPO's clipped surrogate (see `grpo_loss`).
 
     Args:
@@ -200,8 +150,6 @@ class GRPOLoss(Loss):
         coefficient: Weight of the term in the objective.
     """
 
-    name = "policy"
-
     def __init__(
         self,
         clip_low: float = 0.2,
@@ -211,33 +159,13 @@ class GRPOLoss(Loss):
         coefficient: float = 1.0,
         constant_tokens: int | None = None,
     ) -> None:
-        super().__init__(coefficient)
+        super().__init__(aggregation, constant_tokens, coefficient)
         check_clip(clip_low, clip_high, max_ratio)
-        check_aggregation(aggregation, constant_tokens)
         self.clip_low, self.clip_high, self.max_ratio = clip_low, clip_high, max_ratio
-        self.aggregation: PolicyAggregation = aggregation
-        self.constant_tokens = constant_tokens
 
-    def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
-        """Compute `grpo_loss` of a micro-batch."""
-        return grpo_loss(
-            inputs.log_probs,
-            inputs.old_log_probs,
-            inputs.advantages,
-            inputs.policy_index,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            aggregation=self.aggregation,
-            constant_tokens=self.constant_tokens,
-            max_ratio=self.max_ratio,
-            weights=inputs.loss_weights,
-            penalties=inputs.loss_penalties,
-            denominator=denominator,
-        )
-
-    def denominator(self, batch: LossBatch) -> Tensor:
-        """Count the trajectories with action tokens, or the action tokens."""
-        return count(action_mask(batch.policy_index), self.aggregation, constant_tokens=self.constant_tokens)
+    def surrogate(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """A ratio that is clipped where it leaves the range in the direction of its advantage."""
+        return clipped_surrogate(tokens.log_ratio, tokens.advantages, self.clip_low, self.clip_high, self.max_ratio)
 
 
 class GSPOLoss(Loss):
@@ -258,6 +186,7 @@ class GSPOLoss(Loss):
 
     def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
         """Compute `gspo_loss` of a micro-batch."""
+        refuse_penalties(inputs, self)
         return gspo_loss(
             inputs.log_probs,
             inputs.old_log_probs,

@@ -26,6 +26,7 @@ from llds.data import PromptDataModule
 from llds.errors import ConfigurationError
 from llds.files import model_folder, pin_of
 from llds.losses import Advantages, GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, Selection
+from llds.losses.selections.selection import proxy_share
 from llds.metrics import as_floats, has_answer, mean_metrics
 from llds.modules.anchor import LaggedAnchor
 from llds.modules.checkpoint import AgentState, check_fit, leave_reference_out, put_reference_in
@@ -36,6 +37,7 @@ from llds.modules.nonfinite import NonFiniteGuard
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
 from llds.modules.policy import LoRA, Policy, PolicyOutput
+from llds.modules.policy.head_reading import HeadReading
 from llds.modules.policy.rounding import warn_of_rounding
 from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
 from llds.modules.start_up import check_checkpoint, check_commit, check_training
@@ -137,6 +139,7 @@ class SearchAgentModule(pl.LightningModule):
         )
         self.optimization = optimization
         check_estimator(advantages, advantage_scale)
+        proxy_share(self.objective.selections)
         self.advantage_scale, self.advantages = advantage_scale, advantages
         self.protocol: Protocol = protocol or TagProtocol()
         self.lora = lora
@@ -278,12 +281,15 @@ class SearchAgentModule(pl.LightningModule):
         Args:
             batch: Trajectories with rewards and groups.
         """
+        if self.advantages is not None and self.advantages.reads_influence:
+            influence = self._read(HeadReading.influence, batch.to(self.device))
+            batch = replace(batch, influence=influence.to(batch.rewards.device))
         batch = with_advantages(batch, self.advantage_scale, self.advantages).to(self.device)
         chosen = self.objective.selections
         needs_old = self.steps_per_iteration > 1 or any(one.reads_old_log_probs for one in chosen)
         old = self.score(self.policy, batch) if needs_old else None
         entropy = self.score(self.policy, batch, "entropy") if any(one.reads_old_entropy for one in chosen) else None
-        batch = replace(batch, old_log_probs=old, old_entropy=entropy)
+        batch = replace(batch, old_log_probs=old, old_entropy=entropy, old_proxy=self._proxy(batch))
         if self.objective.uses_reference:
             is_reference = old is not None and self.iteration == 0 and self.reference_path is None
             batch = replace(batch, ref_log_probs=old if is_reference else self._score_reference(batch))
@@ -292,6 +298,16 @@ class SearchAgentModule(pl.LightningModule):
             if self.iteration > 0:  # before, the anchor is the old policy
                 batch = replace(batch, anchor_log_probs=self._score_anchor(batch, self.anchor))
         return batch
+
+    def _proxy(self, batch: PolicyBatch) -> Tensor | None:
+        """Log-probs of the old policy without its unlikely tokens, where a selection reads them."""
+        share = proxy_share(self.objective.selections)
+        return None if share is None else self._read(partial(HeadReading.proxy, share=share), batch)
+
+    def _read(self, what: Callable[[HeadReading, PolicyBatch], Tensor], batch: PolicyBatch) -> Tensor:
+        reading = HeadReading(self.policy, self.optimization.micro_batch_limits, self.temperature)
+        with self.forward_context(), self.policy.evaluating():
+            return what(reading, batch)
 
     def _score_reference(self, batch: PolicyBatch) -> Tensor:
         with self.policy.without_adapter() if self.reference is None else nullcontext():

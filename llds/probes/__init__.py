@@ -1,7 +1,8 @@
 """Probes: what one update on one question does to the likelihood of its correct responses, and why."""
 
+from llds.losses.log_probs import HeadTokens
 from llds.probes.files import probe_folder, write_probe
-from llds.probes.influence import HeadTokens, head_influence
+from llds.probes.influence import head_influence
 from llds.probes.question import QuestionProbe
 from llds.probes.record import PHASE_III, PLACES, ActionPlace, Probe, ProbedAction, ProbedQuestion, ProbedTrajectory
 from llds.probes.trial_update import Trial, TrialOptimizer, TrialUpdates

@@ -5,34 +5,13 @@ alone would do, to first order; what the step does through the layers below is l
 preconditioning. How well it agrees with a whole update is a question for measurement (`llds.probes.record`).
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from llds.losses.log_probs import VOCAB_CHUNK, selected_log_probs
+from llds.losses.log_probs import VOCAB_CHUNK, HeadTokens
 
 TOKEN_CHUNK = 1024
 """Tokens whose likelihood is asked about at a time; all tokens of a question meet each of them."""
-
-
-@dataclass(frozen=True)
-class HeadTokens:
-    """The action tokens of a question as the output head sees them.
-
-    Attributes:
-        hidden: Last hidden state before each token, :math:`h`, ``[N, H]``.
-        targets: The tokens, ``[N]`` long.
-        weight: The head, ``[V, H]``.
-        bias: The head's bias, ``[V]``; None without one.
-        temperature: Divides the logits.
-    """
-
-    hidden: Tensor
-    targets: Tensor
-    weight: Tensor
-    bias: Tensor | None = None
-    temperature: float = 1.0
 
 
 @torch.no_grad()
@@ -75,19 +54,15 @@ def head_influence(
         ``[A, B]``, fp32 (fp64 for fp64 hidden states): nats per unit of learning rate. Empty for no tokens.
     """
     n_actions, n_trajectories = _count(actions), _count(trajectories)
-    dtype = torch.float64 if tokens.hidden.dtype == torch.float64 else torch.float32
-    hidden = tokens.hidden.to(dtype)
-    influence = hidden.new_zeros(n_actions, n_trajectories)
+    states = tokens.states
+    influence = states.new_zeros(n_actions, n_trajectories)
     if n_actions == 0:
         return influence
-    normalizer = _normalizer(tokens, hidden)
-    by_trajectory = hidden.new_zeros(n_trajectories, len(trajectories))
-    by_trajectory[trajectories, torch.arange(len(trajectories), device=hidden.device)] = slopes.to(dtype)
+    by_trajectory = states.new_zeros(n_trajectories, len(trajectories))
+    by_trajectory[trajectories, torch.arange(len(trajectories), device=states.device)] = slopes.to(states.dtype)
     for asked in (actions >= 0).nonzero()[:, 0].split(token_chunk):
-        similarity = hidden[asked] @ hidden.t()  # [n, N]
-        if tokens.bias is not None:
-            similarity += 1  # the bias is a weight of a hidden unit that is always 1
-        errors = _error_similarity(tokens, hidden, normalizer, asked, vocab_chunk)
+        similarity = states[asked] @ states.t()  # [n, N]
+        errors = _error_similarity(tokens, asked, vocab_chunk)
         influence.index_add_(0, actions[asked], (errors * similarity) @ by_trajectory.t())
     return influence / tokens.temperature**2
 
@@ -96,34 +71,13 @@ def _count(numbers: Tensor) -> int:
     return int(numbers.max()) + 1 if numbers.numel() else 0
 
 
-def _normalizer(tokens: HeadTokens, hidden: Tensor) -> Tensor:
-    """Log-sum-exp of each token's logits, ``[N, 1]``: its own logit minus its log-probability."""
-    scores = selected_log_probs(
-        tokens.hidden, tokens.weight, tokens.targets, bias=tokens.bias, temperature=tokens.temperature
-    )
-    own = (hidden * tokens.weight[tokens.targets].to(hidden.dtype)).sum(1)
-    if tokens.bias is not None:
-        own = own + tokens.bias[tokens.targets]
-    return (own / tokens.temperature - scores.log_probs).unsqueeze(1)
-
-
-def _error_similarity(
-    tokens: HeadTokens, hidden: Tensor, normalizer: Tensor, asked: Tensor, vocab_chunk: int
-) -> Tensor:
+def _error_similarity(tokens: HeadTokens, asked: Tensor, vocab_chunk: int) -> Tensor:
     """The similarity alpha of the prediction errors of some tokens and of all, ``[n, N]``."""
     targets = tokens.targets
-    alpha = (targets[asked].unsqueeze(1) == targets).to(hidden.dtype)
-    alpha -= _probabilities(tokens, hidden[asked], normalizer[asked], targets)
-    alpha -= _probabilities(tokens, hidden, normalizer, targets[asked]).t()
-    for part in torch.arange(tokens.weight.shape[0], device=hidden.device).split(vocab_chunk):
-        every = _probabilities(tokens, hidden, normalizer, part)
+    alpha = (targets[asked].unsqueeze(1) == targets).to(tokens.states.dtype)
+    alpha -= tokens.all_log_probs(asked, targets).exp()
+    alpha -= tokens.all_log_probs(slice(None), targets[asked]).exp().t()
+    for part in tokens.slices(vocab_chunk):
+        every = tokens.all_log_probs(slice(None), part).exp()
         alpha += every[asked] @ every.t()
     return alpha
-
-
-def _probabilities(tokens: HeadTokens, hidden: Tensor, normalizer: Tensor, entries: Tensor) -> Tensor:
-    """Probabilities of some vocabulary entries in some contexts, ``[contexts, entries]``."""
-    logits = hidden @ tokens.weight[entries].to(hidden.dtype).t()
-    if tokens.bias is not None:
-        logits += tokens.bias[entries].to(hidden.dtype)
-    return (logits / tokens.temperature - normalizer).exp()

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from llds.batches import PolicyBatch
 from llds.batches.loss_inputs import trajectory_advantages, with_selection
+from llds.losses.log_probs import HeadTokens
 from llds.modules.objective import Objective
 from llds.modules.search_agent import SearchAgentModule
-from llds.probes.influence import HeadTokens, head_influence
+from llds.probes.influence import head_influence
 from llds.probes.record import ActionPlace, ProbedAction, ProbedQuestion, ProbedTrajectory
 from llds.probes.trial_update import TrialUpdates
 from llds.types import Trajectory

@@ -17,8 +17,16 @@ import lightning.pytorch as pl
 from llds.batches import PolicyBatch, RolloutBatch
 from llds.batches.answer_span import answer_spans
 from llds.batches.policy_batch import collate
-from llds.callbacks.rollout.checks import check_law, check_limits, check_overlap, check_oversampling, check_template
+from llds.callbacks.rollout.checks import (
+    check_estimator_of,
+    check_law,
+    check_limits,
+    check_overlap,
+    check_oversampling,
+    check_template,
+)
 from llds.callbacks.rollout.collective import CollectiveRollouts, fill
+from llds.callbacks.rollout.information_gain import with_gain
 from llds.callbacks.rollout.overlap import NextRollout
 from llds.callbacks.rollout.oversampling import Oversampler
 from llds.callbacks.rollout.trained_ids import check_trained_ids
@@ -138,6 +146,7 @@ class RolloutCallback(pl.Callback):
         data = cast(PromptDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         check_template(data.template, pl_module.opening_tool is not None, pl_module.environment is not None)
         if stage == "fit":
+            check_estimator_of(pl_module.advantages, self.reward)
             if self.overlap:
                 check_overlap(pl_module.objective, self.sampler)
             if self.oversampling is not None:
@@ -223,7 +232,7 @@ class RolloutCallback(pl.Callback):
         mark, masking = pl_module.protocol.answer_mark, pl_module.objective.answer_masking
         collated = collate(trajectories, answer_spans(trajectories, pl_module.tokenizer, mark, masking), self.reward)
         check_trained_ids(trajectories, collated)
-        return pl_module.prepare(collated)
+        return pl_module.prepare(with_gain(collated, trajectories, pl_module))
 
     def _collection(self, iteration: int) -> Collection:
         seed = (self.seed, _TRAINING, iteration)

@@ -2,12 +2,14 @@
 
 from llds.losses.advantages.estimator import AdvantageInputs, Advantages, GroupAdvantages, RewardParts
 from llds.losses.advantages.group import AdvantageScale, group_advantages
+from llds.losses.advantages.influence import NTHRAdvantages
 from llds.losses.advantages.outcome import (
     NegativeWeight,
     ReinforcePlusPlusAdvantages,
     RLOOAdvantages,
     SignedAdvantages,
 )
+from llds.losses.advantages.parts import GDPOAdvantages, IGPOAdvantages, MTGRPOAdvantages
 from llds.losses.advantages.tokens import ConflictAdvantages, GiGPOAdvantages
 
 __all__ = [
@@ -15,8 +17,12 @@ __all__ = [
     "AdvantageScale",
     "Advantages",
     "ConflictAdvantages",
+    "GDPOAdvantages",
     "GiGPOAdvantages",
     "GroupAdvantages",
+    "IGPOAdvantages",
+    "MTGRPOAdvantages",
+    "NTHRAdvantages",
     "NegativeWeight",
     "RLOOAdvantages",
     "ReinforcePlusPlusAdvantages",

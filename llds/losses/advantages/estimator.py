@@ -5,6 +5,7 @@ with depends on neither mini-batches, micro-batches nor ranks.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,20 @@ class RewardParts:
     values: Tensor
     turn_values: Tensor
 
+    def joined(self, name: str, turn_values: Tensor) -> "RewardParts":
+        """The same with a part more, of weight 1, that speaks of actions only.
+
+        Args:
+            name: Of the part.
+            turn_values: ``[B, N]``, NaN where it says nothing.
+        """
+        return RewardParts(
+            (*self.names, name),
+            torch.cat([self.weights, self.weights.new_ones(1)]),
+            torch.cat([self.values, torch.full_like(self.values[:, :1], torch.nan)], dim=1),
+            torch.cat([self.turn_values, turn_values.unsqueeze(1).to(self.turn_values)], dim=1),
+        )
+
     def to(self, device: torch.device) -> "RewardParts":
         """Copy to a device."""
         moved = (one.to(device) for one in (self.weights, self.values, self.turn_values))
@@ -50,6 +65,8 @@ class AdvantageInputs:
         attention_mask: 1 on tokens, 0 on padding, ``[B, T]`` long.
         action_index: Turn number of each action token, -1 elsewhere, ``[B, T]`` long.
         reward_parts: What each part of the reward gave; None where nobody has said.
+        influence: What raising each action token does to the right trajectories of its group (`influence_on`),
+            ``[B, T]``; anything off the actions. None where no estimator reads it.
     """
 
     rewards: Tensor
@@ -59,6 +76,23 @@ class AdvantageInputs:
     attention_mask: Tensor
     action_index: Tensor
     reward_parts: RewardParts | None = None
+    influence: Tensor | None = None
+
+    def need_influence(self, estimator: "Advantages") -> Tensor:
+        """The influence of each token.
+
+        Args:
+            estimator: Who needs it.
+
+        Raises:
+            ConfigurationError: If there is none.
+        """
+        if self.influence is None:
+            raise ConfigurationError(
+                f"Expected `influence` for {type(estimator).__name__} (`model.advantages`), got None: this batch was "
+                "made without. Let `SearchAgentModule.prepare` make it, or give it."
+            )
+        return self.influence
 
     def parts(self, estimator: "Advantages") -> RewardParts:
         """The parts of the reward.
@@ -78,7 +112,26 @@ class AdvantageInputs:
 
 
 class Advantages(ABC):
-    """Weighs trajectories, or their tokens, by how good they were. Subclass it, and name it in ``model.advantages``."""
+    """Weighs trajectories, or their tokens, by how good they were. Subclass it, and name it in ``model.advantages``.
+
+    Attributes:
+        reads_influence: Whether it needs the influence of tokens, which costs a forward pass.
+        answer_opening: Text before an answer, where it needs the information gain of actions, which costs a scoring of
+            the gold answer after each; None: it does not.
+    """
+
+    reads_influence: bool = False
+    answer_opening: str | None = None
+
+    def check_reward(self, speaks: Mapping[str, bool]) -> None:  # noqa: B027 (most go with any)
+        """Refuse a reward that makes nothing of it, before the run begins.
+
+        Args:
+            speaks: Of each part of the reward by its name, whether it says something of single actions.
+
+        Raises:
+            ConfigurationError: If this estimator needs what the reward does not say.
+        """
 
     @abstractmethod
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
@@ -109,3 +162,20 @@ class GroupAdvantages(Advantages):
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """Compare each reward with its group's."""
         return group_advantages(inputs.rewards, inputs.groups, scale=self.scale, eps=self.eps)
+
+
+class Reweighed(Advantages):
+    """Changes the advantages of another estimator, and reads what that reads.
+
+    Args:
+        of: The other estimator; None: GRPO's.
+    """
+
+    def __init__(self, of: Advantages | None) -> None:
+        self.of = of or GroupAdvantages()
+        self.reads_influence = self.reads_influence or self.of.reads_influence
+        self.answer_opening = self.of.answer_opening
+
+    def check_reward(self, speaks: Mapping[str, bool]) -> None:
+        """Ask the other."""
+        self.of.check_reward(speaks)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from llds.errors import ConfigurationError
-from llds.losses.advantages.estimator import AdvantageInputs, Advantages, GroupAdvantages
+from llds.losses.advantages.estimator import AdvantageInputs, Advantages, Reweighed
 from llds.losses.advantages.group import group_advantages, group_sum
 from llds.losses.masking import action_mask
 
@@ -66,13 +66,23 @@ class ReinforcePlusPlusAdvantages(Advantages):
         tokens = mask.double()
         to_go = tokens.sum(1, keepdim=True) - tokens.cumsum(1)  # action tokens after each, [B, T]
         returns = rewards.unsqueeze(1) * self.discount**to_go
-        count = tokens.sum()
-        mean = (returns * tokens).sum() / count.clamp(min=1)
-        variance = ((returns - mean) ** 2 * tokens).sum() / (count - 1).clamp(min=1)
-        whitened = (returns - mean) / (variance + _WHITENING_EPS).sqrt()
+        whitened = whiten(returns, tokens)
         if self.discount == 1:
             whitened = whitened[:, 0]
         return whitened.to(inputs.rewards.dtype)
+
+
+def whiten(values: Tensor, tokens: Tensor) -> Tensor:
+    """Less the mean, over the standard deviation (ddof 1), both over action tokens.
+
+    Args:
+        values: ``[B, T]`` or ``[B, 1]``, float64.
+        tokens: 1 on action tokens, 0 elsewhere, ``[B, T]`` float64.
+    """
+    count = tokens.sum()
+    mean = (values * tokens).sum() / count.clamp(min=1)
+    variance = ((values - mean) ** 2 * tokens).sum() / (count - 1).clamp(min=1)
+    return (values - mean) / (variance + _WHITENING_EPS).sqrt()
 
 
 class SignedAdvantages(Advantages):
@@ -100,7 +110,7 @@ class SignedAdvantages(Advantages):
         return weights[inputs.is_correct.long()]
 
 
-class NegativeWeight(Advantages):
+class NegativeWeight(Reweighed):
     r"""Negative advantages times a number below 1: less is unlearned, as much is learned.
 
     .. math::
@@ -118,7 +128,7 @@ class NegativeWeight(Advantages):
         if not 0 <= weight <= 1:
             raise ConfigurationError(f"Expected `weight` of NegativeWeight in [0, 1], got {weight}.")
         self.weight = weight
-        self.of = of or GroupAdvantages()
+        super().__init__(of)
 
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """Weigh the other's."""

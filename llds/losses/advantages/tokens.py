@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from llds.errors import ConfigurationError
-from llds.losses.advantages.estimator import AdvantageInputs, Advantages, GroupAdvantages
+from llds.losses.advantages.estimator import AdvantageInputs, Advantages, GroupAdvantages, Reweighed
 from llds.losses.advantages.group import AdvantageScale
 from llds.losses.masking import check_choice
 
 
-class ConflictAdvantages(Advantages):
+class ConflictAdvantages(Reweighed):
     r"""GTPO: tokens that right and wrong trajectories share, at the beginning and the end, are not unlearned.
 
     .. math::
@@ -37,7 +37,7 @@ class ConflictAdvantages(Advantages):
         if not weight >= 1:
             raise ConfigurationError(f"Expected `weight` of ConflictAdvantages >= 1, got {weight}.")
         self.weight = weight
-        self.of = of or GroupAdvantages()
+        super().__init__(of)
 
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """Correct the other's."""

@@ -2,7 +2,7 @@
 
 from llds.losses.selections.importance import ImportanceCorrection, ImportanceLevel, importance_weights
 from llds.losses.selections.selection import Selected, Selection, select
-from llds.losses.selections.tokens import ClipCov, HighEntropyTokens, KLCov
+from llds.losses.selections.tokens import ClipCov, HighEntropyTokens, KLCov, LpReg
 from llds.losses.selections.trajectories import ImportanceMask, OffPolicySequenceMask, Rejection, VoidTurns
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "ImportanceLevel",
     "ImportanceMask",
     "KLCov",
+    "LpReg",
     "OffPolicySequenceMask",
     "Rejection",
     "Selected",

@@ -16,6 +16,7 @@ from typing import ClassVar, TypeVar
 
 from torch import Tensor
 
+from llds.errors import ConfigurationError
 from llds.losses.loss import LossBatch
 
 Known = TypeVar("Known", bound=LossBatch)
@@ -29,11 +30,15 @@ class Selected:
         loss_weights: Multiply the policy loss of each token, not negative, ``[B, T]``. 0 takes the token out of the
             sum; it still counts in the number that the loss divides by.
         loss_penalties: Coefficient of ``abs(log_probs - old_log_probs)`` on each token, ``[B, T]``.
+        loss_pulls: Coefficient of k3 to `pull_targets` on each token whose log-prob is below, ``[B, T]``.
+        pull_targets: Log-probs that tokens are pulled up to, ``[B, T]``.
         excluded: Tokens that are no part of the policy loss, and are not counted, ``[B, T]`` bool.
     """
 
     loss_weights: Tensor | None = None
     loss_penalties: Tensor | None = None
+    loss_pulls: Tensor | None = None
+    pull_targets: Tensor | None = None
     excluded: Tensor | None = None
 
 
@@ -45,11 +50,14 @@ class Selection(ABC):
             micro-batch, else once with the `LossBatch` of the mini-batch.
         reads_old_log_probs: Whether, not local, it needs the old policy's log-probs.
         reads_old_entropy: Whether it needs the old policy's entropy.
+        proxy_share: Share of the likeliest token's probability below which tokens are no part of `old_proxy`; None: it
+            does not need that.
     """
 
     is_local: ClassVar[bool] = False
     reads_old_log_probs: ClassVar[bool] = False
     reads_old_entropy: ClassVar[bool] = False
+    proxy_share: float | None = None
 
     @abstractmethod
     def __call__(self, batch: LossBatch) -> Selected:
@@ -65,10 +73,17 @@ def select(batch: Known, selections: Sequence[Selection]) -> Known:
 
     Args:
         batch: Of a mini-batch or a micro-batch.
-        selections: Weights multiply, penalties add up, exclusions join.
+        selections: Weights multiply, penalties add up, exclusions join; one may pull.
+
+    Raises:
+        ConfigurationError: If two of them pull tokens.
     """
     for selection in selections:
         chosen = selection(batch)
+        if chosen.pull_targets is not None:
+            if batch.pull_targets is not None:
+                raise ConfigurationError("Expected one of `model.selections` to pull tokens up (LpReg), got two.")
+            batch = replace(batch, loss_pulls=chosen.loss_pulls, pull_targets=chosen.pull_targets)
         batch = replace(
             batch,
             loss_weights=_joined(batch.loss_weights, chosen.loss_weights, Tensor.mul),
@@ -76,6 +91,18 @@ def select(batch: Known, selections: Sequence[Selection]) -> Known:
             excluded=_joined(batch.excluded, chosen.excluded, Tensor.logical_or),
         )
     return batch
+
+
+def proxy_share(selections: Sequence[Selection]) -> float | None:
+    """The share of the proxy that selections read; None where none does.
+
+    Raises:
+        ConfigurationError: If two of them read proxies that differ.
+    """
+    shares = {one.proxy_share for one in selections if one.proxy_share is not None}
+    if len(shares) > 1:
+        raise ConfigurationError(f"Expected one `proxy_share` in `model.selections`, got {sorted(shares)}.")
+    return next(iter(shares), None)
 
 
 def _joined(first: Tensor | None, second: Tensor | None, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:

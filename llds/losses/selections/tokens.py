@@ -1,4 +1,4 @@
-r"""Selections of tokens by quantiles over the mini-batch: KL-Cov, Clip-Cov, and the tokens of high entropy (80/20)."""
+r"""Selections of tokens by quantiles over the mini-batch: KL-Cov, Clip-Cov, Lp-Reg, the tokens of high entropy."""
 
 import torch
 from torch import Tensor
@@ -99,6 +99,47 @@ class HighEntropyTokens(Selection):
         mask = action_mask(batch.policy_index)
         entropy = masked(batch.need("old_entropy", self), mask)
         return Selected(loss_weights=largest(entropy, mask, self.share).to(entropy.dtype))
+
+
+class LpReg(Selection):
+    r"""Lp-Reg: unlikely tokens of wrong trajectories that are no noise are pulled up, so that they stay possible.
+
+    .. math::
+        L_k = -\gamma_k A_k + \beta\,(e^d - d - 1)\, \mathbb{1}[d > 0], \qquad
+        d = \ln \tilde\pi(y_k) - \ln \pi_\theta(y_k), \qquad
+        \tilde\pi(v) \propto \pi_{old}(v)\, \mathbb{1}\big[\pi_{old}(v) \ge \kappa \max_u \pi_{old}(u)\big]
+
+    arXiv 2510.03222 and its code. On the share of the action tokens with :math:`A < 0` that are least likely under the
+    old policy; one that :math:`\tilde\pi` leaves out as noise is not pulled. d counts up to a value of 10, as k3 of the
+    KL penalty. Acts on the policy loss, which there does not clip from below (``GRPOLoss`` with ``clip_low: 1.0``).
+
+    Args:
+        share: Of the action tokens of negative advantage, in (0, 1); at least one token.
+        coefficient: :math:`\beta`.
+        proxy_share: :math:`\kappa`, in (0, 1).
+
+    Note:
+        The share is taken over the whole mini-batch under the old policy, which also makes the proxy; the authors' code
+        takes it over a micro-batch, under the policy of now, and nothing where it is a single token.
+    """
+
+    reads_old_log_probs = True
+
+    def __init__(self, share: float = 0.01, coefficient: float = 1.0, proxy_share: float = 0.02) -> None:
+        _check_share(share)
+        check_positive("coefficient", coefficient)
+        if not 0 < proxy_share < 1:
+            raise ConfigurationError(f"Expected `proxy_share` of LpReg between 0 and 1, got {proxy_share}.")
+        self.share, self.coefficient = share, coefficient
+        self.proxy_share = proxy_share
+
+    def __call__(self, batch: LossBatch) -> Selected:
+        """Pull up the least likely."""
+        mask = action_mask(batch.policy_index)
+        mask = mask & (per_token(batch.advantages, mask) < 0)
+        old, proxy = batch.need("old_log_probs", self).detach(), batch.need("old_proxy", self)
+        chosen = largest(-masked(old, mask), mask, self.share) & proxy.isfinite()
+        return Selected(loss_pulls=self.coefficient * chosen.to(old.dtype), pull_targets=masked(proxy, chosen))
 
 
 def token_covariance(batch: LossBatch, mask: Tensor, reader: object) -> Tensor:

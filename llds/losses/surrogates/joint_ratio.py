@@ -3,7 +3,6 @@ r"""Policy losses whose tokens share a ratio, other than GSPO's: one per action,
 import torch
 from torch import Tensor
 
-from llds.errors import ConfigurationError
 from llds.losses.loss import Loss, LossBatch, LossInputs, LossOutput
 from llds.losses.masking import (
     PolicyAggregation,
@@ -15,8 +14,14 @@ from llds.losses.masking import (
     masked,
     sum_by_action,
 )
-from llds.losses.policy_gradient import check_clip, clipped_surrogate, ratio_metrics
-from llds.losses.surrogates.token_loss import TokenLoss, Tokens
+from llds.losses.surrogates.token_loss import (
+    TokenLoss,
+    Tokens,
+    check_clip,
+    clipped_surrogate,
+    ratio_metrics,
+    refuse_penalties,
+)
 
 
 class TurnRatioLoss(TokenLoss):
@@ -90,8 +95,7 @@ class GMPOLoss(Loss):
 
     def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
         """Compute the loss of a micro-batch."""
-        if inputs.loss_penalties is not None:
-            raise ConfigurationError("Expected a loss with a term per token for KLCov, got GMPOLoss. Use GRPOLoss.")
+        refuse_penalties(inputs, self)
         index = inputs.policy_index
         check_shapes(index, log_probs=inputs.log_probs, advantages=inputs.advantages)
         mask = action_mask(index)

@@ -1,25 +1,30 @@
-"""What policy losses with a ratio per token share: reading, masking, weights of tokens, averaging, metrics.
+"""What policy losses with a ratio per token share: reading, masking, the ratio, weights, penalties, averaging.
 
 A loss of this kind says in `TokenLoss.surrogate` what it maximizes on a token, and nothing else.
 """
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from llds.errors import ConfigurationError
+from llds.losses.kl import k3
 from llds.losses.loss import Loss, LossBatch, LossInputs, LossOutput
 from llds.losses.masking import (
     PolicyAggregation,
     action_mask,
     average,
     check_aggregation,
+    check_positive,
     check_shapes,
     count,
     masked,
+    masked_mean,
     per_token,
 )
-from llds.losses.policy_gradient import ratio_metrics
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class TokenLoss(Loss):
 
     def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
         """Compute the loss of a micro-batch."""
-        index, weights, penalties = inputs.policy_index, inputs.loss_weights, inputs.loss_penalties
+        index, weights = inputs.policy_index, inputs.loss_weights
         check_shapes(
             index,
             log_probs=inputs.log_probs,
@@ -103,8 +108,7 @@ class TokenLoss(Loss):
         values, is_cut = self.surrogate(tokens)
         if weights is not None:
             values = values * masked(weights.detach(), live)
-        if penalties is not None:
-            values = values - masked(penalties.detach(), live) * tokens.log_ratio.abs()
+        values = values - _penalty(inputs, tokens, live)
         if denominator is None:
             denominator = self.denominator(inputs)
         loss = -average(masked(values, live), mask, self.aggregation, denominator)
@@ -113,3 +117,65 @@ class TokenLoss(Loss):
     def denominator(self, batch: LossBatch) -> Tensor:
         """Count the trajectories with action tokens, or the action tokens."""
         return count(action_mask(batch.policy_index), self.aggregation, constant_tokens=self.constant_tokens)
+
+
+def _penalty(inputs: LossInputs, tokens: Tokens, live: Tensor) -> Tensor:
+    """What selections charge for each token: its drift, its distance below a target; 0 where they say nothing."""
+    total = torch.zeros_like(tokens.log_probs)
+    if inputs.loss_penalties is not None:
+        total = total + masked(inputs.loss_penalties.detach(), live) * tokens.log_ratio.abs()
+    if inputs.loss_pulls is not None and inputs.pull_targets is not None:
+        pulled = live & (inputs.loss_pulls != 0)
+        below = masked(inputs.pull_targets.detach().to(total.dtype) - tokens.log_probs, pulled)
+        total = total + masked(inputs.loss_pulls.detach(), pulled) * k3(below.clamp(min=0))
+    return total
+
+
+def refuse_penalties(inputs: LossInputs, loss: Loss) -> None:
+    """Refuse penalties of tokens for a loss that has no term for each.
+
+    Raises:
+        ConfigurationError: Naming the loss.
+    """
+    if inputs.loss_penalties is not None or inputs.loss_pulls is not None:
+        raise ConfigurationError(
+            f"Expected a loss with a term per token for KLCov or LpReg, got {type(loss).__name__}. Use GRPOLoss."
+        )
+
+
+def clipped_surrogate(
+    log_ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float, max_ratio: float | None
+) -> tuple[Tensor, Tensor]:
+    """``min(ratio * A, clip(ratio) * A)`` and where the clip binds.
+
+    The branch is chosen before the exponential, so that an overflowing ratio that is clipped passes no ``0 * inf``.
+    """
+    if max_ratio is not None:
+        log_ratio = log_ratio.clamp(max=math.log(max_ratio))
+    ratio = log_ratio.detach().exp()
+    is_clipped = torch.where(advantage >= 0, ratio > 1 + clip_high, ratio < 1 - clip_low)
+    bound = torch.where(advantage >= 0, torch.full_like(advantage, 1 + clip_high), 1 - clip_low)
+    free = torch.where(is_clipped, torch.zeros_like(log_ratio), log_ratio).exp() * advantage
+    return torch.where(is_clipped, bound * advantage, free), is_clipped
+
+
+def ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor, advantage: Tensor) -> dict[str, Tensor]:
+    """Detached scalars about the ratios on a mask; a share of nothing is 0."""
+    clipped = {
+        f"policy/clip_share_{name}": masked_mean(is_clipped.to(log_ratio.dtype), mask & sign)
+        for name, sign in (("positive", advantage > 0), ("negative", advantage < 0))
+    }
+    return {
+        "policy/clip_share": masked_mean(is_clipped.to(log_ratio.dtype), mask),
+        **clipped,
+        "policy/likelihood_displacement": masked_mean(log_ratio, mask),
+    }
+
+
+def check_clip(clip_low: float, clip_high: float, max_ratio: float | None) -> None:
+    """Refuse ranges that cannot bind."""
+    if not 0 < clip_low <= 1:
+        raise ConfigurationError(f"Expected `clip_low` in (0, 1], got {clip_low}. The usual value is 0.2.")
+    check_positive("clip_high", clip_high)
+    if max_ratio is not None and not max_ratio > 1 + clip_high:
+        raise ConfigurationError(f"Expected `max_ratio` above 1 + clip_high = {1 + clip_high}, got {max_ratio}.")

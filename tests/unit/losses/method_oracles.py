@@ -27,6 +27,11 @@ class Data:
     groups: list[int]
     rewards: list[float]
     is_void: list[bool]
+    proxy: Table = field(default_factory=list)
+    influence: Table = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    parts: Table = field(default_factory=list)
+    turns: list[Table] = field(default_factory=list)
     advantages: Table = field(default_factory=list)
 
     def tokens(self) -> list[tuple[int, int]]:
@@ -112,6 +117,7 @@ def policy(
     weights: dict[tuple[int, int], float] | None = None,
     penalties: dict[tuple[int, int], float] | None = None,
     excluded: set[tuple[int, int]] = frozenset(),  # type: ignore[assignment]
+    pulls: dict[tuple[int, int], float] | None = None,
 ) -> tuple[float, Table]:
     """Minus the averaged term, and its gradient."""
     counted = [[t for t in data.of(i) if (i, t) not in excluded] for i in range(len(data.index))]
@@ -127,6 +133,10 @@ def policy(
             penalty = 0.0 if penalties is None else penalties.get((i, t), 0.0)
             loss -= (weight * value - penalty * abs(new - old)) / by
             gradient[i][t] -= (weight * slope - penalty * math.copysign(1, new - old)) / by
+            gap = (pulls or {}).get((i, t), -math.inf) - new
+            if gap > 0:
+                loss += (math.exp(gap) - gap - 1) / by
+                gradient[i][t] -= (math.exp(gap) - 1) / by
     return loss, gradient
 
 
@@ -267,6 +277,72 @@ def gigpo(data: Data, weight: float, discount: float, scale: str) -> Table:
         for t in range(len(data.index[i])):
             if data.index[i][t] == turn:
                 table[i][t] += weight * step
+    return table
+
+
+def nthr(data: Data, base: list[float], weight: float | None, scale: float) -> Table:
+    table = [[base[i]] * len(row) for i, row in enumerate(data.index)]
+    for i in range(len(base)):
+        members = _group(data, i)
+        right = [j for j in members if data.rewards[j] > 0]
+        if not right or len(right) == len(members) or data.rewards[i] > 0:
+            continue
+        means = [sum(data.influence[j][t] for t in data.of(j)) / len(data.of(j)) for j in right if data.of(j)]
+        eta = 2 * abs(0.5 - len(right) / len(members)) if weight is None else weight
+        for t in data.of(i):
+            if base[i] < 0 and data.influence[i][t] > scale * min(means):
+                table[i][t] *= eta
+    return table
+
+
+def _known(values: list[float]) -> list[float]:
+    """Normalized among those that are there; 0 for the others."""
+    there = [value for value in values if not math.isnan(value)]
+    found = iter(_normalized(there, "std") if len(there) > 1 else [0.0] * len(there))
+    return [0.0 if math.isnan(value) else next(found) for value in values]
+
+
+def gdpo(data: Data) -> list[float]:
+    sums = [0.0] * len(data.rewards)
+    for i in range(len(sums)):
+        members = _group(data, i)
+        for k, weight in enumerate(data.weights):
+            sums[i] += weight * _known([data.parts[j][k] for j in members])[members.index(i)]
+    by_token = [sums[i] for i, _ in data.tokens()]
+    mean = sum(by_token) / len(by_token)
+    variance = sum((value - mean) ** 2 for value in by_token) / (len(by_token) - 1)
+    return [(value - mean) / math.sqrt(variance + 1e-8) for value in sums]
+
+
+def _said(data: Data, i: int, turn: int, part: int | None) -> float:
+    if part is not None:
+        return data.turns[i][part][turn]
+    pairs = [(weight, of_part[turn]) for weight, of_part in zip(data.weights, data.turns[i], strict=True)]
+    there = [weight * value for weight, value in pairs if not math.isnan(value)]
+    return sum(there) if there else math.nan
+
+
+def mt_grpo(data: Data, discount: float, part: int | None) -> Table:
+    outcome = group(data)
+    table = [[0.0] * len(row) for row in data.index]
+    for i, row in enumerate(data.index):
+        members, turns = _group(data, i), max(row) + 1
+        steps = [_known([_said(data, j, turn, part) for j in members])[members.index(i)] for turn in range(turns)]
+        for t in data.of(i):
+            turn = row[t]
+            later = sum(discount ** (other - turn) * steps[other] for other in range(turn, turns))
+            table[i][t] = later + discount ** (turns - 1 - turn) * outcome[i]
+    return table
+
+
+def igpo(data: Data, discount: float, part: int) -> Table:
+    table = [[0.0] * len(row) for row in data.index]
+    for i, row in enumerate(data.index):
+        actions = [(j, turn) for j in _group(data, i) for turn in range(max(data.index[j]) + 1)]
+        rewards = [data.rewards[j] if turn == max(data.index[j]) else data.turns[j][part][turn] for j, turn in actions]
+        steps = dict(zip(actions, _known(rewards), strict=True))
+        for t in data.of(i):
+            table[i][t] = sum(discount ** (n - row[t]) * steps[i, n] for n in range(row[t], max(row) + 1))
     return table
 
 

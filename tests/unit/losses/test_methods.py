@@ -14,42 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from llds import losses
 from llds.batches import PolicyBatch
 from llds.batches.loss_inputs import loss_batch, observation_mask, with_advantages, with_selection
 from llds.batches.micro_batches import MicroBatchLimits
 from llds.errors import ConfigurationError
-from llds.losses import (
-    Advantages,
-    CISPOLoss,
-    ClipCov,
-    ConflictAdvantages,
-    DPPOLoss,
-    EntropyBonus,
-    GiGPOAdvantages,
-    GMPOLoss,
-    GroupAdvantages,
-    GRPOLoss,
-    GSPOLoss,
-    HighEntropyTokens,
-    ImportanceMask,
-    IPOLoss,
-    KLCov,
-    LLDSPenalty,
-    Loss,
-    NegativeWeight,
-    ObservationNLL,
-    OffPolicySequenceMask,
-    PositiveNLL,
-    ReinforcePlusPlusAdvantages,
-    Rejection,
-    RLOOAdvantages,
-    SAPOLoss,
-    Selection,
-    SignedAdvantages,
-    TurnRatioLoss,
-    VoidTurns,
-    WAPOLoss,
-)
 from llds.modules.objective import Objective
 from tests.unit.losses import method_oracles as oracle
 from tests.unit.losses.method_oracles import Data
@@ -74,12 +43,12 @@ class Method:
     """
 
     oracle: Oracle
-    loss: Loss = field(default_factory=GRPOLoss)
-    advantages: Advantages | None = None
-    selections: Sequence[Selection] = ()
-    terms: Sequence[Loss] = ()
+    loss: losses.Loss = field(default_factory=losses.GRPOLoss)
+    advantages: losses.Advantages | None = None
+    selections: Sequence[losses.Selection] = ()
+    terms: Sequence[losses.Loss] = ()
     is_reinforce: bool = True
-    llds: LLDSPenalty | None = None
+    llds: losses.LLDSPenalty | None = None
 
     @property
     def objective(self) -> Objective:
@@ -168,6 +137,15 @@ def high_entropy(data: Data) -> Any:
     return on(oracle.top(values, int(0.3 * len(values))), data)
 
 
+def pulled(data: Data) -> tuple[float, Any]:
+    """Of negative tokens the least likely two fifths, but for those that the proxy leaves out."""
+    values = {(i, t): -data.old[i][t] for i, t in data.tokens() if data.advantages[i][t] < 0}
+    chosen = oracle.top(values, int(0.4 * len(values)))
+    targets = {(i, t): data.proxy[i][t] for i, t in chosen if data.proxy[i][t] > -math.inf}
+    assert targets
+    return oracle.policy(data, oracle.grpo(1.0, 9.0), pulls=targets)
+
+
 def uncut(data: Data) -> tuple[float, Any]:
     return oracle.policy(data, oracle.grpo(1.0, HIGH), penalties=most_covariant(data))
 
@@ -207,41 +185,47 @@ def echo(data: Data) -> tuple[float, Any]:
 
 METHODS: dict[str, Method] = {
     "grpo": Method(plain),
-    "dual_clip": Method(lambda data: oracle.policy(data, oracle.grpo(most=1.25)), GRPOLoss(max_ratio=1.25)),
+    "dual_clip": Method(lambda data: oracle.policy(data, oracle.grpo(most=1.25)), losses.GRPOLoss(max_ratio=1.25)),
     "dr_grpo": Method(
         lambda data: oracle.policy(data, oracle.grpo(), "constant", 9),
-        GRPOLoss(aggregation="constant", constant_tokens=9),
-        GroupAdvantages("none"),
+        losses.GRPOLoss(aggregation="constant", constant_tokens=9),
+        losses.GroupAdvantages("none"),
     ),
-    "rloo": Method(plain, advantages=RLOOAdvantages()),
-    "reinforce_pp": Method(plain, advantages=ReinforcePlusPlusAdvantages()),
-    "reinforce_pp_discounted": Method(plain, advantages=ReinforcePlusPlusAdvantages(discount=0.9)),
-    "reinforce_pp_baseline": Method(plain, advantages=ReinforcePlusPlusAdvantages(baseline=True)),
-    "w_reinforce": Method(plain, advantages=SignedAdvantages()),
-    "psr": Method(plain, advantages=SignedAdvantages(1.0, 0.0)),
-    "nsr": Method(plain, advantages=SignedAdvantages(0.0, 1.0)),
-    "negative_weight": Method(plain, advantages=NegativeWeight(0.5)),
-    "gtpo": Method(plain, advantages=ConflictAdvantages()),
-    "gigpo": Method(plain, advantages=GiGPOAdvantages(0.5)),
-    "gigpo_unscaled": Method(plain, advantages=GiGPOAdvantages(1.0, 0.8, "none")),
-    "cispo": Method(of_term(oracle.cispo(1.3, 1.0)), CISPOLoss(1.3)),
-    "cispo_two_sided": Method(of_term(oracle.cispo(1.3, 0.2)), CISPOLoss(1.3, 0.2)),
-    "cispo_llds": Method(of_term(oracle.cispo(5.0, 1.0)), CISPOLoss(), llds=LLDSPenalty()),
-    "sapo": Method(of_term(oracle.sapo(1.0, 1.05), "trajectory"), SAPOLoss()),
-    "wapo": Method(of_term(oracle.wapo(0.3), "trajectory"), WAPOLoss(0.3), is_reinforce=False),
-    "dppo_tv": Method(of_term(oracle.dppo("tv", 0.1, 0.15, 1.4)), DPPOLoss("tv", 0.1, 0.15, 1.4)),
-    "dppo_kl": Method(of_term(oracle.dppo("kl", 0.01, 0.02, 20.0)), DPPOLoss("kl", 0.01, 0.02)),
-    "ipo": Method(of_term(oracle.ipo(0.15, 0.01)), IPOLoss(0.15, 0.01)),
-    "gmpo": Method(lambda data: oracle.gmpo(data, 0.2, 0.1), GMPOLoss(0.2, 0.1)),
-    "turn_ratio": Method(lambda data: oracle.turn_ratio(data, 0.05, 0.1), TurnRatioLoss(0.05, 0.1)),
-    "gspo": Method(gspo_by_rows, GSPOLoss(0.05, 0.05)),
-    "void_turns": Method(of_grpo(excluded=void), selections=[VoidTurns()]),
-    "opsm": Method(of_grpo(weights=drifted), selections=[OffPolicySequenceMask(0.05)]),
-    "icepop": Method(of_grpo(weights=popped), selections=[ImportanceMask(0.8, 1.3)]),
-    "icepop_sequence": Method(of_grpo(weights=popped_rows), selections=[ImportanceMask(0.5, 2.0, "sequence")]),
+    "rloo": Method(plain, advantages=losses.RLOOAdvantages()),
+    "reinforce_pp": Method(plain, advantages=losses.ReinforcePlusPlusAdvantages()),
+    "reinforce_pp_discounted": Method(plain, advantages=losses.ReinforcePlusPlusAdvantages(discount=0.9)),
+    "reinforce_pp_baseline": Method(plain, advantages=losses.ReinforcePlusPlusAdvantages(baseline=True)),
+    "w_reinforce": Method(plain, advantages=losses.SignedAdvantages()),
+    "psr": Method(plain, advantages=losses.SignedAdvantages(1.0, 0.0)),
+    "nsr": Method(plain, advantages=losses.SignedAdvantages(0.0, 1.0)),
+    "negative_weight": Method(plain, advantages=losses.NegativeWeight(0.5)),
+    "gtpo": Method(plain, advantages=losses.ConflictAdvantages()),
+    "gigpo": Method(plain, advantages=losses.GiGPOAdvantages(0.5)),
+    "gigpo_unscaled": Method(plain, advantages=losses.GiGPOAdvantages(1.0, 0.8, "none")),
+    "nthr": Method(plain, advantages=losses.NTHRAdvantages()),
+    "nthr_constant": Method(plain, advantages=losses.NTHRAdvantages(0.0, 0.5, losses.RLOOAdvantages())),
+    "gdpo": Method(plain, advantages=losses.GDPOAdvantages()),
+    "mt_grpo": Method(plain, advantages=losses.MTGRPOAdvantages(0.7)),
+    "mt_grpo_part": Method(plain, advantages=losses.MTGRPOAdvantages(1.0, "form")),
+    "igpo": Method(plain, advantages=losses.IGPOAdvantages(0.8)),
+    "cispo": Method(of_term(oracle.cispo(1.3, 1.0)), losses.CISPOLoss(1.3)),
+    "cispo_two_sided": Method(of_term(oracle.cispo(1.3, 0.2)), losses.CISPOLoss(1.3, 0.2)),
+    "cispo_llds": Method(of_term(oracle.cispo(5.0, 1.0)), losses.CISPOLoss(), llds=losses.LLDSPenalty()),
+    "sapo": Method(of_term(oracle.sapo(1.0, 1.05), "trajectory"), losses.SAPOLoss()),
+    "wapo": Method(of_term(oracle.wapo(0.3), "trajectory"), losses.WAPOLoss(0.3), is_reinforce=False),
+    "dppo_tv": Method(of_term(oracle.dppo("tv", 0.1, 0.15, 1.4)), losses.DPPOLoss("tv", 0.1, 0.15, 1.4)),
+    "dppo_kl": Method(of_term(oracle.dppo("kl", 0.01, 0.02, 20.0)), losses.DPPOLoss("kl", 0.01, 0.02)),
+    "ipo": Method(of_term(oracle.ipo(0.15, 0.01)), losses.IPOLoss(0.15, 0.01)),
+    "gmpo": Method(lambda data: oracle.gmpo(data, 0.2, 0.1), losses.GMPOLoss(0.2, 0.1)),
+    "turn_ratio": Method(lambda data: oracle.turn_ratio(data, 0.05, 0.1), losses.TurnRatioLoss(0.05, 0.1)),
+    "gspo": Method(gspo_by_rows, losses.GSPOLoss(0.05, 0.05)),
+    "void_turns": Method(of_grpo(excluded=void), selections=[losses.VoidTurns()]),
+    "opsm": Method(of_grpo(weights=drifted), selections=[losses.OffPolicySequenceMask(0.05)]),
+    "icepop": Method(of_grpo(weights=popped), selections=[losses.ImportanceMask(0.8, 1.3)]),
+    "icepop_sequence": Method(of_grpo(weights=popped_rows), selections=[losses.ImportanceMask(0.5, 2.0, "sequence")]),
     **{
         f"reject_{kind}_{over}": Method(
-            of_grpo(excluded=rejected(kind, over, 0.7, high)), selections=[Rejection(kind, over, high, 0.7)]
+            of_grpo(excluded=rejected(kind, over, 0.7, high)), selections=[losses.Rejection(kind, over, high, 0.7)]
         )
         for kind, over, high in (
             ("k1", "token", 1.2),
@@ -253,12 +237,15 @@ METHODS: dict[str, Method] = {
             ("k2", "sum", 0.05),
         )
     },
-    "kl_cov": Method(uncut, GRPOLoss(**NO_CLIP), selections=[KLCov(0.2, 1.0)]),
-    "clip_cov": Method(of_grpo(weights=clip_cov), selections=[ClipCov(0.1, 0.1, 2.0)], is_reinforce=False),
-    "high_entropy": Method(of_grpo(weights=high_entropy), selections=[HighEntropyTokens(0.3)], is_reinforce=False),
-    "positive_nll": Method(positive_nll, terms=[PositiveNLL()], is_reinforce=False),
-    "entropy_bonus": Method(entropy_bonus, terms=[EntropyBonus(0.01)], is_reinforce=False),
-    "echo": Method(echo, terms=[ObservationNLL()], is_reinforce=False),
+    "kl_cov": Method(uncut, losses.GRPOLoss(**NO_CLIP), selections=[losses.KLCov(0.2, 1.0)]),
+    "clip_cov": Method(of_grpo(weights=clip_cov), selections=[losses.ClipCov(0.1, 0.1, 2.0)], is_reinforce=False),
+    "high_entropy": Method(
+        of_grpo(weights=high_entropy), selections=[losses.HighEntropyTokens(0.3)], is_reinforce=False
+    ),
+    "lp_reg": Method(pulled, losses.GRPOLoss(1.0, 9.0), selections=[losses.LpReg(0.4)], is_reinforce=False),
+    "positive_nll": Method(positive_nll, terms=[losses.PositiveNLL()], is_reinforce=False),
+    "entropy_bonus": Method(entropy_bonus, terms=[losses.EntropyBonus(0.01)], is_reinforce=False),
+    "echo": Method(echo, terms=[losses.ObservationNLL()], is_reinforce=False),
 }
 ADVANTAGES: dict[str, Callable[[Data], Any]] = {
     "grpo": oracle.group,
@@ -274,6 +261,12 @@ ADVANTAGES: dict[str, Callable[[Data], Any]] = {
     "gtpo": lambda data: oracle.conflict(data, 2.0),
     "gigpo": lambda data: oracle.gigpo(data, 0.5, 0.95, "std"),
     "gigpo_unscaled": lambda data: oracle.gigpo(data, 1.0, 0.8, "none"),
+    "nthr": lambda data: oracle.nthr(data, oracle.group(data), None, 1.0),
+    "nthr_constant": lambda data: oracle.nthr(data, oracle.rloo(data), 0.0, 0.5),
+    "gdpo": oracle.gdpo,
+    "mt_grpo": lambda data: oracle.mt_grpo(data, 0.7, None),
+    "mt_grpo_part": lambda data: oracle.mt_grpo(data, 1.0, 1),
+    "igpo": lambda data: oracle.igpo(data, 0.8, 2),
 }
 
 
@@ -306,6 +299,7 @@ def make(seed: int = 0) -> tuple[PolicyBatch, Tensor]:
     noise = torch.randn(2, rows, width, generator=generator, dtype=torch.float64)
     old = -0.05 - 2 * torch.rand(rows, width, generator=generator, dtype=torch.float64)
     rewards = torch.tensor([1, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0], dtype=torch.float64)
+    proxy = old + 0.3 * torch.rand(rows, width, generator=generator, dtype=torch.float64)
     batch = PolicyBatch(
         input_ids=ids * attention,
         attention_mask=attention,
@@ -319,8 +313,31 @@ def make(seed: int = 0) -> tuple[PolicyBatch, Tensor]:
         old_log_probs=old,
         is_void=torch.arange(rows) % 5 == 2,
         old_entropy=torch.rand(rows, width, generator=generator, dtype=torch.float64),
+        old_proxy=proxy.masked_fill(torch.rand(rows, width, generator=generator) < 0.3, -torch.inf),
+        influence=torch.randn(rows, width, generator=generator, dtype=torch.float64),
+        reward_parts=parts_of(rewards, index.amax(1), generator),
     )
     return batch, (old + 0.25 * noise[1]).clamp(max=-0.01)
+
+
+def parts_of(rewards: Tensor, last: Tensor, generator: torch.Generator) -> losses.RewardParts:
+    """Three parts: the answer, a form that says something of actions, and a gain that says nothing of the last one."""
+    rows = len(rewards)
+    values = torch.stack([rewards, torch.randint(2, (rows,), generator=generator).double(), rewards * torch.nan], 1)
+    values[3, 1] = torch.nan
+    turns = torch.randn(rows, 3, 3, generator=generator, dtype=torch.float64)
+    turns[:, 0] = torch.nan
+    turns[torch.arange(3) > last[:, None, None].expand(rows, 3, 3)] = torch.nan
+    turns[:, 2][torch.arange(3) >= last[:, None]] = torch.nan
+    return losses.RewardParts(("answer", "form", "information_gain"), torch.tensor([1.0, 0.25, 1.0]), values, turns)
+
+
+def reordered(batch: PolicyBatch, order: Tensor) -> PolicyBatch:
+    """The rows, with the parts of their reward."""
+    parts = batch.reward_parts
+    assert parts is not None
+    moved = replace(parts, values=parts.values[order], turn_values=parts.turn_values[order])
+    return replace(batch.rows(order), reward_parts=moved)
 
 
 def share(objective: Objective, log_probs: Tensor, batch: PolicyBatch, denominators: Any) -> tuple[Tensor, Tensor]:
@@ -348,6 +365,9 @@ def data_of(batch: PolicyBatch, log_probs: Tensor) -> Data:
     assert batch.old_log_probs is not None
     assert batch.old_entropy is not None
     assert batch.is_void is not None
+    assert batch.old_proxy is not None
+    assert batch.influence is not None
+    assert batch.reward_parts is not None
     return Data(
         log_probs=log_probs.tolist(),
         old=batch.old_log_probs.tolist(),
@@ -359,6 +379,11 @@ def data_of(batch: PolicyBatch, log_probs: Tensor) -> Data:
         groups=batch.groups.tolist(),
         rewards=batch.rewards.tolist(),
         is_void=batch.is_void.tolist(),
+        proxy=batch.old_proxy.tolist(),
+        influence=batch.influence.tolist(),
+        weights=batch.reward_parts.weights.tolist(),
+        parts=batch.reward_parts.values.tolist(),
+        turns=batch.reward_parts.turn_values.tolist(),
         advantages=by_token(batch.advantages).expand_as(log_probs).tolist(),
     )
 
@@ -446,6 +471,8 @@ def test_padding_and_what_stands_off_the_actions_change_nothing(method: Method, 
 
     assert batch.old_log_probs is not None
     assert batch.old_entropy is not None
+    assert batch.old_proxy is not None
+    assert batch.influence is not None
     padded = replace(
         batch,
         input_ids=wide(batch.input_ids, 0),
@@ -455,6 +482,8 @@ def test_padding_and_what_stands_off_the_actions_change_nothing(method: Method, 
         behavior_log_probs=wide(batch.behavior_log_probs, fill, mask),
         old_log_probs=wide(batch.old_log_probs, fill, mask),
         old_entropy=wide(batch.old_entropy, fill, mask),
+        old_proxy=wide(batch.old_proxy, fill, mask),
+        influence=wide(batch.influence, fill, mask),
     )
     value, gradient = whole(method, padded, wide(log_probs, fill, read))
     assert abs(value - expected) <= exact
@@ -466,7 +495,7 @@ def test_row_order_changes_nothing(method: Method, exact: float) -> None:
     batch, log_probs = make(5)
     order = torch.tensor([7, 3, 11, 0, 1, 6, 2, 10, 9, 8, 5, 4])
     expected, expected_gradient = whole(method, batch, log_probs)
-    value, gradient = whole(method, batch.rows(order), log_probs[order, : int(batch.lengths.max())])
+    value, gradient = whole(method, reordered(batch, order), log_probs[order, : int(batch.lengths.max())])
     assert abs(value - expected) <= exact
     assert (gradient - expected_gradient[order, : gradient.shape[1]]).abs().max() <= exact
 
@@ -502,44 +531,73 @@ def test_an_advantage_of_the_other_sign_gives_the_other_direction() -> None:
 
 def test_llds_preserves_by_the_outcome_whatever_weighs_the_policy_loss() -> None:
     batch, log_probs = make(0)
-    for advantages in (None, SignedAdvantages(), ReinforcePlusPlusAdvantages(discount=0.9)):
+    for advantages in (None, losses.SignedAdvantages(), losses.ReinforcePlusPlusAdvantages(discount=0.9)):
         prepared = with_advantages(batch, "std", advantages)
-        objective = Objective(GRPOLoss(), None, LLDSPenalty(gate="token"))
+        objective = Objective(losses.GRPOLoss(), None, losses.LLDSPenalty(gate="token"))
         found = objective.signals(log_probs, prepared, objective.denominators(prepared))
         assert found["llds/preserved"] == 8 - 1  # the right ones, and the group that is all wrong; one never acts
 
 
 def test_a_selection_that_needs_what_the_batch_has_not_says_so() -> None:
     batch = replace(make()[0], is_void=None, old_entropy=None)
-    for selection, name in ((VoidTurns(), "is_void"), (HighEntropyTokens(), "old_entropy")):
+    for selection, name in ((losses.VoidTurns(), "is_void"), (losses.HighEntropyTokens(), "old_entropy")):
         with pytest.raises(ConfigurationError, match=f"Expected `{name}` for {type(selection).__name__}"):
             with_selection(batch, [selection])
 
 
+def test_a_loss_without_a_term_per_token_refuses_what_penalizes_tokens() -> None:
+    batch, log_probs = make()
+    for selection in (losses.KLCov(0.2), losses.LpReg(0.4)):
+        for loss in (losses.GSPOLoss(), losses.GMPOLoss()):
+            with pytest.raises(ConfigurationError, match=f"got {type(loss).__name__}. Use GRPOLoss"):
+                whole(Method(plain, loss, selections=[selection]), batch, log_probs)
+    with pytest.raises(ConfigurationError, match="got two"):
+        whole(Method(plain, selections=[losses.LpReg(0.4), losses.LpReg(0.1)]), batch, log_probs)
+
+
+def test_an_estimator_that_reweighs_reads_what_the_other_reads() -> None:
+    gain = losses.NegativeWeight(0.5, losses.IGPOAdvantages(opening="A: "))
+    assert (gain.answer_opening, gain.reads_influence) == ("A: ", False)
+    both = losses.NTHRAdvantages(of=gain)
+    assert (both.answer_opening, both.reads_influence) == ("A: ", True)
+    assert losses.NegativeWeight(0.5, losses.NTHRAdvantages()).reads_influence
+    assert losses.IGPOAdvantages(part="form").answer_opening is None
+    assert losses.GroupAdvantages().answer_opening is None
+
+
 def test_equal_values_are_selected_together() -> None:
     batch = replace(make()[0], old_entropy=torch.ones(12, 18, dtype=torch.float64))
-    assert (with_selection(batch, [HighEntropyTokens(0.1)]).loss_weights == batch.action_mask).all()
+    assert (with_selection(batch, [losses.HighEntropyTokens(0.1)]).loss_weights == batch.action_mask).all()
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: GRPOLoss(aggregation="constant"), "exactly where `aggregation` is `constant`"),
-        (lambda: CISPOLoss(constant_tokens=9), "exactly where `aggregation` is `constant`"),
-        (lambda: CISPOLoss(max_ratio=0.9), "`max_ratio` > 1"),
-        (lambda: SAPOLoss(tau_negative=0), "`tau_negative` > 0"),
-        (lambda: DPPOLoss("js"), "`divergence` to be one of"),
-        (lambda: IPOLoss(delta=1.0), "`delta` of IPOLoss"),
-        (lambda: ReinforcePlusPlusAdvantages(True, 0.9), "`discount` in"),
-        (lambda: SignedAdvantages(0, 0), "not both 0"),
-        (lambda: NegativeWeight(1.5), r"\[0, 1\]"),
-        (lambda: ConflictAdvantages(0.5), ">= 1"),
-        (lambda: GiGPOAdvantages(discount=0), "`discount` in"),
-        (lambda: ImportanceMask(1.2, 2), "band of ratios"),
-        (lambda: Rejection("k1", "max"), "token, sum or mean for k1"),
-        (lambda: KLCov(share=1.0), "`share` of a selection"),
-        (lambda: ClipCov(low=2, high=1), "`low` < `high`"),
-        (lambda: LLDSPenalty(target_rate=1.5), "`llds_penalty.target_rate`"),
+        (lambda: losses.GRPOLoss(aggregation="constant"), "exactly where `aggregation` is `constant`"),
+        (lambda: losses.CISPOLoss(constant_tokens=9), "exactly where `aggregation` is `constant`"),
+        (lambda: losses.CISPOLoss(max_ratio=0.9), "`max_ratio` > 1"),
+        (lambda: losses.SAPOLoss(tau_negative=0), "`tau_negative` > 0"),
+        (lambda: losses.DPPOLoss("js"), "`divergence` to be one of"),
+        (lambda: losses.IPOLoss(delta=1.0), "`delta` of IPOLoss"),
+        (lambda: losses.ReinforcePlusPlusAdvantages(True, 0.9), "`discount` in"),
+        (lambda: losses.SignedAdvantages(0, 0), "not both 0"),
+        (lambda: losses.NegativeWeight(1.5), r"\[0, 1\]"),
+        (lambda: losses.ConflictAdvantages(0.5), ">= 1"),
+        (lambda: losses.GiGPOAdvantages(discount=0), "`discount` in"),
+        (lambda: losses.ImportanceMask(1.2, 2), "band of ratios"),
+        (lambda: losses.Rejection("k1", "max"), "token, sum or mean for k1"),
+        (lambda: losses.KLCov(share=1.0), "`share` of a selection"),
+        (lambda: losses.ClipCov(low=2, high=1), "`low` < `high`"),
+        (lambda: losses.LpReg(proxy_share=1.0), "`proxy_share` of LpReg"),
+        (lambda: losses.NTHRAdvantages(weight=1.5), "`weight` of NTHRAdvantages"),
+        (lambda: losses.NTHRAdvantages(scale=0.0), "`scale` > 0"),
+        (lambda: losses.MTGRPOAdvantages(1.1), "`discount` in"),
+        (lambda: losses.IGPOAdvantages(-0.1), "`discount` in"),
+        (lambda: losses.GDPOAdvantages().check_reward({"reward": True}), "several parts for GDPOAdvantages"),
+        (lambda: losses.MTGRPOAdvantages().check_reward({"answer": False}), "a part of `rollout.reward` to say"),
+        (lambda: losses.IGPOAdvantages(part="form").check_reward({"form": False}), "'form' of `rollout.reward`"),
+        (lambda: losses.NTHRAdvantages(of=losses.GDPOAdvantages()).check_reward({"reward": True}), "several parts"),
+        (lambda: losses.LLDSPenalty(target_rate=1.5), "`llds_penalty.target_rate`"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(build: Callable[[], object], message: str) -> None:
@@ -548,7 +606,7 @@ def test_settings_that_cannot_work_are_refused(build: Callable[[], object], mess
 
 
 def test_lambda_follows_its_target_within_bounds() -> None:
-    penalty = LLDSPenalty(0.2, target_rate=0.2)
+    penalty = losses.LLDSPenalty(0.2, target_rate=0.2)
     for rate, expected in ((0.25, 0.2), (0.31, 0.3), (0.9, 0.45), (0.1, 0.3), (None, 0.3)):
         penalty.adapt({} if rate is None else {"llds/lld_rate": rate})
         assert penalty.coefficient == pytest.approx(expected)
@@ -556,13 +614,13 @@ def test_lambda_follows_its_target_within_bounds() -> None:
         penalty.adapt({"llds/lld_rate": 1.0})
     assert penalty.coefficient == pytest.approx(3.2)
     assert penalty.adapted() == {"coefficient": penalty.coefficient}
-    still = LLDSPenalty()
+    still = losses.LLDSPenalty()
     still.adapt({"llds/lld_rate": 1.0})
     assert (still.coefficient, still.adapted()) == (0.2, {})
 
 
 def test_the_entropy_bonus_acts_below_its_target_and_adapts() -> None:
-    bonus = EntropyBonus(0.01, target=0.5)
+    bonus = losses.EntropyBonus(0.01, target=0.5)
     course = []
     for entropy in (0.4, 0.5, 0.6, 0.6, 0.6, 0.6, 0.4):
         bonus.adapt({"policy/entropy": entropy})
@@ -573,21 +631,21 @@ def test_the_entropy_bonus_acts_below_its_target_and_adapts() -> None:
     batch, log_probs = make()
     batch = with_advantages(batch, "std", None)
     bonus.is_acting = False
-    off = Objective(GRPOLoss(), None, None, further=[bonus])
-    without = Objective(GRPOLoss(), None, None)
+    off = Objective(losses.GRPOLoss(), None, None, further=[bonus])
+    without = Objective(losses.GRPOLoss(), None, None)
     assert torch.equal(
         share(off, log_probs, batch, off.denominators(batch))[1],
         share(without, log_probs, batch, without.denominators(batch))[1],
     )
 
 
-VERL: dict[str, tuple[Loss, float]] = {
-    "vanilla": (GRPOLoss(0.2, 0.28, max_ratio=1.3), 1e-8),
-    "dppo_tv": (DPPOLoss("tv", 0.05, 0.08, 1.3), 1e-12),
-    "dppo_kl": (DPPOLoss("kl", 0.01, 0.02, 20.0), 1e-12),
-    "sapo": (SAPOLoss(), 1e-8),
-    "geo_mean": (GMPOLoss(0.2, 0.1), 1e-8),
-    "cispo": (CISPOLoss(1.25, 0.2), 1e-12),
+VERL: dict[str, tuple[losses.Loss, float]] = {
+    "vanilla": (losses.GRPOLoss(0.2, 0.28, max_ratio=1.3), 1e-8),
+    "dppo_tv": (losses.DPPOLoss("tv", 0.05, 0.08, 1.3), 1e-12),
+    "dppo_kl": (losses.DPPOLoss("kl", 0.01, 0.02, 20.0), 1e-12),
+    "sapo": (losses.SAPOLoss(), 1e-8),
+    "geo_mean": (losses.GMPOLoss(0.2, 0.1), 1e-8),
+    "cispo": (losses.CISPOLoss(1.25, 0.2), 1e-12),
 }
 """Each of verl's losses here, and how far it may be off: verl adds 1e-8 to the length of a sequence."""
 
@@ -612,6 +670,12 @@ def verl() -> tuple[dict[str, Any], PolicyBatch]:
         advantages=torch.tensor(recorded["advantages"], dtype=torch.float64),
         groups=torch.tensor(recorded["groups"]),
         old_log_probs=wide("old_log_probs"),
+        reward_parts=losses.RewardParts(
+            ("answer", "form"),
+            torch.tensor([1.0, 0.25]),
+            torch.tensor([recorded["rewards"], recorded["form"]], dtype=torch.float64).t(),
+            torch.full((6, 2, 1), math.nan),
+        ),
     )
     return recorded | {"wide": wide("log_probs")}, batch
 
@@ -627,10 +691,11 @@ def test_losses_are_those_that_verl_computes(name: str, verl: tuple[dict[str, An
     assert (gradient[:, 1:] - expected).abs().max() <= tolerance
 
 
-@pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce_pp_discounted", "reinforce_pp_baseline"])
+@pytest.mark.parametrize("name", ["grpo", "gdpo", "rloo", "reinforce_pp_discounted", "reinforce_pp_baseline"])
 def test_advantages_are_those_that_verl_computes(name: str, verl: tuple[dict[str, Any], PolicyBatch]) -> None:
     recorded, batch = verl
     found = by_token(METHODS[name].prepared(batch).advantages).expand(6, 10)[:, 1:]
     expected = torch.tensor(recorded["advantages_of"][name], dtype=torch.float64)
-    tolerance = 1e-8 if name.startswith("reinforce") else 1e-12  # verl adds 1e-8 to the number of tokens
+    # verl adds 1e-8 to the number of tokens, and takes the parts of a reward in fp32
+    tolerance = 1e-6 if name == "gdpo" else 1e-8 if name.startswith("reinforce") else 1e-12
     assert torch.where(batch.action_mask[:, 1:], found - expected, 0).abs().max() <= tolerance

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from llds.losses.advantages.influence import influence_on
+from llds.losses.log_probs import HeadTokens, proxy_log_probs
 from llds.probes import Probe, ProbedAction, ProbedQuestion, ProbedTrajectory
 from llds.probes.agreement import agreement
-from llds.probes.influence import HeadTokens, head_influence
+from llds.probes.influence import head_influence
 
 RIGHT = ProbedTrajectory(reward=1.0, is_correct=True, advantage=1.0, tokens=4, change=-0.4, answer="x", turns=[])
 WRONG = replace(RIGHT, reward=0.0, is_correct=False, advantage=-0.5, change=-1.0)
@@ -108,6 +110,30 @@ def oracle(tokens: HeadTokens, slopes: Tensor, actions: Tensor, trajectories: Te
 ACTIONS = torch.tensor([0, 0, 1, -1, -1, 2, 2, -1])
 TRAJECTORIES = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
 SLOPES = torch.tensor([0.4, 0.4, 0.4, -0.3, -0.3, 0.2, 0.2, -0.7], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("bias", "temperature", "chunk"), [(False, 1.0, 4096), (True, 0.7, 4)])
+def test_the_influence_of_a_token_on_anchors_is_the_definition(bias: bool, temperature: float, chunk: int) -> None:
+    tokens = make_tokens(8, bias=bias, temperature=temperature)
+    anchors = torch.tensor([1, 1, 0, 0, 1, 0, 0, 1], dtype=torch.bool)
+    # What one of the anchors does to each token is what the token does to it: the definition is symmetric
+    expected = oracle(tokens, anchors.double(), torch.arange(8), torch.zeros(8, dtype=torch.long))[:, 0]
+    assert (influence_on(tokens, anchors, vocab_chunk=chunk) - expected).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize(("bias", "temperature", "chunk"), [(False, 1.0, 4096), (True, 0.7, 4)])
+def test_the_proxy_is_the_distribution_without_what_is_unlikely(bias: bool, temperature: float, chunk: int) -> None:
+    tokens = make_tokens(40, bias=bias, temperature=temperature)
+    found = proxy_log_probs(tokens, 0.1, vocab_chunk=chunk)
+    logits = tokens.hidden @ tokens.weight.t() + (0 if tokens.bias is None else tokens.bias)
+    for row, target in enumerate(tokens.targets.tolist()):
+        every = torch.softmax(logits[row] / temperature, 0).tolist()
+        kept = [p for p in every if p >= 0.1 * max(every)]
+        if every[target] < 0.1 * max(every):
+            assert found[row] == -math.inf
+        else:
+            assert found[row].item() == pytest.approx(math.log(every[target] / sum(kept)), abs=1e-12)
+    assert 0 < found.isfinite().sum() < 40
 
 
 @pytest.mark.parametrize(("bias", "temperature"), [(False, 1.0), (True, 1.0), (True, 0.7)])

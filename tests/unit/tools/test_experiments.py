@@ -167,7 +167,17 @@ def test_the_bench_chooses_each_knob_on_seeds_apart_and_then_runs_fresh_ones() -
     runs.append(cure_run("cispo", entry.values[-1], 100, 0.5))
     assert list(bench.left(["cispo"], [100], [1e-3], runs)) == []
     assert bench.best(["grpo", "cispo"], runs) == ["cispo+llds"]
+    assert bench.best(["grpo", "cispo"], runs, 0) == []
     assert bench.table_runs("cispo", runs) == runs[-1:]
+
+
+def test_the_bench_without_a_choice_runs_usual_knobs_and_whole_cures_block_by_block() -> None:
+    jobs = list(bench.left(["grpo", "cispo"], range(100, 107), [1e-3], [], usual=True))
+    assert [job.entry for job in jobs] == ["grpo"] * 5 + ["cispo"] * 5 + ["grpo"] * 2 + ["cispo"] * 2
+    assert [job.seed for job in jobs] == [*range(100, 105)] * 2 + [105, 106] * 2
+    assert {job.value for job in jobs if job.entry == "cispo"} == {bench.entry_of("cispo").values[0]}
+    runs = [cure_run("cispo", 5.0, 100, 0.5)]
+    assert bench.table_runs("cispo", runs) == runs  # the usual value, as long as none is chosen
 
 
 def test_every_entry_of_the_bench_makes_a_training_with_and_without_llds() -> None:
@@ -182,11 +192,16 @@ def test_every_entry_of_the_bench_makes_a_training_with_and_without_llds() -> No
 
 
 def test_the_tables_of_the_bench_compare_with_plain_grpo_at_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [cure_run("grpo", 0.0, seed, 0.2) for seed in (100, 101)] + [
-        cure_run("llds_1", 1.0, seed, reward) for seed, reward in ((100, 0.4), (101, 0.1))
-    ]
+    rewards = dict(zip(range(100, 106), (0.4, 0.1, 0.4, 0.1, 0.25, 0.9), strict=True))
+    runs = [cure_run("grpo", 0.0, seed, 0.2) for seed in range(100, 105)]
+    runs += [cure_run("llds_1", 1.0, seed, reward) for seed, reward in rewards.items()]  # a seed more than the others
+    runs += [cure_run("cispo", 5.0, seed, 0.9) for seed in range(100, 104)]  # too few for the table
     monkeypatch.setattr(cure_tables, "recorded", lambda: runs)
     rows = cure_tables.rate_table(1e-3).splitlines()
-    assert rows[3].startswith("| llds_1 |  | 0 of 2 | 0.00 to 0.66 | 0.250 | +0.050 (1 up, 1 down) | 1 |")
-    assert "| llds_1 | 0.250 | 1 to 2 | 0 of 2 |" in cure_tables.ranking_table()
+    assert rows[0] == "The 5 seeds that all of these 2 cures have: 100, 101, 102, 103, 104."
+    assert len(rows) == 6
+    assert rows[5].startswith("| llds_1 |  | 0 of 5 | 0.00 to 0.43 | 0.250 | +0.050 (3 up, 2 down) | 1 |")
+    ranking = cure_tables.ranking_table()
+    assert "5 pairs of learning rate (0.001) and seed that all of these 2 cures have" in ranking
+    assert "| llds_1 | 0.250 | 1 to 2 | 0 of 5 |" in ranking
     assert cure_tables.rate_table(5e-4) == cure_tables.NOTHING

@@ -2,12 +2,14 @@
 
     python -m tools.experiments.cures                          # what is left of everything: hours on two cores
     python -m tools.experiments.cures --entries grpo llds_1 --seeds 100 101
+    python -m tools.experiments.cures --usual --rates 1e-3     # each knob at its usual value, without the choice
     python -m tools.experiments.cures --pairs                  # then the three best, with LLDS on top
     python -m tools.experiments.cures --list                   # what is left, and nothing is run
 
-Each cure chooses the value of its knob among three, on seeds apart; then come fresh seeds at three learning rates. A
-run that is recorded in `tools/experiments/records/cures` is passed over, so an interrupted bench goes on; several
-processes can share one. `python -m tools.experiments.analyse` then computes docs/cures.md.
+Each cure chooses the value of its knob among three, on seeds apart; then come fresh seeds at three learning rates: five
+for each cure in the order of the arguments, then five more. A run that is recorded in `tools/experiments/records/cures`
+is passed over, so an interrupted bench goes on; several processes can share one. `python -m tools.experiments.analyse`
+then computes docs/cures.md.
 """
 
 import argparse
@@ -17,8 +19,8 @@ from collections.abc import Sequence
 
 import torch
 
-from tools.experiments.cures.entries import BY_NAME, entry_of
-from tools.experiments.cures.runs import RATES, SECONDS, SIGNALS, STUDY, TEST_SEEDS, Job, best, left, recorded
+from tools.experiments.cures.entries import ANSWER, BY_NAME, entry_of
+from tools.experiments.cures.runs import PAIRS, RATES, SECONDS, SIGNALS, STUDY, TEST_SEEDS, Job, best, left, recorded
 from tools.experiments.full_runs import claimed
 from tools.experiments.recording import FixedSet, Record, Row, correct_trajectories
 from tools.experiments.tasks import RUNS, SMALL, Settings, train
@@ -30,7 +32,7 @@ def settings(job: Job) -> Settings:
     """Of a training."""
     changes = entry_of(job.entry).make(job.value)
     rate = job.rate * changes.rate
-    return Settings(rate, dict(changes.llds), ITERATIONS, job.seed, kl=changes.kl, module=changes.module)
+    return Settings(rate, dict(changes.llds), ITERATIONS, job.seed, changes.kl, changes.reward, module=changes.module)
 
 
 def run(job: Job) -> list[Row]:
@@ -40,16 +42,18 @@ def run(job: Job) -> list[Row]:
     train(SMALL, settings(job), [fixed, record], folder)
     shutil.rmtree(folder, ignore_errors=True)
     seconds = time.process_time() - started
+    for row in record.rows:
+        row["reward/mean"] = row.get(f"reward/{ANSWER}/mean", row["reward/mean"])
     return [
         {name: row[name] for name in ("iteration", *SIGNALS) if name in row} | ({SECONDS: seconds} if not at else {})
         for at, row in enumerate(record.rows)
     ]
 
 
-def bench(names: Sequence[str], seeds: Sequence[int], rates: Sequence[float]) -> None:
+def bench(names: Sequence[str], seeds: Sequence[int], rates: Sequence[float], usual: bool) -> None:
     """Do what is left of these cures, until nothing is."""
     passed: set[Job] = set()  # another process has them
-    while job := next((one for one in left(names, seeds, rates, recorded()) if one not in passed), None):
+    while job := next((one for one in left(names, seeds, rates, recorded(), usual) if one not in passed), None):
         with claimed(f"cures-{job.name}") as is_mine:
             if not is_mine:
                 passed.add(job)
@@ -68,15 +72,17 @@ def main() -> None:
     parser.add_argument("--entries", nargs="+", choices=list(BY_NAME), default=list(BY_NAME))
     parser.add_argument("--seeds", nargs="+", type=int, choices=TEST_SEEDS, default=list(TEST_SEEDS))
     parser.add_argument("--rates", nargs="+", type=float, choices=RATES, default=list(RATES))
-    parser.add_argument("--pairs", action="store_true", help="the best of the entries, with LLDS on top")
+    parser.add_argument("--usual", action="store_true", help="each knob at its usual value, without the choice")
+    parser.add_argument("--pairs", nargs="?", type=int, const=PAIRS, help="so many of the best, with LLDS on top (3)")
     parser.add_argument("--list", action="store_true", dest="is_listed", help="name what is left to run now")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    names = best(options.entries, recorded()) if options.pairs else options.entries
+    names = best(options.entries, recorded(), options.pairs) if options.pairs else options.entries
     if options.is_listed:
-        print("\n".join(job.name for job in left(names, options.seeds, options.rates, recorded())))
+        jobs = left(names, options.seeds, options.rates, recorded(), options.usual)
+        print("\n".join(job.name for job in jobs))
         return
-    bench(names, options.seeds, options.rates)
+    bench(names, options.seeds, options.rates, options.usual)
 
 
 if __name__ == "__main__":

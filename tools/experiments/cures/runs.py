@@ -17,6 +17,8 @@ TEST_SEEDS = range(100, 110)
 RATES = (1e-3, 1.5e-3, 5e-4)
 """Learning rates of the small task, those of study 3; the first is that of the choice."""
 PAIRS = 3
+BLOCK = 5
+"""Seeds that each cure gets before any has more, so that an interrupted bench compares whole cures."""
 EDGE = 10
 """Iterations at the beginning, and at the end, whose mean reward is a run's."""
 SIGNALS = (
@@ -122,44 +124,57 @@ def chosen(entry: Entry, runs: Sequence[Run]) -> float | None:
                                                 -mean(one.last for one in by_value[value])))  # fmt: skip
 
 
+def value_of(entry: Entry, runs: Sequence[Run]) -> float:
+    """The value of a cure's knob in the table: what it chose, the usual one where the choice is not made."""
+    value = chosen(entry, runs)
+    return entry.values[0] if value is None else value
+
+
 def table_runs(name: str, runs: Sequence[Run], rate: float | None = None) -> list[Run]:
-    """The runs of a cure in the table, at the value that it chose, by seed.
+    """The runs of a cure in the table, at the value of its knob there, by seed.
 
     Args:
         name: Of the cure.
         runs: All that are recorded.
         rate: None is all.
     """
-    value = chosen(entry_of(name), runs)
+    value = value_of(entry_of(name), runs)
     found = [one for one in runs if one.job.entry == name and one.job.value == value and one.job.seed in TEST_SEEDS]
     return sorted((one for one in found if rate in (None, one.job.rate)), key=lambda one: (one.job.rate, one.job.seed))
 
 
-def left(names: Sequence[str], seeds: Sequence[int], rates: Sequence[float], runs: Sequence[Run]) -> Iterator[Job]:
-    """What these cures still have to run: first the choice of the knob, then what the table holds, seed by seed.
+def left(
+    names: Sequence[str], seeds: Sequence[int], rates: Sequence[float], runs: Sequence[Run], usual: bool = False
+) -> Iterator[Job]:
+    """What these cures still have to run: first the choice of the knob, then what the table holds, block by block.
 
     Args:
-        names: Of the cures.
+        names: Of the cures, in the order in which they run.
         seeds: Of the table.
         rates: Of the table.
         runs: All that are recorded.
+        usual: Whether no choice is made: each knob has its usual value.
     """
     known = {run.job for run in runs}
-    jobs = []
-    values = {}
-    for name in names:
-        entry = entry_of(name)
-        values[name] = chosen(entry, runs)
-        if values[name] is None:
-            jobs += [Job(name, value, RATES[0], seed) for seed in CHOICE_SEEDS for value in entry.values]
-    for seed in seeds:
-        for rate in rates:
-            jobs += [Job(name, value, rate, seed) for name, value in values.items() if value is not None]
+    entries = [entry_of(name) for name in names]
+    ready = [entry for entry in entries if usual or chosen(entry, runs) is not None]
+    jobs = [
+        Job(entry.name, value, RATES[0], seed)
+        for entry in entries
+        if entry not in ready
+        for seed in CHOICE_SEEDS
+        for value in entry.values
+    ]
+    for at in range(0, len(seeds), BLOCK):
+        block = seeds[at : at + BLOCK]
+        jobs += [
+            Job(entry.name, value_of(entry, runs), rate, seed) for entry in ready for rate in rates for seed in block
+        ]
     yield from (job for job in jobs if job not in known)
 
 
-def best(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
+def best(names: Sequence[str], runs: Sequence[Run], count: int = PAIRS) -> list[str]:
     """The cures with the highest last reward over all of their runs in the table, whose pairs with LLDS come next."""
     alone = [name for name in names if not name.startswith("llds") and name != "grpo" and table_runs(name, runs)]
     by_reward = sorted(alone, key=lambda name: -mean(one.last for one in table_runs(name, runs)))
-    return [name + PAIR for name in by_reward[:PAIRS]]
+    return [name + PAIR for name in by_reward[:count]]

@@ -1,6 +1,6 @@
 """The tables of docs/cures.md, from the records of the bench."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from llds.evaluation.intervals import mean_estimate
 from tools.experiments.cures.entries import ENTRIES, PAIR, entry_of
-from tools.experiments.cures.runs import EDGE, RATES, SECONDS, Run, chosen, recorded, table_runs
+from tools.experiments.cures.runs import BLOCK, EDGE, RATES, SECONDS, Run, chosen, recorded, table_runs, value_of
 from tools.experiments.inference import paired_difference
 from tools.experiments.records_table import smooth
 from tools.experiments.tables import markdown
@@ -18,22 +18,27 @@ DOCS = Path(__file__).parents[3] / "docs"
 NOTHING = "No runs yet: `python -m tools.experiments.cures`.\n"
 
 
-def names_of(runs: Sequence[Run]) -> list[str]:
-    """The cures that have runs in the table, in the order of the entries, pairs last."""
+def names_of(runs: Sequence[Run], rate: float | None = None) -> list[str]:
+    """The cures that have at least `BLOCK` runs in the table, in the order of the entries, pairs last."""
     known = {run.job.entry for run in runs}
     names = [entry.name for entry in ENTRIES] + sorted(name for name in known if name.endswith(PAIR))
-    return [name for name in names if name in known and table_runs(name, runs)]
+    return [name for name in names if name in known and len(table_runs(name, runs, rate)) >= BLOCK]
 
 
 def rate_table(rate: float) -> str:
     """What became of each cure at one learning rate."""
     runs = recorded()
-    plain = {run.job.seed: run for run in table_runs("grpo", runs, rate)}
-    found = {name: table_runs(name, runs, rate) for name in names_of(runs)}
+    names = names_of(runs, rate)
+    shared = _shared(names, runs, rate)
+    found = {name: [shared[place][name] for place in sorted(shared)] for name in names}
+    plain = {run.job.seed: run for run in found.get("grpo", [])}
     rows = [_row(name, of_cure, plain, runs) for name, of_cure in found.items() if of_cure]
     head = ["cure", "knob", "collapsed", "95% interval", f"reward, last {EDGE}", "to plain GRPO", "p", "peak",
             f"first {EDGE}", "LLD rate", "LLD magnitude", "fixed set", "entropy", "CPU s"]  # fmt: skip
-    return markdown(head, rows) if rows else NOTHING
+    note = (
+        f"The {len(shared)} seeds that all of these {len(names)} cures have: {_span(seed for _, seed in shared)}.\n\n"
+    )
+    return note + markdown(head, rows) if rows else NOTHING
 
 
 def ranking_table() -> str:
@@ -57,7 +62,8 @@ def ranking_table() -> str:
         ]
         for at in order
     ]
-    note = f"Over the {len(shared)} pairs of rate and seed that all of these {len(names)} cures have.\n\n"
+    rates = ", ".join(f"{rate:g}" for rate in sorted({rate for rate, _ in shared}))
+    note = f"Over the {len(shared)} pairs of learning rate ({rates}) and seed that all of these {len(names)} cures have.\n\n"
     return note + markdown(["cure", f"reward, last {EDGE}", "rank, 95%", "collapsed"], rows)
 
 
@@ -68,7 +74,8 @@ def choice_table() -> str:
     for entry in ENTRIES:
         value = chosen(entry, runs)
         tried = ", ".join(f"{one:g}" for one in entry.values)
-        rows.append([entry.name, tried if len(entry.values) > 1 else "", "open" if value is None else f"{value:g}"])
+        of_choice = "open: the first" if value is None else f"{value:g}"
+        rows.append([entry.name, tried if len(entry.values) > 1 else "", of_choice])
     return markdown(["cure", "tried", "chosen"], [row for row in rows if row[1]])
 
 
@@ -76,7 +83,7 @@ def _row(name: str, found: Sequence[Run], plain: dict[int, Run], runs: Sequence[
     collapsed = sum(run.collapsed for run in found)
     share = mean_estimate([float(run.collapsed) for run in found])
     both = [run for run in found if run.job.seed in plain]
-    value = chosen(entry_of(name), runs)
+    value = value_of(entry_of(name), runs)
     to_plain, p = "", ""
     if name != "grpo" and both:
         difference = paired_difference([plain[run.job.seed].last for run in both], [run.last for run in both])
@@ -105,11 +112,17 @@ def _mean_of(found: Sequence[Run], signal: str) -> str:
     return f"{mean(values):.3f}" if values else "-"
 
 
-def _shared(names: Sequence[str], runs: Sequence[Run]) -> dict[tuple[float, int], dict[str, Run]]:
+def _span(seeds: Iterable[int]) -> str:
+    return ", ".join(str(seed) for seed in sorted(seeds))
+
+
+def _shared(
+    names: Sequence[str], runs: Sequence[Run], rate: float | None = None
+) -> dict[tuple[float, int], dict[str, Run]]:
     """Runs by rate and seed, where every cure has one."""
     places: dict[tuple[float, int], dict[str, Run]] = {}
     for name in names:
-        for run in table_runs(name, runs):
+        for run in table_runs(name, runs, rate):
             places.setdefault((run.job.rate, run.job.seed), {})[name] = run
     return {place: by_name for place, by_name in places.items() if len(by_name) == len(names)}
 

@@ -1,0 +1,89 @@
+"""What estimators and selections ask of the old policy's head, beside log-probs and entropies: influence and proxy.
+
+Collective: every rank must call, and gets the whole.
+"""
+
+import torch
+from torch import Tensor
+
+from llds.batches.micro_batches import MicroBatchLimits
+from llds.batches.policy_batch import PolicyBatch
+from llds.losses.advantages.influence import influence_on
+from llds.losses.advantages.tokens import groups_of
+from llds.losses.log_probs import HeadTokens, proxy_log_probs, scatter_to_tokens
+from llds.modules.policy.policy import Policy
+from llds.strategies import gathered, rank, sum_over_ranks, world_size
+
+
+class HeadReading:
+    """Reads the distributions at action tokens.
+
+    Args:
+        policy: Read, with the weights that it has now.
+        limits: Of its micro-batches.
+        temperature: Divides the logits.
+    """
+
+    def __init__(self, policy: Policy, limits: MicroBatchLimits, temperature: float) -> None:
+        self.policy = policy
+        self.limits = limits
+        self.temperature = temperature
+
+    @torch.no_grad()
+    def influence(self, batch: PolicyBatch) -> Tensor:
+        """What raising each action token does to the right trajectories of its group (`influence_on`), ``[B, T]``.
+
+        Args:
+            batch: The trajectories of an iteration, on the policy's device.
+        """
+        found = torch.zeros(batch.input_ids.shape, dtype=self.policy.score_dtype, device=batch.input_ids.device)
+        for rows in groups_of(batch.groups):
+            group = batch.rows(rows)
+            is_right = group.correct.unsqueeze(1).expand_as(group.action_mask)[group.action_mask]
+            if not is_right.any() or is_right.all():
+                continue  # there is nothing to compare
+            tokens = self._tokens(group, sum_over_ranks(self._hidden(group)))
+            with gathered(self._head_parameters):
+                values = influence_on(tokens, is_right)
+            found[rows, : group.input_ids.shape[1]] = scatter_to_tokens(values, group.action_index)
+        return found
+
+    @torch.no_grad()
+    def proxy(self, batch: PolicyBatch, share: float) -> Tensor:
+        """Log-probs without what is unlikely (`proxy_log_probs`), 0 off the actions, ``[B, T]``.
+
+        Args:
+            batch: The trajectories of an iteration, on the policy's device.
+            share: Of the likeliest token's probability, below which tokens are left out.
+        """
+        found = torch.zeros(batch.input_ids.shape, dtype=self.policy.score_dtype, device=batch.input_ids.device)
+        for rows, part in self._micro_batches(batch):
+            hidden = self.policy.hidden_before_actions(part)
+            with gathered(self._head_parameters):
+                values = proxy_log_probs(self._tokens(part, hidden), share)
+            found[rows, : part.input_ids.shape[1]] = scatter_to_tokens(values, part.action_index)[: len(rows)]
+        return sum_over_ranks(found)
+
+    def _hidden(self, batch: PolicyBatch) -> Tensor:
+        """Hidden state before each action token, row by row, ``[N, H]``; 0 where another rank has it."""
+        lengths = batch.action_mask.sum(1)
+        ends = lengths.cumsum(0)
+        width = self.policy.base_model.get_output_embeddings().in_features
+        found = torch.zeros(int(ends[-1]), width, dtype=self.policy.score_dtype, device=batch.input_ids.device)
+        for rows, part in self._micro_batches(batch):
+            hidden = self.policy.hidden_before_actions(part).to(found.dtype)
+            places = [torch.arange(int(ends[row] - lengths[row]), int(ends[row])) for row in rows.tolist()]
+            if places:
+                found[torch.cat(places)] = hidden
+        return found
+
+    def _micro_batches(self, batch: PolicyBatch) -> list[tuple[Tensor, PolicyBatch]]:
+        return list(batch.micro_batches(self.limits, rank(), world_size(), packed=self.policy.shares_prefixes))
+
+    @property
+    def _head_parameters(self) -> list[torch.nn.Parameter]:
+        return list(self.policy.base_model.get_output_embeddings().parameters())
+
+    def _tokens(self, batch: PolicyBatch, hidden: Tensor) -> HeadTokens:
+        head = self.policy.base_model.get_output_embeddings()
+        return HeadTokens(hidden, batch.input_ids[batch.action_mask], head.weight, head.bias, self.temperature)
