@@ -58,7 +58,7 @@ def _print(console: Console, one: Diagnosed, verbose: bool) -> None:
     lines.add_row("verdict", f"[{_style(one)}]{one.verdict.words}[/]")
     if now.reward is not None:
         lines.add_row("reward", now.reward.words)
-    if len({stretch.phase for stretch in summary.phases}) > 1:
+    if one.is_judged and len({stretch.phase for stretch in summary.phases}) > 1:
         stretches = (f"{PHASES[part.phase].split(':')[0]} {part.start}-{part.end}" for part in summary.phases)
         lines.add_row("course", " | ".join(stretches))
     past = [f"{start}-{end}" for start, end in summary.alarms if now.level != "alarm" or end != now.iteration]

@@ -65,6 +65,8 @@ def test_decay_of_likelihood_alone_is_not_even_a_warning(healthy: Make) -> None:
     found = diagnose(enumerate(rows))
     assert found[-1].phase == "decay"
     assert {one.level for one in found} == {"none"}
+    summary = summarize(found)
+    assert [one.phase for one in summary.phases] == [summary.now.phase] == ["healthy"]  # in hindsight
 
 
 @pytest.mark.parametrize("signal", ["policy/ratio_p99", "train/grad_norm"])
