@@ -1,11 +1,12 @@
 """The error hierarchy.
 
 Every class also inherits the standard error that it stands for, so that callers need not know this module.
-Three kinds, told apart because they are handled differently:
+Four kinds, told apart because they are handled differently:
 
 * **The user's input** (`ConfigurationError`, `DataError`, `RetrievalError` at start-up): one clear message, a non-zero
   exit.
 * **The model's mistake** (`ToolInputError`): becomes an observation that the model reads; the episode goes on.
+* **Money** (`BudgetError`): the run ends, with its state saved.
 * **Infrastructure** (`ToolFailure`, `SamplerError`, `RewardFailure`): retried within bounds, then recorded on the
   trajectory, which leaves the loss. Never training text. Too many of them raise `TooManyFailuresError`.
 """
@@ -45,6 +46,10 @@ class ToolInputError(LLDSError, ValueError):
 
 class ToolFailure(LLDSError, RuntimeError):  # noqa: N818 (a failure of the world, not an error of the caller)
     """A tool could not do its work (down, too slow, broken). The trajectory that asked is marked failed."""
+
+
+class BudgetError(LLDSError, RuntimeError):
+    """A budget of paid calls is spent. The run ends: neither the model nor the infrastructure is at fault."""
 
 
 class RewardFailure(LLDSError, RuntimeError):  # noqa: N818 (a failure of the world, not an error of the caller)

@@ -8,6 +8,7 @@ from llds.agent_tools.http import HTTPTool
 from llds.agent_tools.mcp import MCPTools
 from llds.agent_tools.python import PythonTool
 from llds.agent_tools.search import SearchStatistics, SearchTool
+from llds.agent_tools.web import WebSearchTool
 
 __all__ = [
     "AgentTool",
@@ -20,4 +21,5 @@ __all__ = [
     "SearchStatistics",
     "SearchTool",
     "ToolContext",
+    "WebSearchTool",
 ]

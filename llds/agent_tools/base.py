@@ -55,6 +55,7 @@ class AgentTool(ABC):
     * `ToolInputError`: the model's mistake. The message becomes the observation, so write it for the model.
     * `ToolFailure`, `ConnectionError`, `TimeoutError`, `OSError`: infrastructure that may recover. The collector tries
       again within its bounds, then marks the trajectory failed. Nothing of it is ever trained on.
+    * `BudgetError`: nothing more may be spent. The run ends, with its state saved.
     * Anything else: a bug. The trajectory fails at once.
 
     Many trajectories call one tool object at the same time on one event loop, so `run` must not block: put blocking

@@ -6,6 +6,7 @@ process.
 
 import asyncio
 import re
+import sys
 import threading
 import weakref
 from collections.abc import Coroutine
@@ -14,6 +15,7 @@ from typing import Any
 
 from llds.agent_tools.base import AgentTool, checked_tool_name
 from llds.errors import ConfigurationError, ToolFailure, ToolInputError
+from llds.paths import PACKAGE_PREFIX, resolve_path
 from llds.types import ToolResult
 
 _INVALID_PARAMETERS = -32602
@@ -27,7 +29,8 @@ class MCPTools(AgentTool):
 
     Args:
         url: Of a server of streamable HTTP, such as ``http://127.0.0.1:8000/mcp``.
-        command: Program with its arguments that speaks MCP on its standard input and output.
+        command: Program with its arguments that speaks MCP on its standard input and output; ``python`` is the one
+            that runs llds, and a script may stand beside the configuration.
         only: Names of the tools that are wanted; None is all.
         environment: Further environment variables of the program.
         deadline_s: Longest time to connect and to list the tools, in seconds.
@@ -50,7 +53,9 @@ class MCPTools(AgentTool):
         if (url is None) == (not command):
             raise ConfigurationError(f"Expected a `url` or a `command` of the MCP server, got {url!r} and {command!r}.")
         self.name = url or " ".join(command or [])
-        self._url, self._command, self._only = url, command or [], only
+        words = [str(resolve_path(word)) if word.startswith(PACKAGE_PREFIX) else word for word in command or []]
+        self._url, self._only = url, only
+        self._command = [sys.executable, *words[1:]] if words[:1] == ["python"] else words
         self._environment, self.deadline_s = environment, deadline_s
         self._connection: _Connection | None = None
 

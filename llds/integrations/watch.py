@@ -67,14 +67,12 @@ class Watch:
 
     def _tell(self, found: Diagnosis) -> None:
         """Say it; a service that fails is a line more, and nothing else."""
-        cause = (found.cause or "unknown").replace("_", " ")
-        title = f"llds: {found.level}, cause {cause}"
         line = f"Step {found.iteration}: {found.message}"
         LOG.warning("llds: %s", line)
         severity: alerts.Severity = "ERROR" if found.level == "alarm" else "WARN"
         for tell in (alerts.alert_wandb, alerts.alert_trackio):
             try:
-                tell(title, line, severity)
+                tell(found.title, line, severity)
             except Exception as error:  # whatever a service's client raises, the training matters more
                 LOG.warning("llds: %s: %s: %s", tell.__name__, type(error).__name__, error)
         if self._webhook is not None:

@@ -9,7 +9,7 @@ from llds.monitor.detector import CollapseDetector, diagnose
 from llds.monitor.diagnosis import LEVELS, PHASES, Cause, Diagnosis, Level, Phase, RewardFall, Symptom
 from llds.monitor.signals import SIGNALS, Signal
 from llds.monitor.sources import MetricTable, read_metrics
-from llds.monitor.summary import Summary, summarize
+from llds.monitor.summary import Summary, in_hindsight, summarize
 from llds.monitor.verdict import Verdict, give_verdict
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Verdict",
     "diagnose",
     "give_verdict",
+    "in_hindsight",
     "read_metrics",
     "summarize",
 ]

@@ -8,7 +8,7 @@ that lasts, or a policy that becomes unstable. What else is unusual also occurs 
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from llds.monitor import signals as s
@@ -20,6 +20,7 @@ from llds.monitor.memory.drift import LIKELIHOODS, Drift
 from llds.monitor.memory.lasting import Lasting
 from llds.monitor.memory.numerics import WATCHED, Numerics
 from llds.monitor.memory.reward import ENDS_AT, SHARE_OF_GAIN, SHARE_WITH_LIKELIHOOD, RewardWatch
+from llds.monitor.memory.rhythm import Rhythm
 from llds.monitor.memory.row import tracked_values
 from llds.monitor.memory.track import Track
 from llds.monitor.symptoms import lengths
@@ -107,11 +108,13 @@ class CollapseDetector:
         self.departures: dict[str, Departure] = {}
         self.last = Diagnosis(-1)
         self._lasting: dict[str, Lasting] = {}
+        self._rhythm = Rhythm()
+        self._rows = 0
         self._position = -1
         self._iterations: list[int] = []
 
     def update(self, iteration: int, row: Mapping[str, float]) -> Diagnosis:
-        """Take in the signals of an iteration.
+        """Take in the signals of an iteration, or of a step of one (`llds.monitor.memory.rhythm`).
 
         Args:
             iteration: Its number, for what is said; logs may skip some.
@@ -120,10 +123,15 @@ class CollapseDetector:
         Returns:
             The state of the run.
         """
+        self._rows += 1
+        self.numerics.update(self._rows, iteration, row)
+        whole = self._rhythm.add(row, at_once=self.numerics.is_lasting)
+        if whole is None:
+            self.last = replace(self.last, iteration=iteration)
+            return self.last
         self._position += 1
         self._iterations = [*self._iterations[1 - RELEASE :], iteration]
-        self.numerics.update(self._position, iteration, row)
-        self._remember(iteration, row)
+        self._remember(iteration, whole)
         is_warm = max((track.count for track in self.tracks.values()), default=0) > self.warmup
         self.last = self._judge() if is_warm or self.numerics.is_lasting else Diagnosis(iteration)
         return self.last
@@ -145,6 +153,8 @@ class CollapseDetector:
             "numerics": asdict(self.numerics),
             "departures": {name: one.state() for name, one in self.departures.items()},
             "lasting": {name: asdict(one) for name, one in self._lasting.items()},
+            "rhythm": asdict(self._rhythm),
+            "rows": self._rows,
             "position": self._position,
             "iterations": self._iterations,
         }
@@ -159,6 +169,7 @@ class CollapseDetector:
         self.numerics = Numerics(**state["numerics"])
         self.departures = {name: Departure(**one) for name, one in state["departures"].items()}
         self._lasting = {name: Lasting(**one) for name, one in state["lasting"].items()}
+        self._rhythm, self._rows = Rhythm(**state.get("rhythm", {})), state.get("rows", state["position"] + 1)
         self._position, self._iterations = state["position"], list(state["iterations"])
 
     def _remember(self, iteration: int, row: Mapping[str, float]) -> None:
@@ -254,7 +265,7 @@ class CollapseDetector:
     def _constant(self) -> tuple[str, float, str] | None:
         if not self.reward.count:
             return None
-        words = f"reward is {self.reward.now:.3g} in each of the last {self.reward.same} iterations"
+        words = f"reward is {self.reward.now:.3g} in each of the last {self.reward.same} rows"
         return s.REWARD, float(self.reward.is_constant), words
 
     def _all_new(self, checks: Iterable[Check]) -> bool:

@@ -105,6 +105,11 @@ class Diagnosis:
     advice: str = ""
 
     @property
+    def title(self) -> str:
+        """A few words for an alert."""
+        return f"llds: {self.level}, cause {(self.cause or 'unknown').replace('_', ' ')}"
+
+    @property
     def message(self) -> str:
         """One line for a log."""
         if self.level == "none":

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from llds.monitor.diagnosis import Diagnosis, Phase
@@ -23,7 +23,7 @@ class Summary:
 
     Attributes:
         now: The diagnosis to act on: of the end of the run, with the cause that was named most often in its alarm.
-        phases: The run's course.
+        phases: The run's course, in hindsight.
         alarms: First and last iteration of each alarm.
     """
 
@@ -34,9 +34,19 @@ class Summary:
 
 def summarize(diagnoses: Sequence[Diagnosis]) -> Summary:
     """Sum up the diagnoses of a run, at least one."""
+    diagnoses = in_hindsight(diagnoses)
     phases = [Stretch(phase, *_ends(list(same))) for phase, same in groupby(diagnoses, lambda one: one.phase)]
     alarms = [_ends(list(same)) for level, same in groupby(diagnoses, lambda one: one.level) if level == "alarm"]
     return Summary(_now(diagnoses), tuple(phases), tuple(alarms))
+
+
+def in_hindsight(diagnoses: Sequence[Diagnosis]) -> list[Diagnosis]:
+    """The diagnoses, healthy where neither a warning nor an alarm follows: phases I and II lead to a collapse.
+
+    While a run goes on, a likelihood that stagnates or decays may be the first of it; most often it is not.
+    """
+    last = max((at for at, one in enumerate(diagnoses) if one.level in ("warning", "alarm")), default=-1)
+    return [one if at <= last else replace(one, phase="healthy") for at, one in enumerate(diagnoses)]
 
 
 def _now(diagnoses: Sequence[Diagnosis]) -> Diagnosis:

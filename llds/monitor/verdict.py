@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 from typing import Literal
 
 from llds.monitor import signals as s
@@ -68,16 +70,18 @@ def give_verdict(rows: Rows, diagnoses: Sequence[Diagnosis]) -> Verdict:
     rewards = [row[s.REWARD] for _, row in rows if s.REWARD in row and math.isfinite(row[s.REWARD])]
     if not rewards:
         return Verdict("no_reward", "no reward among the columns: nothing can be said about a collapse", basis)
+    stride = _stride([at for at, row in rows if s.REWARD in row])
     if len(rewards) < ENOUGH:
-        words = f"too short to say: {len(rewards)} rows with a reward, it takes {ENOUGH}"
+        there = f"{len(rewards)} rows with a reward{_in_iterations(len(rewards), stride)}"
+        words = f"too short to say: {there}, it takes {ENOUGH}"
         return Verdict("too_short", words, basis)
-    kind, words = _by_the_noise(rewards, _trajectories(rows))
+    kind, words = _by_the_noise(rewards, stride, _trajectories(rows))
     if kind == "too_noisy" and LIKELIHOOD in basis:  # which shows more than the reward does
         kind, words = "quiet", QUIET
     return Verdict(kind, words, basis)
 
 
-def _by_the_noise(rewards: Sequence[float], trajectories: int | None) -> tuple[Kind, str]:
+def _by_the_noise(rewards: Sequence[float], stride: int, trajectories: int | None) -> tuple[Kind, str]:
     """Whether a fall that matters would have been seen."""
     watch = RewardWatch()
     for reward in rewards:
@@ -85,7 +89,8 @@ def _by_the_noise(rewards: Sequence[float], trajectories: int | None) -> tuple[K
     noise, level = watch.noise, watch.levels["median"]
     seen = level.needed * level.error(noise)
     gain = max(one.gain(noise) for one in watch.levels.values())
-    scatter = f"rows scatter by {noise:.2g}, so that only a fall of {seen:.2g} shows within {level.window:.0f} rows"
+    within = f"{level.window:.0f} rows{_in_iterations(level.window, stride)}"
+    scatter = f"rows scatter by {noise:.2g}, so that only a fall of {seen:.2g} shows within {within}"
     if noise <= 0:
         return "quiet", QUIET
     if all(one.gain(noise) < GAINED * one.error(noise) for one in watch.levels.values()):
@@ -96,6 +101,15 @@ def _by_the_noise(rewards: Sequence[float], trajectories: int | None) -> tuple[K
         more = _more((seen / matters) ** 2, trajectories)
         return "too_noisy", f"too noisy to judge: {scatter}, and the gain is {gain:.2g}; it would take {more}"
     return "quiet", QUIET
+
+
+def _stride(iterations: Sequence[int]) -> int:
+    """Iterations from one row with a reward to the next."""
+    return int(median([after - before for before, after in pairwise(iterations)] or [1]))
+
+
+def _in_iterations(rows: float, stride: int) -> str:
+    return f" ({rows * stride:.0f} iterations)" if stride > 1 else ""
 
 
 def _more(factor: float, trajectories: int | None) -> str:

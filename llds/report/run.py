@@ -11,7 +11,7 @@ from typing import Any
 from llds.errors import DataError
 from llds.evaluation.settings import flatten, read_config
 from llds.files.bounds import read_bytes
-from llds.monitor import Diagnosis, Settings, Verdict, diagnose, give_verdict
+from llds.monitor import Diagnosis, Settings, Verdict, diagnose, give_verdict, in_hindsight
 from llds.monitor.diagnosis import PHASES
 from llds.monitor.sources import MetricTable, read_metrics
 from llds.monitor.verdict import UNJUDGED
@@ -45,8 +45,8 @@ class Run:
 
     @cached_property
     def diagnoses(self) -> list[Diagnosis]:
-        """The detector's judgment of each iteration."""
-        return diagnose(self.table.rows, settings=self.settings)
+        """The detector's judgment of each iteration, its phases in hindsight."""
+        return in_hindsight(diagnose(self.table.rows, settings=self.settings))
 
     @cached_property
     def verdict(self) -> Verdict:

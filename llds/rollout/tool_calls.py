@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from llds.agent_tools import AgentTool, ToolContext
-from llds.errors import ConfigurationError, ToolFailure, ToolInputError, said_by
+from llds.errors import BudgetError, ConfigurationError, ToolFailure, ToolInputError, said_by
 from llds.files.rows import shorten
 from llds.types import ToolCall, ToolResult
 
@@ -109,6 +109,7 @@ async def call_tool(
         ToolInputError: If the argument is one that the tool cannot serve.
         ToolFailure: If every try failed, or the tool broke in a way that another try cannot mend.
         ConfigurationError: If the tool is set up wrongly; no trajectory could be served, so the run stops.
+        BudgetError: If the tool's budget is spent; likewise.
     """
     tries = policy.max_retries + 1
     last: Exception | None = None
@@ -117,7 +118,7 @@ async def call_tool(
             await asyncio.sleep(policy.backoff_s * 2 ** (attempt - 1) * _jitter.uniform(0.5, 1.5))
         try:
             return _checked(tool, await _within(policy.deadline_s, _contained(tool, arguments, context)))
-        except (ToolInputError, ConfigurationError):
+        except (ToolInputError, ConfigurationError, BudgetError):
             raise
         except (ToolFailure, OSError) as error:  # a deadline's TimeoutError is an OSError without a text
             last = TimeoutError(f"no answer within {policy.deadline_s:g} s") if error.args == () else error

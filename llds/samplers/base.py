@@ -155,7 +155,7 @@ class Sampler(ABC):
         return {}
 
     def rest(self) -> bool:
-        """Hear that no requests come for a while; every rank must call.
+        """Free what can be freed, because no request comes for a while; every rank must call.
 
         Returns:
             Whether the engines have given their weights up, and need them again before the next request.

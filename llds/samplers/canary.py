@@ -2,9 +2,8 @@
 
 Judged by the mean difference over about 256 tokens after natural text. A largest difference would grow with the count
 of tokens: two right engines in bfloat16 differ by 0.2 on some token. The engine keeps the texts in its prefix cache
-from one update to the next, so a cache that was not reset shows as well: both texts are asked each time.
-Bit errors that are too small to show here
-are the fingerprints' business (`llds.samplers.vllm.weight_update`).
+from one update to the next, so a cache that was not reset shows as well: both texts are asked each time. Bit errors
+that are too small to show here are the fingerprints' business (`llds.samplers.vllm.weight_update`).
 """
 
 import math

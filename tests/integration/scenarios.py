@@ -127,15 +127,18 @@ def script(iteration: int, trajectory: int, turn: int) -> str | Exception:
 
 def falling() -> Optimization:
     """Settings of the optimizer with a learning rate that another step would show in."""
-    return Optimization(learning_rate=1e-3, schedule="linear", mini_batch_size=1, micro_batch_size=1)
+    return Optimization(learning_rate=1e-3, schedule="linear", mini_batch_size=1, micro_batch_size=4)
 
 
-def scenario(folder: Path, agent: type[SearchAgentModule], *callbacks: pl.Callback, **changes: Any) -> Run:
-    """Build the training."""
+def scenario(
+    folder: Path, agent: type[SearchAgentModule], *callbacks: pl.Callback, is_cut_fine: bool = False, **changes: Any
+) -> Run:
+    """Build the training, in micro-batches of a trajectory and with gradient checkpointing where it is cut fine."""
+    micro = 1 if is_cut_fine else 4
     optimization = Optimization(
-        learning_rate=1e-3, mini_batch_size=1, micro_batch_size=1, max_grad_norm=0.05, max_nonfinite_steps=9
+        learning_rate=1e-3, mini_batch_size=1, micro_batch_size=micro, max_grad_norm=0.05, max_nonfinite_steps=9
     )
-    module = {"optimization": optimization, "gradient_checkpointing": True, "kl_penalty": KLPenalty(0.1)}
+    module = {"optimization": optimization, "gradient_checkpointing": is_cut_fine, "kl_penalty": KLPenalty(0.1)}
     settings: dict[str, Any] = {"iterations": 3, "sampler": scripted(script), "agent": agent} | changes
     settings["module"] = module | changes.get("module", {})
     run = make_run(folder, *callbacks, **settings)

@@ -53,11 +53,11 @@ def test_a_build_that_is_killed_at_many_moments_loses_and_doubles_nothing(
     chroma = RunningChroma(tmp_path / "chroma") if on == "server" else None
     place = chroma.url if chroma else str(tmp_path / "index")
     try:
-        for number, (step, occurrence, delay_s) in enumerate(MOMENTS):
+        for number, (step, occurrence, delay_s) in enumerate(MOMENTS if chroma is None else MOMENTS[1::2]):
             build = start_build(place, corpus, sync_rows=1_000)
             said = kill_after(build, step, occurrence, delay_s)
             assert build.returncode == -signal.SIGKILL, said
-            if chroma and number % 2:  # the server, too
+            if chroma and number:  # the server, too
                 chroma.kill()
                 chroma.start()
         with start_build(place, corpus, sync_rows=1_000) as last:
@@ -152,7 +152,7 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs `unshare -rm` and mount, to make a small disk")
-@pytest.mark.parametrize(("batch", "left"), [(1, 20_000), (3, 300_000), (6, 2_000_000)])
+@pytest.mark.parametrize(("batch", "left"), [(1, 20_000), (6, 2_000_000)])
 def test_a_full_disk_is_one_message_and_the_build_goes_on_when_there_is_room(
     corpus: Path, tmp_path: Path, batch: int, left: int
 ) -> None:

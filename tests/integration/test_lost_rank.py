@@ -1,6 +1,7 @@
 """A rank that dies ends the others soon and in one sentence, and the run goes on: through the command line."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 pytest.importorskip("deepspeed")
 ROOT = Path(__file__).parents[2]
-ITERATIONS = 4
+ITERATIONS = 3
 
 
 def command(folder: Path, corpus: Path, *arguments: str) -> list[str]:
@@ -27,9 +28,9 @@ def command(folder: Path, corpus: Path, *arguments: str) -> list[str]:
     export = {"class_path": "llds.callbacks.ExportPolicy"}
     overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": [every, export], "enable_progress_bar": False}}))
     settings = {
-        "--data.batch_size": "4",
+        "--data.batch_size": "2",
         "--data.iterations": str(ITERATIONS),
-        "--model.optimization.mini_batch_size": "2",
+        "--model.optimization.mini_batch_size": "1",
         "--rollout.group_size": "4",
         "--retrieval.retriever.path": str(folder / "index"),
         "--retrieval.retriever.corpus": str(corpus),
@@ -66,8 +67,11 @@ def test_a_killed_rank_ends_the_run_which_then_goes_on(tmp_path: Path, corpus: P
         other.kill()
         said = run.communicate(timeout=60)[0]  # the bound
     assert run.returncode != 0
-    assert "llds: Expected rank 0 to reach the others" in said, said[-3000:]
-    assert "Another rank has died" in said
+    if run.returncode == -signal.SIGKILL:  # Lightning, which looks every five seconds, saw it before rank 0 did
+        assert "terminated with code -9. Forcefully terminating all other processes" in said, said[-3000:]
+    else:
+        assert "llds: Expected rank 0 to reach the others" in said, said[-3000:]
+        assert "Another rank has died" in said
     assert "Traceback" not in said
 
     with started(command(tmp_path, corpus, "--ckpt_path", "last")) as again:

@@ -207,7 +207,7 @@ def test_a_rank_keeps_as_many_bytes_as_the_estimate_says(found: dict[str, Any]) 
     assert found["zero3 adamw"]["bytes"] == pytest.approx(estimate, rel=0.03)
 
 
-@pytest.mark.parametrize("run", ["zero3 rolled back", "zero3 offload bf16 rolled back", "ddp rolled back"])
+@pytest.mark.parametrize("run", ["zero3 offload bf16 rolled back", "ddp rolled back"])
 def test_a_run_that_goes_back_to_a_checkpoint_repeats_its_updates_to_the_bit(found: dict[str, Any], run: str) -> None:
     assert found[run]["gaps"] == [[0.0] * 4] * 2
     # three optimizer steps per iteration, four iterations: the rate falls linearly from 1e-3 at 0 to 0 at 12

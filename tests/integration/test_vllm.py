@@ -143,11 +143,7 @@ def test_the_process_keeps_its_random_numbers_and_threads(found: dict[str, Any])
         ("one bit flipped in transit", "differ from those that were sent"),
         ("perturbed after the load", "canary"),
         ("old packed head", "canary"),
-        pytest.param(
-            "cache not reset",
-            "canary",
-            marks=pytest.mark.xfail(reason="missed before; seen since both texts are asked", strict=False),
-        ),
+        ("cache not reset", "canary"),
         ("cache refuses", "prefix cache"),
         ("old version", "expected an action by weights of version"),
     ],

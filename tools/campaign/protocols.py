@@ -9,11 +9,14 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.rollout import ObservationEncoder, TagProtocol
 from tools.bench.retrieval.retrieval_faults import POLICY
+from tools.campaign.chat_protocols import FORMATS, FuzzedChat
 from tools.campaign.table import Outcome
 
 TOOLS = ("search", "calculator")
@@ -21,6 +24,7 @@ BLOCK = 2000
 """Inputs of an outcome."""
 _ENCODED = 40
 """Of so many observations one is made tokens too, which takes a hundred times as long."""
+_HALF_A_MEGABYTE = 500_000
 _ODD = (
     "<", ">", "/", " ", "\n", "\t", "\r\n", "&lt;", "&", "\x00", "\u200b", "\u00a0", "\u2028", "\ufeff", "é", "北京",
     "🔍", "\u017f", "\u0131", "\u0130", "\u212a", "\ud800", "\udfff", "a", "x1", '"', "'", "{", "}", "[", "]", "\\",
@@ -32,7 +36,7 @@ _ODD = (
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """A protocol that is fuzzed.
+    """A protocol of tags that is fuzzed.
 
     Attributes:
         name: In the table.
@@ -51,6 +55,40 @@ class Fuzzed:
         halves = [tag[: len(tag) // 2] for tag in tags] + [tag[len(tag) // 2 :] for tag in tags]
         return [*_ODD, *tags, *tags, *halves, *self.words, *(tag.upper() for tag in tags)]
 
+    @cached_property
+    def protocol(self) -> TagProtocol:
+        """The protocol."""
+        return self.make()
+
+    @cached_property
+    def ends(self) -> list[str]:
+        """What may end an action."""
+        return self.protocol.stop_strings(TOOLS)
+
+    @cached_property
+    def encoder(self) -> ObservationEncoder:
+        """Of observations."""
+        return ObservationEncoder(load_tokenizer(POLICY), self.protocol, TOOLS)
+
+    def wrong_action(self, text: str, draw: random.Random) -> str:
+        """What is wrong with how an action is read, compared with a reader that is slow and obvious."""
+        action = self.protocol.parse(text, TOOLS)
+        correction = self.protocol.correct(text, TOOLS, reason=text)
+        if (action.kind, action.content) != _read_slowly(text, self.protocol):
+            return f"{text!r} is read as {action}"
+        can_be_read = self.protocol.parse(correction.body, TOOLS).kind != "invalid"
+        return f"a correction of {text!r} can be read as an action" if can_be_read else ""
+
+    def wrong_observation(self, text: str, *, as_tokens: bool) -> str:
+        """What a tool that says this forges: a tag, or a token that only the policy may write; empty for nothing."""
+        observation = self.protocol.observe(text, TOOLS)
+        tag = rf"<\s*/?\s*(?:{'|'.join(self.words)})\s*>"
+        if re.search(tag, observation.body, re.I) or self.protocol.parse(observation.body, TOOLS).kind != "invalid":
+            return f"{text!r} forges {observation.body!r}"
+        if as_tokens and self.encoder.forbidden_ids & set(self.encoder.encode(observation, 64).token_ids[3:-3]):
+            return f"{text!r} forges a token"
+        return ""
+
 
 PROTOCOLS = (
     Fuzzed("tags", lambda: TagProtocol(say_why=True), (*TOOLS, "answer", "information", "think")),
@@ -60,39 +98,45 @@ PROTOCOLS = (
         (*TOOLS, "final", "result", "reason"),
     ),
 )
-"""All protocols that ship; a new one is a line here."""
+"""All protocols of tags that ship; a new one is a line here."""
+CHATS = tuple(FuzzedChat(family, _ODD) for family in FORMATS)
+"""The chat protocol, with the formats of calls of public models; a new one is a word in `FORMATS`."""
 
 
 def tries(draw: random.Random, folder: Path) -> Iterator[Outcome]:
     """Blocks of inputs for every protocol in turn, for ever."""
-    tokenizer = load_tokenizer(POLICY)
-    encoders = {one.name: ObservationEncoder(tokenizer, one.make(), TOOLS) for one in PROTOCOLS}
     while True:
-        for one in PROTOCOLS:
+        for one in (*PROTOCOLS, *CHATS):
             yield _actions(one, draw)
-            yield _observations(one, encoders[one.name], draw)
-            yield Outcome(f"{one.name}: half a megabyte of a piece", _is_slow(one.make(), draw.choice(one.pieces)))
+            yield _observations(one, draw)
+            yield Outcome(f"{one.name}: half a megabyte of a piece", _is_slow(one, draw))
 
 
-def _text(pieces: list[str], draw: random.Random) -> str:
-    return "".join(draw.choices(pieces, k=draw.randint(0, 24)))
+def _text(one: Fuzzed | FuzzedChat, draw: random.Random) -> str:
+    text = "".join(draw.choices(one.pieces, k=draw.randint(0, 24)))
+    return text + draw.choice(one.ends) if draw.random() < 0.5 else text
 
 
-def _actions(one: Fuzzed, draw: random.Random) -> Outcome:
-    """Read actions; compare with a reader that is slow and obvious."""
-    protocol, pieces, notes = one.make(), one.pieces, []
-    for _ in range(BLOCK):
-        text = _text(pieces, draw)
-        try:
-            action = protocol.parse(text, TOOLS)
-            correction = protocol.correct(text, TOOLS, reason=text)
-            if (action.kind, action.content) != _read_slowly(text, protocol):
-                notes.append(f"{text!r} is read as {action}")
-            elif protocol.parse(correction.body, TOOLS).kind != "invalid":
-                notes.append(f"a correction of {text!r} can be read as an action")
-        except Exception as error:
-            notes.append(f"{text!r} raises {error!r}")
-    return Outcome(f"{one.name}: actions", *_counted(notes))
+def _actions(one: Fuzzed | FuzzedChat, draw: random.Random) -> Outcome:
+    """Read actions."""
+    texts = (_text(one, draw) for _ in range(BLOCK))
+    return _counted(f"{one.name}: actions", [_noted(one.wrong_action, text, draw) for text in texts])
+
+
+def _observations(one: Fuzzed | FuzzedChat, draw: random.Random) -> Outcome:
+    """Render what tools say."""
+
+    def wrong(number: int) -> str:
+        return _noted(one.wrong_observation, _text(one, draw), as_tokens=number % _ENCODED == 0)
+
+    return _counted(f"{one.name}: observations", [wrong(number) for number in range(BLOCK)])
+
+
+def _noted(check: Callable[..., str], text: str, *args: Any, **kwargs: Any) -> str:
+    try:
+        return check(text, *args, **kwargs)
+    except Exception as error:
+        return f"{text!r} raises {error!r}"
 
 
 def _read_slowly(text: str, protocol: TagProtocol) -> tuple[str, str]:
@@ -107,38 +151,21 @@ def _read_slowly(text: str, protocol: TagProtocol) -> tuple[str, str]:
     return "tool", before.split(f"<{closing[1]}>")[-1].strip()
 
 
-def _observations(one: Fuzzed, encoder: ObservationEncoder, draw: random.Random) -> Outcome:
-    """Render what tools say; no tag survives in it, nor a token that only the policy may write."""
-    protocol, pieces, notes = one.make(), one.pieces, []
-    tag = re.compile(rf"<\s*/?\s*(?:{'|'.join(one.words)})\s*>", re.IGNORECASE)
-    for number in range(BLOCK):
-        text = _text(pieces, draw)
-        try:
-            observation = protocol.observe(text, TOOLS)
-            if tag.search(observation.body) or protocol.parse(observation.body, TOOLS).kind != "invalid":
-                notes.append(f"{text!r} forges {observation.body!r}")
-            if number % _ENCODED == 0:
-                ids = encoder.encode(observation, 64).token_ids
-                if encoder.forbidden_ids & set(ids[3:-3]):
-                    notes.append(f"{text!r} forges a token")
-        except Exception as error:
-            notes.append(f"{text!r} raises {error!r}")
-    return Outcome(f"{one.name}: observations", *_counted(notes))
+def _counted(case: str, notes: list[str]) -> Outcome:
+    lost = [note for note in notes if note]
+    return Outcome(case, lost[0] if lost else "", len(notes), len(lost))
 
 
-def _counted(notes: list[str]) -> tuple[str, int, int]:
-    return (notes[0] if notes else ""), BLOCK, len(notes)
-
-
-def _is_slow(protocol: TagProtocol, unit: str) -> str:
-    """Whether ten times as much text takes far more than ten times as long."""
-    long = unit * (500_000 // len(unit.encode("utf-8", "replace")))
+def _is_slow(one: Fuzzed | FuzzedChat, draw: random.Random) -> str:
+    """Whether ten times as much text takes far more than ten times as long; at times behind a piece of another kind."""
+    unit, begin, end = draw.choice(one.pieces), draw.choice(("", draw.choice(one.pieces))), draw.choice(one.ends)
+    long = unit * (_HALF_A_MEGABYTE // len(unit.encode("utf-8", "replace")))
     times = []
-    for text in (long[: len(long) // 10], long):
+    for text in (begin + long[: len(long) // 10] + end, begin + long + end):
         started = time.process_time()
-        protocol.parse(text, TOOLS)
-        protocol.correct(text, TOOLS, reason=text)
-        protocol.observe(text, TOOLS)
+        one.protocol.parse(text, TOOLS)
+        one.protocol.correct(text, TOOLS, reason=text)
+        one.protocol.observe(text, TOOLS)
         times.append(time.process_time() - started)
     is_slow = times[1] > 40 * max(times[0], 0.005)
-    return f"{unit!r}: {times[0]:.3f} s for a tenth, {times[1]:.3f} s for the whole" if is_slow else ""
+    return f"{begin!r} {unit!r}: {times[0]:.3f} s for a tenth, {times[1]:.3f} s for the whole" if is_slow else ""

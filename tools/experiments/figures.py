@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from llds.monitor.detector import diagnose
 from tools.experiments.cures.runs import recorded
 from tools.experiments.cures.tables import names_of, shared_runs
 from tools.experiments.inference import standard_error
@@ -56,6 +58,46 @@ def spiral(study: str) -> Figure | None:
         axes.set_xlabel("iteration")
     grid[3].set_yscale("log")
     return figure
+
+
+def collapse(seed: int = 509) -> Figure | None:
+    """A seed of *wide* with and without LLDS: reward, and likelihood of the fixed set under the detector's phases."""
+    runs = [run for run in read_runs("wide", rate=1e-3, variant="", seed=seed) if run.coefficient in (0.0, 0.2)]
+    if len(runs) != 2:
+        return None
+    plain = runs[0]
+    said = diagnose((number + 1, row) for number, row in enumerate(_rows(plain)))
+    alarm = next(one.iteration for one in said if one.level == "alarm")
+    figure, panels = plt.subplots(2, 1, figsize=(7, 4.2), sharex=True, constrained_layout=True)
+    for axes, title, curves in (
+        (panels[0], "reward", [smooth(run.rewards) for run in runs]),
+        (panels[1], "log-likelihood per token of right answers", [run.fixed_set for run in runs]),
+    ):
+        for curve, color, label in zip(curves, ("#b2182b", "#1b9e77"), ("GRPO", "GRPO + LLDS"), strict=True):
+            axes.plot(range(1, len(curve) + 1), curve, color=color, label=label, linewidth=1.6)
+        for number, one in enumerate(said):
+            if one.phase in _SHADES:
+                axes.axvspan(number + 0.5, number + 1.5, color=_SHADES[one.phase], linewidth=0)
+        axes.axvline(alarm, color="black", linewidth=1, linestyle="--")
+        axes.set_title(title, loc="left")
+    note: dict[str, Any] = {"textcoords": "offset points", "va": "bottom"}
+    panels[0].annotate(f"alarm, iteration {alarm}", (alarm, 0.02), xytext=(-4, 0), ha="right", **note)
+    for phase in _SHADES:
+        first = next((number for number, one in enumerate(said) if one.phase == phase), None)
+        if first is not None:
+            panels[0].annotate(phase, (first + 1, 0.56), xytext=(3, 0), **note)
+    panels[0].set_ylim(0, 0.62)
+    panels[0].legend(loc="lower left")
+    panels[1].set_xlabel("iteration; shaded: the phases of the run without LLDS, as the detector saw them then")
+    return figure
+
+
+_SHADES = {"stagnation": "#f7f3e3", "decay": "#f6e3cf", "acceleration": "#f3cdbd", "collapsed": "#e8b7b0"}
+
+
+def _rows(run: Run) -> list[dict[str, float]]:
+    names = run.curves.items()
+    return [{name: v for name, curve in names if (v := curve[at]) is not None} for at in range(len(run.rewards))]
 
 
 def probe() -> Figure | None:
@@ -151,6 +193,7 @@ def cures() -> Figure | None:
 
 
 FIGURES = {
+    "collapse": collapse,
     "paired": paired,
     "spiral": lambda: spiral("full"),
     "spiral-wide": lambda: spiral("wide"),

@@ -1,6 +1,7 @@
 """Rungs that tell others: a web service, or the services to which the run logs."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -84,52 +85,42 @@ class LoggerRung(Rung):
 
     def announce(self, incident: Incident) -> None:
         """Tell."""
-        found = incident.diagnosis
-        title = f"llds: {found.level}, cause {(found.cause or 'unknown').replace('_', ' ')}"
         for logger in self._loggers:
             with best_effort(f"{type(self).__name__}"):
-                self.tell(logger, title, incident)
+                self.tell(logger, incident.diagnosis.title, incident)
 
     @abstractmethod
     def tell(self, logger: Any, title: str, incident: Incident) -> None:
         """Tell the service behind a logger; may raise."""
 
 
-class WandbAlert(LoggerRung):
-    """Raises an alert in W&B, which sends it where the account's settings say (mail, Slack).
+class LoggerAlert(LoggerRung):
+    """Raises an alert in the service behind a logger."""
 
-    Args:
-        when: When it tells; by default once when a warning begins and once when an alarm does.
-    """
+    raise_alert: Callable[..., bool]
 
-    logger, overlay = WandbLogger, "wandb"
-
-    def tell(self, logger: WandbLogger, title: str, incident: Incident) -> None:
+    def tell(self, logger: Any, title: str, incident: Incident) -> None:
         """Raise it."""
-        alerts.alert_wandb(title, incident.line, _severity(incident), logger.experiment)
+        severity: alerts.Severity = "ERROR" if incident.diagnosis.level == "alarm" else "WARN"
+        type(self).raise_alert(title, incident.line, severity, logger.experiment)
 
 
-class TrackioAlert(LoggerRung):
-    """Raises an alert in Trackio, which also posts it to the webhook that it has been given.
+class WandbAlert(LoggerAlert):
+    """Raises an alert in W&B, which sends it where the account's settings say (mail, Slack)."""
 
-    Args:
-        when: When it tells; by default once when a warning begins and once when an alarm does.
-    """
+    logger, overlay, raise_alert = WandbLogger, "wandb", staticmethod(alerts.alert_wandb)
 
-    logger, overlay = TrackioLogger, "trackio"
 
-    def tell(self, logger: TrackioLogger, title: str, incident: Incident) -> None:
-        """Raise it."""
-        alerts.alert_trackio(title, incident.line, _severity(incident), logger.experiment)
+class TrackioAlert(LoggerAlert):
+    """Raises an alert in Trackio, which also posts it to the webhook that it has been given."""
+
+    logger, overlay, raise_alert = TrackioLogger, "trackio", staticmethod(alerts.alert_trackio)
 
 
 class MLflowTag(LoggerRung):
     """Tags the run in MLflow, which has no alerts: ``llds.level``, ``llds.cause`` and ``llds.message``.
 
     Runs can be found by them: ``tags.`llds.level` = 'alarm'``.
-
-    Args:
-        when: When it tells; by default once when a warning begins and once when an alarm does.
     """
 
     logger, overlay = MLFlowLogger, "mlflow"
@@ -140,7 +131,3 @@ class MLflowTag(LoggerRung):
         tags = {"level": found.level, "cause": found.cause or "unknown", "message": incident.line}
         for name, value in tags.items():
             logger.experiment.set_tag(logger.run_id, f"llds.{name}", value)
-
-
-def _severity(incident: Incident) -> alerts.Severity:
-    return "ERROR" if incident.diagnosis.level == "alarm" else "WARN"

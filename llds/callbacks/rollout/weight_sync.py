@@ -1,8 +1,8 @@
 """The sampler gets the policy's present weights, and proves that it computes with them.
 
 Three proofs, at every update, before any action is sampled: the worker's receipt (every tensor arrived unchanged and
-was loaded), the prefix cache's reset, and the canary's log-probabilities against the trainer's own. A canary that is
-not in order is asked about a second text before the run stops: one unlucky text is no proof.
+was loaded), the prefix cache's reset, and the canary's log-probabilities against the trainer's own. The canary has
+two texts, and the run stops where neither is in order: one unlucky text is no proof.
 """
 
 import time

@@ -45,6 +45,7 @@ class Diagnosed:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the schema is docs/diagnose.schema.json."""
+        now = self.summary.now.as_dict()
         return {
             "path": self.table.path,
             "framework": self.table.framework,
@@ -52,8 +53,8 @@ class Diagnosed:
             "signals": self.table.signals,
             "ignored": self.table.ignored,
             "verdict": asdict(self.verdict),
-            "diagnosis": self.summary.now.as_dict(),
-            "phases": [vars(stretch) for stretch in self.summary.phases],
+            "diagnosis": now if self.is_judged else now | {"phase": None},
+            "phases": [vars(stretch) for stretch in self.summary.phases if self.is_judged],
             "alarms": [{"start": start, "end": end} for start, end in self.summary.alarms],
         }
 

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from llds.cli.commands.diagnosed import Diagnosed, worst_first
-from llds.monitor import PHASES
+from llds.monitor import PHASES, MetricTable
 from llds.monitor.causes import NAMES
 
 STYLES = {"none": "bold green", "note": "bold green", "warning": "bold yellow", "alarm": "bold red"}
@@ -48,8 +48,7 @@ def _style(one: Diagnosed) -> str:
 
 def _print(console: Console, one: Diagnosed, verbose: bool) -> None:
     table, summary, now = one.table, one.summary, one.summary.now
-    first, last = table.rows[0][0], table.rows[-1][0]
-    console.print(f"[bold]{escape(table.path)}[/]  {table.framework}, {len(table.rows)} iterations ({first}-{last})")
+    console.print(f"[bold]{escape(table.path)}[/]  {table.framework}, {_extent(table)}")
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="dim", no_wrap=True)
     lines.add_column()
@@ -58,7 +57,7 @@ def _print(console: Console, one: Diagnosed, verbose: bool) -> None:
     lines.add_row("verdict", f"[{_style(one)}]{one.verdict.words}[/]")
     if now.reward is not None:
         lines.add_row("reward", now.reward.words)
-    if len({stretch.phase for stretch in summary.phases}) > 1:
+    if one.is_judged and len({stretch.phase for stretch in summary.phases}) > 1:
         stretches = (f"{PHASES[part.phase].split(':')[0]} {part.start}-{part.end}" for part in summary.phases)
         lines.add_row("course", " | ".join(stretches))
     past = [f"{start}-{end}" for start, end in summary.alarms if now.level != "alarm" or end != now.iteration]
@@ -71,6 +70,12 @@ def _print(console: Console, one: Diagnosed, verbose: bool) -> None:
         lines.add_row("signals", escape(", ".join(table.signals)))
         lines.add_row("ignored", escape(", ".join(table.ignored) or "-"))
     console.print(Padding(lines, (0, 0, 1, 2)))
+
+
+def _extent(table: MetricTable) -> str:
+    first, last, rows = table.rows[0][0], table.rows[-1][0], len(table.rows)
+    one_each = rows == last - first + 1
+    return f"{rows} iterations ({first}-{last})" if one_each else f"{rows} rows, iterations {first}-{last}"
 
 
 def _add_trouble(lines: Table, one: Diagnosed) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llds.monitor import signals as s
@@ -123,6 +123,8 @@ def build_table(path: str, records: Sequence[Record], vocabulary: Vocabulary) ->
     Frameworks split an iteration over several records (trainer and orchestrator, training and validation), and a
     resumed run writes some steps again.
     """
+    steps = set(vocabulary.steps)
+    vocabulary = replace(vocabulary, steps=tuple(name for name in vocabulary.steps if not _stands_still(name, records)))
     rows: dict[int, Row] = {}
     for index, record in enumerate(records):
         row = vocabulary.row(record)
@@ -131,8 +133,14 @@ def build_table(path: str, records: Sequence[Record], vocabulary: Vocabulary) ->
             rows.setdefault(index if step is None else int(step), {}).update(row)
     columns = list(dict.fromkeys(name for record in records for name in record))
     read = vocabulary.known(columns)
-    ignored = [name for name in columns if name not in read | set(vocabulary.steps)]
+    ignored = [name for name in columns if name not in read | steps]
     return MetricTable(path, vocabulary.framework, sorted(rows.items()), ignored, len(read))
+
+
+def _stands_still(name: str, records: Sequence[Record]) -> bool:
+    """Whether a column numbers nothing: it has one value however many records there are."""
+    numbers = [record[name] for record in records if name in record]
+    return len(numbers) > 2 and len(set(map(str, numbers))) == 1
 
 
 def as_number(value: Any) -> float | None:

@@ -1,6 +1,6 @@
 """The chat protocol: tools as the model's own chat template announces them, calls as it was trained to write them.
 
-Works with any chat model whose template knows tools; see `llds.rollout.protocol.call_format` for how the format is
+Works with any chat model whose template knows tools; see `llds.rollout.protocol.chat_format` for how the format is
 found. A trajectory stays what was sampled and appended: no sampled token is ever rendered again. What stands around a
 tool's result comes from the template, the result itself is foreign text (`llds.rollout.observation`).
 """
@@ -8,6 +8,7 @@ tool's result comes from the template, the result itself is foreign text (`llds.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from jinja2 import TemplateError
@@ -17,14 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from llds.agent_tools import AgentTool
 from llds.errors import ConfigurationError
 from llds.rollout.protocol.base import ObservationText, Protocol, ShownPart, ToolAnnouncement
-from llds.rollout.protocol.call_format import (
-    CALL_ID,
-    ChatFormat,
-    Message,
-    UnreadableCallError,
-    call_message,
-    find_format,
-)
+from llds.rollout.protocol.call_format import UnreadableCallError
+from llds.rollout.protocol.chat_format import CALL_ID, ChatFormat, Message, call_message, find_format
 from llds.types import Action
 
 _CALL_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -61,6 +56,8 @@ class ChatToolProtocol(Protocol):
         self._frames: dict[str, tuple[str, str]] = {}
         self._ids: tuple[int, ...] = ()
         self._own: set[str] = set()
+        self._brackets: re.Pattern[str] | None = None
+        self._schemas: dict[str, Any] = {}
         self._attached: tuple[object, ...] = ()
 
     # Before the first action
@@ -80,6 +77,7 @@ class ChatToolProtocol(Protocol):
                 "Expected a tokenizer with a chat template for llds.rollout.ChatToolProtocol (`model.protocol`), got "
                 "one without. Use llds.rollout.TagProtocol, or give the tokenizer a chat template."
             )
+        self._schemas = {tool.name: tool.schema["function"]["parameters"] for tool in tools}
         self._find(_Template(tokenizer, tools, self.template_kwargs), tokenizer, [tool.name for tool in tools])
         self._try(_Template(tokenizer, tools, self.template_kwargs), tools)
         self._attached = key
@@ -88,11 +86,13 @@ class ChatToolProtocol(Protocol):
         added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
         special = [content for content, token in added.items() if token.special] + list(tokenizer.all_special_tokens)
         found = find_format(template.render, special, names[0] if names else "none")
-        self._format = found
         self._frames = {name: find_format(template.render, special, name).results for name in names}
         ends = sorted({found.calls.end, found.answer_end})
         self._ids = tuple(cast(list[int], tokenizer.convert_tokens_to_ids(ends)))
         self._own = {content for content in added if content in str(tokenizer.chat_template) or content in found.marks}
+        self._format = replace(found, marks=found.marks | self._own)
+        bracketed = sorted(mark[1:] for mark in self._format.marks if mark[0] in "<[")
+        self._brackets = re.compile(rf"[<\[](?={'|'.join(map(re.escape, bracketed))})") if bracketed else None
 
     def _try(self, template: "_Template", tools: Sequence[AgentTool]) -> None:
         """The self-test: tools are announced, and a call of each reads back as it was written."""
@@ -106,8 +106,9 @@ class ChatToolProtocol(Protocol):
         for name in names:
             arguments = {"text": 'a "quoted"\nline', "number": 1.5, "list": [1, None, {"x": True}]}
             messages = [{"role": "user", "content": "?"}, call_message([(name, arguments)])]
-            written = template.render(messages, False).removeprefix(prompt)
-            action = self.parse(written.rstrip(), names)
+            written = template.render(messages, False).removeprefix(prompt).rstrip()
+            end = self._known.calls.end  # which a template may leave to the message that follows
+            action = self.parse(written.removesuffix(end) + end, names)
             if [(call.name, call.arguments) for call in action.calls] != [(name, arguments)]:
                 raise ConfigurationError(
                     f"Expected a tool call that the chat template writes to read back (`model.protocol`), got "
@@ -149,13 +150,14 @@ class ChatToolProtocol(Protocol):
         body = ended[: -len(end)]
         if self._thinks_to_the_end(body):
             return Action("invalid", reason="The reasoning has no end, and nothing follows it.")
-        said = self._behind_reasoning(body)
+        mark, formats = self._known.answer_opening, self._known.calls
+        behind = body.partition(mark)[2] if mark in body and mark and not formats.is_channel else body
         try:
-            calls = tuple(self._known.calls.read(said if self._known.calls.name_key else body))
+            calls = tuple(formats.read(behind, self._schemas))
         except UnreadableCallError as error:
             return Action("invalid", reason=str(error))
         if not calls:
-            return self._answer(said)
+            return self._answer(self._behind_reasoning(body))
         if len(calls) > self.max_calls:
             return Action("invalid", reason=f"A message may hold {self.max_calls} calls at most.")
         if unknown := [call.name for call in calls if call.name not in tool_names]:
@@ -172,9 +174,10 @@ class ChatToolProtocol(Protocol):
         return self._known.calls.end, self._known.answer_end
 
     def _thinks_to_the_end(self, body: str) -> bool:
-        opening, calls = self._known.reasoning_opening, self._known.calls
-        is_open = bool(opening) and opening in body and self._known.answer_opening not in body
-        return is_open and not (not calls.name_key and calls.opening in body)
+        known, calls = self._known, self._known.calls
+        has_begun = known.is_reasoning or (bool(known.reasoning_opening) and known.reasoning_opening in body)
+        is_open = has_begun and known.answer_opening not in body
+        return is_open and not (calls.is_channel and calls.opening in body)
 
     def _behind_reasoning(self, body: str) -> str:
         mark = self._known.answer_opening
@@ -229,10 +232,9 @@ class ChatToolProtocol(Protocol):
 
     def neutralize(self, text: str, tool_names: Sequence[str]) -> str:
         """Replace the bracket of every mark of the template by ``&lt;`` or ``&#91;``."""
-        marks = "|".join(re.escape(mark[1:]) for mark in sorted(self._known.marks) if mark[:1] in "<[")
-        if not marks:
+        if self._brackets is None:
             return text
-        return re.sub(rf"[<\[](?={marks})", lambda one: "&lt;" if one[0] == "<" else "&#91;", text)
+        return self._brackets.sub(lambda one: "&lt;" if one[0] == "<" else "&#91;", text)
 
     def own_tokens(self, tool_names: Sequence[str]) -> set[str]:
         """Tokens that the template writes."""
@@ -252,7 +254,7 @@ class ChatToolProtocol(Protocol):
         mark, opening = self._known.answer_opening, self._known.calls.opening
         end = text.rfind(mark) if mark and mark in text else 0
         if action.calls and opening:
-            end = text.find(opening, max(end, 0))
+            end = text.find(opening.split()[0], max(end, 0))
         thought = ShownPart("thought", self.shown_observation(text[: max(end, 0)]))
         if not action.calls:
             return [thought, ShownPart("answer", action.content)]

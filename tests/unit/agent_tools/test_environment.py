@@ -3,6 +3,8 @@
 import asyncio
 import importlib.util
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +18,8 @@ from llds.errors import ConfigurationError, ToolInputError
 from llds.rewards import EnvironmentReward
 from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy
 from llds.rollout.scoring import Scoring
-from llds.types import Prompt, SamplingParams, Trajectory
+from llds.samplers import SampleRequest
+from llds.types import Completion, Prompt, SamplingParams, Trajectory
 from tests.scripted_sampler import ScriptedSampler
 
 ROOT = Path(__file__).parents[3]
@@ -59,6 +62,24 @@ class Counter:
         Counter.alive = [one for one in Counter.alive if one is not self]
 
 
+class InterruptedSampler(ScriptedSampler):
+    """Once two trajectories have acted, Ctrl-C is pressed, and no action ends any more."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.seen: list[int] = []
+
+    async def sample(self, request: SampleRequest) -> Completion:
+        """Act once for each."""
+        if len(self.requests) < 2:
+            return await super().sample(request)
+        if not self.seen:
+            self.seen.append(len(Counter.alive))
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     Counter.alive, Counter.most = [], 0
@@ -70,7 +91,7 @@ def play(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], script: Any, opening: bool = False, **settings: Any
 ) -> list[Trajectory]:
     factory = EnvironmentFactory(Counter, {"start": 10}, **settings)
-    sampler = ScriptedSampler(tokenizer, script)
+    sampler = script if isinstance(script, ScriptedSampler) else ScriptedSampler(tokenizer, script)
     collector = RolloutCollector(
         sampler, tokenizer, TagProtocol(), factory.tools, ToolCallPolicy(max_retries=0), stateful=factory
     )
@@ -107,6 +128,14 @@ def test_a_failure_closes_it_and_is_no_reward(tokenizer: PreTrainedTokenizerFast
     assert (broken.status, broken.failed_by, broken.environment_reward) == ("failed", "tool", None)
     assert "reset of Counter raised ConnectionError: no place" in broken.failure
     assert (fine.status, fine.environment_reward) == ("answered", 10.0)
+
+
+def test_ctrl_c_closes_what_is_open(tokenizer: PreTrainedTokenizerFast) -> None:
+    sampler = InterruptedSampler(tokenizer, lambda *_: "<add>1</add>")
+    with pytest.raises(KeyboardInterrupt):
+        play(tokenizer, [{}, {}], sampler)
+    assert sampler.seen == [2]
+    assert Counter.alive == []
 
 
 def test_what_reset_says_stands_in_the_prompt_where_there_is_a_place(tokenizer: PreTrainedTokenizerFast) -> None:

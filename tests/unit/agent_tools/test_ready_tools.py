@@ -1,16 +1,20 @@
 """Ready tools against the real thing on this machine: a server of HTTP, processes."""
 
 import asyncio
+import contextlib
+import socket
+import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from llds.agent_tools import HTTPTool, MCPTools, PythonTool, ToolContext
-from llds.errors import ConfigurationError, ToolFailure, ToolInputError
+from llds.agent_tools import HTTPTool, MCPTools, PythonTool, ToolContext, WebSearchTool
+from llds.errors import BudgetError, ConfigurationError, ToolFailure, ToolInputError
 from llds.rollout import ToolCallPolicy
 from llds.rollout.tool_calls import call_tool
 
@@ -53,6 +57,124 @@ def test_an_address_is_a_tool_whose_status_says_whose_mistake_it_was(monkeypatch
     monkeypatch.delenv("WEATHER")
     [unset] = asyncio.run(ask())
     assert "$WEATHER" in str(unset)
+
+
+SHAPES: dict[str, Any] = {
+    "searxng": {"query": "x", "number_of_results": 2, "results": [
+        {"title": "Oslo", "url": "https://oslo.test/", "content": "A city\nof Norway.", "engine": "test", "score": 1.0},
+        {"title": "Bergen", "url": "https://bergen.test/", "content": "Rain."}], "answers": [], "infoboxes": []},
+    "serper": {"searchParameters": {"q": "x", "type": "search", "engine": "google"}, "organic": [
+        {"title": "Oslo", "link": "https://oslo.test/", "snippet": "A city\nof Norway.", "position": 1},
+        {"title": "Bergen", "link": "https://bergen.test/", "snippet": "Rain.", "position": 2}], "credits": 1},
+    "tavily": {"query": "x", "answer": None, "images": [], "response_time": 1.67, "results": [
+        {"title": "Oslo", "url": "https://oslo.test/", "content": "A city\nof Norway.", "score": 0.8},
+        {"title": "Bergen", "url": "https://bergen.test/", "content": "Rain.", "score": 0.5}]},
+}  # fmt: skip
+"""Replies of the three services, as their documentation shows them."""
+
+
+class Web:
+    """A server that answers in the shape of a service, or with what stands in `replies`."""
+
+    def __init__(self, *replies: tuple[int, str]) -> None:
+        self.replies = list(replies)
+        self.asked: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Take a request down, and answer it."""
+        asked = dict(request.query) if request.method == "GET" else await request.json()
+        self.asked.append((request.method, asked, dict(request.headers)))
+        if self.replies:
+            status, text = self.replies.pop(0)
+            return web.Response(status=status, text=text)
+        key = "serper" if "X-API-KEY" in request.headers else "tavily" if "Authorization" in request.headers else ""
+        return web.json_response(SHAPES[key or "searxng"])
+
+    def use(self, play: Callable[[str], Awaitable[Any]]) -> Any:
+        """Play something while it serves."""
+
+        async def served() -> Any:
+            app = web.Application()
+            app.router.add_route("*", "/search", self.answer)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            try:
+                return await play(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+            finally:
+                await runner.cleanup()
+
+        return asyncio.run(served())
+
+
+@pytest.fixture
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERPER_API_KEY", "secret")
+    monkeypatch.setenv("TAVILY_API_KEY", "secret")
+
+
+@pytest.mark.usefixtures("_keys")
+@pytest.mark.parametrize(
+    ("service", "request_of"),
+    [
+        ("searxng", ("GET", {"q": "capital of Norway", "format": "json"})),
+        ("serper", ("POST", {"q": "capital of Norway", "num": 1})),
+        ("tavily", ("POST", {"query": "capital of Norway", "max_results": 1})),
+    ],
+)
+def test_a_service_of_the_web_is_asked_once_in_its_own_words(service: Any, request_of: Any, tmp_path: Path) -> None:
+    server, cache = Web(), str(tmp_path / "web" / "cache.sqlite")
+
+    async def play(url: str) -> list[Any]:
+        tool, again = (WebSearchTool(service, url, top_k=1, cache=cache, budget=1) for _ in range(2))
+        both = await asyncio.gather(*(tool.call(f" capital  of {one}", ToolContext()) for one in ("Norway", "Norway")))
+        return [*both, await again.call("capital of Norway", ToolContext()), again.cache.requests]
+
+    *found, requests = server.use(play)
+    assert [one.text for one in found] == ['Doc 1(Title: "Oslo") A city of Norway.'] * 3
+    assert {one.document_ids for one in found} == {("https://oslo.test/",)}
+    assert ([one[:2] for one in server.asked], requests) == ([request_of], 1)
+    key = {"searxng": "", "serper": "secret", "tavily": "Bearer secret"}[service]
+    assert server.asked[0][2].get("X-API-KEY", server.asked[0][2].get("Authorization", "")) == key
+
+
+@pytest.mark.usefixtures("_keys")
+def test_what_goes_wrong_with_a_web_search_is_nobody_elses_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, refused = (429, "slow down"), (403, "Forbidden")
+    credit, odd, html = (400, '{"message": "Not enough credits"}'), (200, '{"organic": [{}]}'), (200, "<html>")
+    server = Web(busy, refused, credit, odd, html, (200, '{"searchParameters": {}}'))
+
+    async def play(url: str) -> list[Any]:
+        tool = WebSearchTool("serper", url, cache=str(tmp_path / "cache"), budget=7)
+        calls = [tool.call(f"query {number}", ToolContext()) for number in range(6)]
+        found = [(await asyncio.gather(one, return_exceptions=True))[0] for one in calls]
+        found += await asyncio.gather(tool.call("x" * 401, ToolContext()), return_exceptions=True)
+        await tool.call("the last", ToolContext())
+        for query in ("query 5", "the last"):  # what is known costs nothing
+            await call_tool(tool, query, ToolCallPolicy())
+        for _ in range(2):
+            with pytest.raises(BudgetError, match=r"at most 7 requests.*`budget`.*resume"):
+                await call_tool(tool, "one more", ToolCallPolicy())
+        return found
+
+    kinds = [ToolFailure, ConfigurationError, BudgetError, ToolFailure, ToolFailure]
+    *failed, nothing, long = server.use(play)
+    assert [type(one) for one in failed] == kinds
+    assert nothing.text == "No passage was found."
+    assert isinstance(long, ToolInputError)
+    (tmp_path / "text").write_text("no database, and longer than the head of one" * 100)
+    for wrong in (lambda: WebSearchTool("searxng"), lambda: WebSearchTool("tavily", top_k=0)):
+        with pytest.raises(ConfigurationError):
+            wrong()
+    with pytest.raises(ConfigurationError, match="`cache` of the web search"):
+        asyncio.run(WebSearchTool("serper", "http://127.0.0.1:9", cache=str(tmp_path / "text")).run("x"))
+    with pytest.raises(ToolFailure, match="cannot be asked"):
+        asyncio.run(WebSearchTool("serper", "http://127.0.0.1:9").run("x"))
+    monkeypatch.delenv("TAVILY_API_KEY")
+    with pytest.raises(ConfigurationError, match=r"\$TAVILY_API_KEY"):
+        asyncio.run(WebSearchTool("tavily").run("x"))
 
 
 @pytest.mark.slow
@@ -114,16 +236,50 @@ def leave() -> str:
     """Ends the server."""
     os._exit(1)
 
-server.run(*sys.argv[1:2], **({"port": int(sys.argv[2])} if sys.argv[2:] else {}))
+if sys.argv[1:]:
+    server.run("streamable-http", port=int(sys.argv[1]))
+server.run("stdio")
 '''
 
 
+class MCPOverHTTP:
+    """The server in a process of its own, at an address."""
+
+    def __init__(self, script: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.script, self.url = script, f"http://127.0.0.1:{self.port}/mcp"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, also once more after its end; returns when it listens."""
+        self.stop()
+        self.process = subprocess.Popen([sys.executable, str(self.script), str(self.port)], stderr=subprocess.DEVNULL)
+        while self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            time.sleep(0.05)
+        raise AssertionError("the server ended")
+
+    def stop(self) -> None:
+        """End it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
 @pytest.mark.slow
-def test_tools_of_an_mcp_server_are_listed_called_and_found_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+def test_tools_of_an_mcp_server_are_listed_called_and_found_again(tmp_path: Path, transport: str) -> None:
     pytest.importorskip("mcp")
     script = tmp_path / "server.py"
     script.write_text(SERVER)
-    server = MCPTools(command=[sys.executable, str(script)])
+    remote = MCPOverHTTP(script)
+    if transport == "http":
+        remote.start()
+    address: dict[str, Any] = {"url": remote.url} if remote.process else {"command": ["python", str(script)]}
+    server = MCPTools(**address)
     tools = {tool.name: tool for tool in server.expand()}
     assert set(tools) == {"add", "break_off"}
     assert tools["add"].schema["function"]["description"] == "Adds numbers."
@@ -134,16 +290,21 @@ def test_tools_of_an_mcp_server_are_listed_called_and_found_again(tmp_path: Path
         said: list[Any] = await asyncio.gather(*found, return_exceptions=True)
         policy = ToolCallPolicy(max_retries=0, deadline_s=10)
         lost = await asyncio.gather(call_tool(tools["break_off"], {}, policy), return_exceptions=True)
+        if remote.process:
+            remote.start()
         return [*said, *lost, await call_tool(tools["add"], {"a": 1}, ToolCallPolicy(backoff_s=0))]
 
-    five, three, negative, no_number, lost, again = asyncio.run(use())
+    try:
+        five, three, negative, no_number, lost, again = asyncio.run(use())
+    finally:
+        remote.stop()
     assert (five.text, three.text, again.text) == ("5", "3", "2")
     assert isinstance(negative, ToolInputError)
     assert "no negative numbers" in str(negative)
     assert isinstance(no_number, ToolInputError)
     assert isinstance(lost, ToolFailure)
     with pytest.raises(ConfigurationError, match=r"'sub'.*Break-Off.*`only`"):
-        MCPTools(command=[sys.executable, str(script)], only=["sub"]).expand()
+        MCPTools(command=["python", str(script)], only=["sub"]).expand()
     with pytest.raises(ConfigurationError, match="no list of them"):
         MCPTools(url="http://127.0.0.1:9/mcp", deadline_s=5).expand()
     with pytest.raises(ConfigurationError, match="`url` or a `command`"):

@@ -1,5 +1,6 @@
 """LLDS in verl's own registry of policy losses, and the watch among its loggers."""
 
+import json
 import logging
 import os
 import subprocess
@@ -78,3 +79,21 @@ def test_verl_finds_both_by_its_environment_variable_and_without_lightning() -> 
         [sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip().splitlines()[-1:] == ["True True False"], done.stderr[-2000:]
+
+
+def test_verls_own_actor_trains_with_it() -> None:
+    """Its FSDP engine, four micro-batches an update: lambda 0 is its own training to the bit, 0.2 adds our penalty."""
+    script = Path(__file__).with_name("actor_of_verl.py")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    own, zero, with_llds = said["own"], said["zero"], said["with"]
+    assert (zero["loss"], zero["grad_norm"]) == (own["loss"], own["grad_norm"])
+    assert with_llds["loss"][0] == own["loss"][0]  # the policy is still the old one
+    assert with_llds["penalty"][1] > 0
+    assert with_llds["loss"][1] - own["loss"][1] == pytest.approx(0.2 * with_llds["penalty"][1], rel=1e-4)
+    assert with_llds["loss"][2] != own["loss"][2]
+    assert {"actor/llds_loss", "actor/llds_open_share", "actor/better_responses"} <= set(with_llds["logged"][0])

@@ -65,6 +65,8 @@ def test_decay_of_likelihood_alone_is_not_even_a_warning(healthy: Make) -> None:
     found = diagnose(enumerate(rows))
     assert found[-1].phase == "decay"
     assert {one.level for one in found} == {"none"}
+    summary = summarize(found)
+    assert [one.phase for one in summary.phases] == [summary.now.phase] == ["healthy"]  # in hindsight
 
 
 @pytest.mark.parametrize("signal", ["policy/ratio_p99", "train/grad_norm"])
@@ -295,3 +297,37 @@ def test_the_summary_names_the_cause_of_the_present_alarm_not_of_an_older_one(he
     assert len(found.alarms) == 2
     assert found.alarms[0][1] < 90 < found.alarms[1][0]
     assert "reward" in found.now.evidence[0]
+
+
+def in_steps(rows: list[Row], steps: int) -> list[tuple[int, Row]]:
+    """Each iteration as so many rows, the reward in the first, as TRL logs several optimizer steps per generation."""
+    return [
+        (at * steps + step, {name: value for name, value in row.items() if step == 0 or not name.startswith("reward/")})
+        for at, row in enumerate(rows)
+        for step in range(steps)
+    ]
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_several_rows_of_an_iteration_are_judged_as_one(spiral: Make, healthy: Make, steps: int) -> None:
+    assert {one.level for one in diagnose(in_steps(healthy(200), steps))} == {"none"}
+    whole, split = diagnose(enumerate(spiral())), diagnose(in_steps(spiral(), steps))
+    first, first_of_split = (next(one for one in said if one.level == "alarm") for said in (whole, split))
+    assert abs(first_of_split.iteration - first.iteration * steps) <= 2 * steps
+    assert (first_of_split.cause, split[-1].phase) == (first.cause, whole[-1].phase)
+    assert [one.iteration for one in split] == list(range(80 * steps))
+
+
+def test_steps_that_are_not_finite_do_not_wait_for_the_next_reward(healthy: Make) -> None:
+    rows = in_steps(healthy(40), 8)
+    for _, row in rows[201:]:
+        row["train/grad_norm"] = math.nan
+    assert next(one.iteration for one in diagnose(rows) if one.level == "alarm") == 203
+
+
+def test_a_row_that_lost_its_reward_is_an_iteration_where_each_has_one(healthy: Make) -> None:
+    rows = healthy(40)
+    for row in rows[30:]:
+        del row["reward/mean"]
+        row["rollout/failed"] = 1.0
+    assert diagnose(enumerate(rows))[35].cause == "retriever_outage"

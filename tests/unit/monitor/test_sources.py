@@ -431,3 +431,17 @@ def test_folders_without_or_with_several_candidates_are_refused(tmp_path: Path) 
         (tmp_path / name).write_text("step:1 - reward:1\n")
     with pytest.raises(DataError, match=r"2 files that may be metrics \(a\.log, b\.log, \.\.\.\): name one"):
         read_metrics(tmp_path)
+
+
+def test_a_step_that_stands_still_numbers_nothing(tmp_path: Path) -> None:
+    """As W&B's history of a training whose trainer never counted: `train/global_step` is 0 in every row."""
+    (tmp_path / "metrics.csv").write_text("train/global_step,_step,reward\n0,4,0.1\n0,5,0.2\n0,6,0.3\n")
+    assert [at for at, _ in read_metrics(tmp_path).rows] == [4, 5, 6]
+
+
+def test_what_a_resumed_training_printed_twice_counts_once(tmp_path: Path) -> None:
+    epochs, printed = [0.1, 0.2, 0.3, 0.4, 0.3, 0.4, 0.5], tmp_path / "out.log"
+    printed.write_text(
+        "\n".join(str({"loss": 0.0, "reward": float(at), "epoch": one}) for at, one in enumerate(epochs))
+    )
+    assert [row["reward/mean"] for _, row in read_metrics(printed).rows] == [0, 1, 4, 5, 6]

@@ -24,6 +24,13 @@ def test_three_rows_are_too_short_to_say() -> None:
     assert found.words == "too short to say: 3 rows with a reward, it takes 12"
 
 
+def test_a_log_of_every_fifth_iteration_is_told_in_iterations() -> None:
+    table = [(5 * at, row) for at, row in enumerate(rewards(100, 0.2))]
+    assert "within 7 rows (35 iterations)" in give_verdict(table, diagnose(table)).words
+    few = table[:8]
+    assert "8 rows with a reward (40 iterations)" in give_verdict(few, diagnose(few)).words
+
+
 def test_a_log_without_a_reward_is_not_healthy() -> None:
     found = judged([{"train/loss": 0.5}] * 300)
     assert (found.kind, found.judged_from) == ("no_reward", ())
@@ -96,6 +103,16 @@ def test_a_verdict_is_the_same_for_every_nth_row(stride: int) -> None:
     assert "alarm" not in {one.level for one in diagnose(spaced(falls=False, stride=stride))}
     first = next(one.iteration for one in diagnose(spaced(falls=True, stride=stride)) if one.level == "alarm")
     assert 350 < first < 350 + 12 * stride + 40
+
+
+@pytest.mark.parametrize(
+    ("run", "kinds"),
+    [("A_lam0_s0", ("alarm", "alarm", "too_short")), ("e4_lr5e4_n2_l0", ("quiet", "no_trend", "too_short"))],
+)
+def test_fewer_rows_of_a_training_say_the_same_or_that_they_are_too_few(run: str, kinds: tuple[str, ...]) -> None:
+    for stride, kind in zip((1, 5, 10), kinds, strict=True):
+        rows = read_metrics(RECORDINGS / f"{run}.csv.gz").rows[::stride]
+        assert give_verdict(rows, diagnose(rows)).kind == kind, stride
 
 
 @pytest.mark.parametrize("gone", ["policy/entropy", "train/grad_norm", "rollout/answered", "policy/ratio_p99"])

@@ -37,7 +37,18 @@ from llds.types import Prompt, SamplingParams
 from tests.scripted_sampler import ScriptedSampler
 
 RECORDING = Path(__file__).parents[2] / "recordings" / "chat_templates.json.xz"
-FAMILIES = ("qwen2_5", "qwen3", "llama3_1", "llama3_2", "gptoss", "mistral_v3", "mistral_v11")
+FAMILIES = (
+    "qwen2_5",
+    "qwen3",
+    "llama3_1",
+    "llama3_2",
+    "gptoss",
+    "mistral_v3",
+    "mistral_v11",
+    "qwen3_5",
+    "nemotron_3_nano",
+    "glm4_5",
+)
 NAMES = ["search", "population"]
 
 CALLS = {
@@ -50,6 +61,12 @@ CALLS = {
     '<|constrain|>json<|message|>{"query": "x"}<|call|>',
     "mistral_v3": '[TOOL_CALLS] [{"name": "search", "arguments": {"query": "x"}, "id": "abcdefgh1"}]</s>',
     "mistral_v11": '[TOOL_CALLS]search[CALL_ID]abcdefgh1[ARGS]{"query": "x"}</s>',
+    "qwen3_5": "hm\n</think>\n\n<tool_call>\n<function=search>\n<parameter=query>\nx\n</parameter>\n</function>\n"
+    "</tool_call><|im_end|>",
+    "nemotron_3_nano": "hm\n</think>\n<tool_call>\n<function=search>\n<parameter=query>\nx\n</parameter>\n</function>\n"
+    "</tool_call>\n<|im_end|>",
+    "glm4_5": "\n<think>hm</think>\n<tool_call>search\n<arg_key>query</arg_key>\n<arg_value>x</arg_value>\n"
+    "</tool_call><|observation|>",
 }
 """A call as each model writes it, by the makers' documentation."""
 RESULTS = {
@@ -62,6 +79,11 @@ RESULTS = {
     "gptoss": '<|start|>functions.search to=assistant<|channel|>commentary<|message|>"Oslo"<|end|><|start|>assistant',
     "mistral_v3": '[TOOL_RESULTS] {"content": "Oslo", "call_id": "abcdefgh1"}[/TOOL_RESULTS]',
     "mistral_v11": "[TOOL_RESULTS]abcdefgh1[TOOL_CONTENT]Oslo[/TOOL_RESULTS]",
+    "qwen3_5": "\n<|im_start|>user\n<tool_response>\nOslo\n</tool_response><|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n",
+    "nemotron_3_nano": "\n<|im_start|>user\n<tool_response>\nOslo\n</tool_response>\n<|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n",
+    "glm4_5": "\n<tool_response>\nOslo\n</tool_response><|assistant|>",
 }
 """What follows such a call, up to where the model goes on."""
 ANSWERS = {
@@ -72,7 +94,18 @@ ANSWERS = {
     "gptoss": "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Oslo<|return|>",
     "mistral_v3": "Oslo</s>",
     "mistral_v11": "Oslo</s>",
+    "qwen3_5": "Is it Bergen?\n</think>\n\nOslo<|im_end|>",
+    "nemotron_3_nano": "Is it Bergen?\n</think>\nOslo<|im_end|>",
+    "glm4_5": "\n<think>Is it Bergen?</think>\nOslo<|user|>",
 }
+
+
+SMOLLM3 = (
+    "{% if xml_tools %}<|im_start|>system\n{% for tool in xml_tools %}{{ tool | string }}{% endfor %}<|im_end|>\n"
+    "{% endif %}{% for m in messages %}<|im_start|>{{ 'user' if m.role == 'tool' else m.role }}\n{{ m.content }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""What SmolLM3's template does with tools: it takes them as ``xml_tools``, and writes no call."""
 
 
 def search(query: str, context: ToolContext) -> str:
@@ -124,8 +157,9 @@ def of_family(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], PreTrainedT
 Attached = Callable[..., ChatToolProtocol]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def attached(of_family: Callable[[str], PreTrainedTokenizerFast]) -> Attached:
+    @cache
     def attach(family: str, **settings: Any) -> ChatToolProtocol:
         protocol = ChatToolProtocol(**settings)
         protocol.attach(of_family(family), tools())
@@ -152,7 +186,7 @@ def test_call_result_and_answer_of_a_family_are_read_and_written_as_its_makers_s
     assert [part.text.strip() for part in protocol.shown(answer, ANSWERS[family])][-1] == "Oslo"
 
 
-@pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "mistral_v3", "mistral_v11"])
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "mistral_v3", "mistral_v11", "qwen3_5", "nemotron_3_nano"])
 def test_several_calls_of_an_action_get_a_result_each(
     family: str, attached: Attached, of_family: Callable[[str], PreTrainedTokenizerFast]
 ) -> None:
@@ -213,6 +247,60 @@ def test_what_is_wrong_with_a_call_is_said_in_a_tools_message(said: str, reason:
     assert "<tool_response>\nError: " in told
 
 
+@pytest.mark.parametrize(
+    ("said", "arguments"),
+    [
+        (
+            "<parameter=city>\n a\n\n5 \n</parameter>\n<parameter=year>\n2020\n</parameter>",
+            {"city": " a\n\n5 ", "year": 2020},
+        ),
+        ("<parameter=city>5</parameter><parameter=year>soon</parameter>", {"city": "5", "year": "soon"}),
+        ("<parameter=city>\n\n</parameter>", {"city": ""}),
+        ('<parameter=other>[1, {"x": null}]</parameter>', {"other": [1, {"x": None}]}),
+        ("<parameter=other>[1, {'x': None}, True]</parameter>", {"other": [1, {"x": None}, True]}),  # as Qwen3-Coder
+        ("<parameter=other>{1}</parameter>", {"other": "{1}"}),
+        ("<parameter=other>" + "-" * 9000 + "1</parameter>", {"other": "-" * 9000 + "1"}),
+        ("", {}),
+    ],
+)
+def test_arguments_in_elements_are_text_or_json_as_the_tools_schema_says(
+    said: str, arguments: dict[str, Any], attached: Attached
+) -> None:
+    text = f"</think><tool_call><function=population>{said}</function>\n\n</tool_call><|im_end|>"
+    assert [call.arguments for call in attached("qwen3_5").parse(text, NAMES).calls] == [arguments]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "<function=search>\n<parameter=query>\nx\n</parameter>\n</function>\n</tool_call>",
+            "A call begins with <tool_call>",
+        ),
+        ("<tool_call>\nsearch\n</tool_call>", "A call begins with <tool_call> <function=NAME>"),
+        (
+            "<tool_call><function=search><parameter=query>x</function></tool_call>",
+            "'query' is not closed by </parameter>",
+        ),
+        ("<tool_call><function=search><parameter=query>x</parameter>", "not closed by </function> </tool_call>"),
+        (
+            "<tool_call><function=search>" + "<parameter=query>x</parameter>" * 2 + "</function></tool_call>",
+            "given twice",
+        ),
+        ("<tool_call><function=search><parameter=query>\ud800</parameter></function></tool_call>", "is no text"),
+        ('<tool_call><function=search><parameter=x>["\\ud800"]</parameter></function></tool_call>', "is no text"),
+        (
+            f"<tool_call><function=search><parameter=x>{'[' * 99}{']' * 99}</parameter></function></tool_call>",
+            "more than 32",
+        ),
+        ("<tool_call><function=sing></function></tool_call>", "no tool 'sing'"),
+    ],
+)
+def test_what_is_wrong_with_elements_is_said(said: str, reason: str, attached: Attached) -> None:
+    action = attached("qwen3_5").parse(f"</think>{said}<|im_end|>", NAMES)
+    assert (action.kind, reason in action.reason) == ("invalid", True), action
+
+
 def test_arguments_that_are_text_with_json_in_it_are_read(attached: Attached) -> None:
     said = '<tool_call>{"name": "search", "arguments": "{\\"query\\": \\"x\\"}"}</tool_call><|im_end|>'
     assert attached("qwen2_5").parse(said, NAMES).calls[0].arguments == {"query": "x"}
@@ -229,14 +317,24 @@ def test_an_answer_may_have_to_have_a_form(attached: Attached) -> None:
 def test_reasoning_without_an_end_is_no_answer(attached: Attached) -> None:
     assert attached("qwen3").parse("<think>\nOslo<|im_end|>", NAMES).kind == "invalid"
     assert attached("gptoss").parse("<|channel|>analysis<|message|>Oslo<|return|>", NAMES).kind == "invalid"
+    said = CALLS["qwen3_5"].replace("</think>", "")  # its prompt begins the reasoning
+    assert attached("qwen3_5").parse(said, NAMES).reason == "The reasoning has no end, and nothing follows it."
+    assert attached("qwen3_5").parse("Oslo<|im_end|>", NAMES).kind == "invalid"
 
 
 def test_a_template_without_calls_that_can_be_read_is_refused(
     attached: Attached, of_family: Callable[[str], PreTrainedTokenizerFast], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r"tool call as JSON.*<function="):
-        attached("qwen3_5")
+    for family, written in (("gemma4", "call:qznameq"), ("lfm2_5", r"\[qznameq\(qzkeyq")):
+        with pytest.raises(ConfigurationError, match=f"as JSON, or its arguments as elements.*{written}"):
+            attached(family)
+    with pytest.raises(ConfigurationError, match=r"name and arguments.*leaves them out.*TagProtocol"):
+        attached("qwen2_5_vl")
     plain = copy.deepcopy(of_family("qwen2_5"))
+    plain.chat_template = SMOLLM3
+    for arguments in ({}, {"xml_tools": [tool.schema for tool in tools()]}):
+        with pytest.raises(ConfigurationError, match="leaves them out"):
+            ChatToolProtocol(arguments).attach(plain, tools())
     plain.chat_template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
     with pytest.raises(ConfigurationError, match="name and arguments"):
         ChatToolProtocol().attach(plain, tools())

@@ -1,14 +1,16 @@
 """The campaign finds what is broken, counts it, and the page shows what was counted."""
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llds.modules.policy.tokenizer import load_tokenizer
-from llds.rollout import ObservationEncoder, TagProtocol
-from llds.types import ToolResult
+from llds.rollout import ChatToolProtocol, TagProtocol
+from llds.types import Action, ToolResult
 from tools.campaign import extensions, files, protocols
+from tools.campaign.chat_protocols import FuzzedChat
 from tools.campaign.kills import CASES, PHASES, make_plans
 from tools.campaign.table import Outcome, Table
 
@@ -40,13 +42,42 @@ class Leaky(TagProtocol):
 
 def test_the_fuzz_finds_a_protocol_that_lets_tags_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocols, "BLOCK", 200)
-    encoder = ObservationEncoder(load_tokenizer(extensions.POLICY), TagProtocol(), protocols.TOOLS)
     [tags, *_] = protocols.PROTOCOLS
     leaky = protocols.Fuzzed("leaky", lambda: Leaky(say_why=True), tags.words)
-    assert protocols._observations(leaky, encoder, random.Random(0)).lost > 20
-    assert protocols._observations(tags, encoder, random.Random(0)).lost == 0
+    assert protocols._observations(leaky, random.Random(0)).lost > 20
+    assert protocols._observations(tags, random.Random(0)).lost == 0
     assert protocols._actions(leaky, random.Random(0)).lost > 0
     assert protocols._actions(tags, random.Random(0)).lost == 0
+
+
+class LeakyChat(ChatToolProtocol):
+    """Lets marks through, and changes an argument."""
+
+    def neutralize(self, text: str, tool_names: object) -> str:
+        """Do nothing."""
+        return text
+
+    def parse(self, text: str, tool_names: Sequence[str]) -> Action:
+        """Change an argument, but not in the self-test, which would see it."""
+        action = super().parse(text, tool_names)
+        calls = tuple(
+            replace(call, arguments={**call.arguments, "top": 99} if "top" in call.arguments else call.arguments)
+            for call in action.calls
+        )
+        return replace(action, calls=calls)
+
+
+def test_the_fuzz_finds_a_chat_protocol_that_lets_marks_through_or_changes_an_argument(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocols, "BLOCK", 200)
+    draw, chat = random.Random(0), FuzzedChat("qwen3_5", ("<", "x", "\n"))
+    assert [protocols._observations(chat, draw).lost, protocols._actions(chat, draw).lost] == [0, 0]
+    leaky = FuzzedChat("qwen3_5", ("<", "x", "\n"))
+    leaky.protocol = LeakyChat()  # type: ignore[misc]
+    leaky.protocol.attach(chat.tokenizer, chat.tools)
+    assert protocols._observations(leaky, draw).lost > 20
+    assert "reads back" in leaky._wrong_call("y", draw)
 
 
 def test_a_tool_whose_fault_is_answered_and_a_reward_that_counts_are_lost() -> None:

@@ -2,8 +2,9 @@
 
 import ast
 import re
+from collections.abc import Sequence
 
-from llds.monitor.sources.vocabulary import Record
+from llds.monitor.sources.vocabulary import Record, as_number
 
 _STEP = re.compile(r"(?:^|\s)step:(\d+) - ")
 _VALUE = re.compile(r"([\w@./%+-]+):(?:np\.\w+\()?(-?(?:\d[\d.]*(?:[eE][+-]?\d+)?|inf|nan))")
@@ -31,7 +32,19 @@ def _lines_of_verl(text: str) -> list[Record]:
 def _dictionaries_of_trl(text: str) -> list[Record]:
     """Values may be numbers, numbers in strings, or a bare nan; the step is not printed, so the order counts."""
     found = [_literal(match[0]) for match in _DICTIONARY.finditer(text)]
-    return [one for one in found if ("loss" in one or "reward" in one) and _SUMMARY not in one]
+    return _last_of_each([one for one in found if ("loss" in one or "reward" in one) and _SUMMARY not in one])
+
+
+def _last_of_each(found: Sequence[Record]) -> list[Record]:
+    """Without what a training printed that was resumed at an earlier point: there its epochs go back."""
+    kept: list[tuple[float, Record]] = []
+    for one in found:
+        epoch = as_number(one.get("epoch"))
+        epoch = kept[-1][0] if kept and epoch is None else epoch or 0.0
+        if kept and epoch < kept[-1][0]:
+            kept = [other for other in kept if other[0] < epoch]
+        kept.append((epoch, one))
+    return [one for _, one in kept]
 
 
 def _literal(text: str) -> Record:

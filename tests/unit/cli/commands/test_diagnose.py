@@ -14,6 +14,7 @@ from llds.monitor import LEVELS
 from llds.monitor.causes import NAMES
 
 ROOT = Path(__file__).parents[4]
+RECORDINGS = ROOT / "tests" / "recordings"
 EXAMPLES = re.findall(r"```\n\$ llds diagnose (\S+)\n(.*?)```", (ROOT / "docs" / "diagnose.md").read_text(), re.DOTALL)
 
 
@@ -85,7 +86,12 @@ def test_several_logs_are_a_table_with_the_worst_first(
 
 def test_json_fits_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    exit_status("--json", str(write_run(tmp_path, falls=True)), str(ROOT / "tests/recordings/A_lam0_s0.csv.gz"))
+    logs = [
+        write_run(tmp_path / "long", True),
+        write_run(tmp_path / "short", False, 9),
+        RECORDINGS / "A_lam0_s0.csv.gz",
+    ]
+    exit_status("--json", *map(str, logs))
     schema = json.loads((ROOT / "docs" / "diagnose.schema.json").read_text())
     jsonschema.validate(json.loads(capsys.readouterr().out), schema)
     assert set(schema["items"]["properties"]["diagnosis"]["properties"]["cause"]["enum"]) == {*NAMES, None}
@@ -138,6 +144,9 @@ def test_what_cannot_be_judged_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "metrics.csv").write_text("step,reward/mean\n1,0.5\n2,0.6\n3,0.7\n")
     assert exit_status(str(tmp_path)) == 3
     assert "too short to say: 3 rows" in capsys.readouterr().out
+    assert exit_status("--json", str(tmp_path)) == 3
+    [found] = json.loads(capsys.readouterr().out)
+    assert (found["verdict"]["kind"], found["diagnosis"]["phase"], found["phases"]) == ("too_short", None, [])
 
 
 @pytest.mark.parametrize(
