@@ -13,6 +13,7 @@ weight, in forward and backward).
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -209,9 +210,10 @@ class HeadTokens:
         logits = self.states[tokens] @ self._rows(entries).t()
         return logits / self.temperature - self.normalizer[tokens]
 
-    def slices(self, vocab_chunk: int) -> tuple[Tensor, ...]:
+    def slices(self, vocab_chunk: int) -> list[Tensor]:
         """The vocabulary in parts."""
-        return torch.arange(self.weight.shape[0], device=self.states.device).split(vocab_chunk)
+        ends = [*range(0, self.weight.shape[0], vocab_chunk), self.weight.shape[0]]
+        return [torch.arange(start, end, device=self.states.device) for start, end in pairwise(ends)]
 
     def _rows(self, entries: Tensor) -> Tensor:
         rows = self.weight[entries].to(self.states.dtype)

@@ -14,6 +14,7 @@ from llds.losses.surrogates.token_loss import (
     Tokens,
     check_clip,
     clipped_surrogate,
+    log_ratio,
     ratio_metrics,
     refuse_penalties,
 )
@@ -123,8 +124,7 @@ def gspo_loss(
     check_shapes(action_index, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     mask = action_mask(action_index)
     has_action = mask.any(1)
-    log_ratio = masked(log_probs, mask) - masked(old_log_probs.detach(), mask)  # [B, T]
-    mean_log_ratio = log_ratio.sum(1) / mask.sum(1).clamp(min=1)  # [B]
+    mean_log_ratio = log_ratio(log_probs, old_log_probs, mask).sum(1) / mask.sum(1).clamp(min=1)  # [B]
     advantage = torch.where(has_action, advantages.detach(), 0)
     surrogate, is_clipped = clipped_surrogate(mean_log_ratio, advantage, clip_low, clip_high, None)
     if weights is not None:

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llds.monitor.detector import diagnose
-from tools.experiments.cures.runs import recorded, table_runs
-from tools.experiments.cures.tables import names_of
+from tools.experiments.cures.runs import recorded
+from tools.experiments.cures.tables import names_of, shared_runs
 from tools.experiments.inference import standard_error
 from tools.experiments.records_table import FIXED, REWARD, Run, read_runs, smooth
 from tools.experiments.tables import ANCHORS, paired_rows, probe_changes
@@ -177,11 +177,12 @@ def cures() -> Figure | None:
     """Each cure's last reward against the share of its runs that collapsed, over all rates and seeds."""
     runs = recorded()
     names = names_of(runs)
-    if len(names) < 3:
+    shared = shared_runs(names, runs)
+    if len(names) < 3 or not shared:
         return None
     figure, axes = plt.subplots(figsize=(6.5, 4), constrained_layout=True)
     for name in names:
-        found = table_runs(name, runs)
+        found = [by_name[name] for by_name in shared.values()]
         share, last = mean(run.collapsed for run in found), [run.last for run in found]
         color = "#b2182b" if name == "grpo" else "#1b9e77" if "llds" in name else "#444444"
         axes.errorbar(share, mean(last), yerr=standard_error(last), fmt="o", color=color, markersize=3, linewidth=0.7)

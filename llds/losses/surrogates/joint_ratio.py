@@ -19,6 +19,7 @@ from llds.losses.surrogates.token_loss import (
     Tokens,
     check_clip,
     clipped_surrogate,
+    log_ratio,
     ratio_metrics,
     refuse_penalties,
 )
@@ -62,8 +63,8 @@ class TurnRatioLoss(TokenLoss):
         """GRPO's, with the ratio of the action."""
         lengths = sum_by_action(action_mask(tokens.index).to(tokens.log_probs.dtype), tokens.index)
         means = sum_by_action(tokens.log_ratio, tokens.index) / lengths.clamp(min=1)  # [B, K]
-        log_ratio = masked(means.gather(1, tokens.index.clamp(min=0)), action_mask(tokens.index))
-        return clipped_surrogate(log_ratio, tokens.advantages, self.clip_low, self.clip_high, None)
+        shared = masked(means.gather(1, tokens.index.clamp(min=0)), action_mask(tokens.index))
+        return clipped_surrogate(shared, tokens.advantages, self.clip_low, self.clip_high, None)
 
 
 class GMPOLoss(Loss):
@@ -99,19 +100,19 @@ class GMPOLoss(Loss):
         index = inputs.policy_index
         check_shapes(index, log_probs=inputs.log_probs, advantages=inputs.advantages)
         mask = action_mask(index)
-        log_ratio = masked(inputs.log_probs, mask) - masked(inputs.old_log_probs.detach(), mask)  # [B, T]
+        moved = log_ratio(inputs.log_probs, inputs.old_log_probs, mask)
         advantage = torch.where(mask.any(1), inputs.advantages.detach(), 0)
         sign = advantage.sign().unsqueeze(1)
-        bounded = log_ratio.clamp(-self.clip_low, self.clip_high)
-        kept = sign * torch.minimum(sign * log_ratio, sign * bounded)
+        bounded = moved.clamp(-self.clip_low, self.clip_high)
+        kept = sign * torch.minimum(sign * moved, sign * bounded)
         length = mask.sum(1).clamp(min=1)
         surrogate = (kept.sum(1) / length).exp() * advantage
         if inputs.loss_weights is not None:
             surrogate = surrogate * masked(inputs.loss_weights.detach(), mask).sum(1) / length
         if denominator is None:
             denominator = self.denominator(inputs)
-        is_cut = kept.detach() != log_ratio.detach()
-        metrics = ratio_metrics(log_ratio, is_cut & (sign != 0), mask, advantage.unsqueeze(1))
+        is_cut = kept.detach() != moved.detach()
+        metrics = ratio_metrics(moved, is_cut & (sign != 0), mask, advantage.unsqueeze(1))
         return LossOutput(-divide(surrogate.sum(), denominator), metrics)
 
     def denominator(self, batch: LossBatch) -> Tensor:

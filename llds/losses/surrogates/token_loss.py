@@ -26,6 +26,9 @@ from llds.losses.masking import (
     per_token,
 )
 
+_LARGEST = 20.0
+"""Log-ratio beyond which ratios count as its exponential, as in verl: far above every bound here."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -141,6 +144,16 @@ def refuse_penalties(inputs: LossInputs, loss: Loss) -> None:
         raise ConfigurationError(
             f"Expected a loss with a term per token for KLCov or LpReg, got {type(loss).__name__}. Use GRPOLoss."
         )
+
+
+def log_ratio(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
+    """Log of the likelihood ratio of the policy to the old policy, 0 off the mask, ``[B, T]``; with gradient."""
+    return masked(log_probs, mask) - masked(old_log_probs.detach(), mask)
+
+
+def finite_ratio(log_ratio: Tensor) -> Tensor:
+    """The likelihood ratio, for losses that do not clip before the exponential; no gradient beyond `_LARGEST`."""
+    return log_ratio.clamp(max=_LARGEST).exp()
 
 
 def clipped_surrogate(

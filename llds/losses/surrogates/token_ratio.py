@@ -11,13 +11,10 @@ from torch import Tensor
 
 from llds.errors import ConfigurationError
 from llds.losses.masking import PolicyAggregation, check_choice, check_positive
-from llds.losses.surrogates.token_loss import TokenLoss, Tokens
+from llds.losses.surrogates.token_loss import TokenLoss, Tokens, finite_ratio
 
 Divergence = Literal["tv", "kl"]
 """Of a token's probability as a coin: ``tv`` the difference, ``kl`` the Kullback-Leibler divergence."""
-
-_LARGEST = 20.0
-"""Log-ratio beyond which ratios count as its exponential, as in verl: far above every bound here."""
 
 
 class CISPOLoss(TokenLoss):
@@ -53,7 +50,7 @@ class CISPOLoss(TokenLoss):
 
     def surrogate(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """A weighted log-likelihood."""
-        ratio = tokens.log_ratio.detach().clamp(max=_LARGEST).exp()
+        ratio = finite_ratio(tokens.log_ratio.detach())
         bounded = ratio.clamp(1 - self.clip_low, self.max_ratio)
         return bounded * tokens.advantages * tokens.log_probs, bounded != ratio
 
@@ -91,7 +88,7 @@ class SAPOLoss(TokenLoss):
 
     def surrogate(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """A gated ratio; nothing is cut."""
-        ratio = tokens.log_ratio.clamp(-_LARGEST, _LARGEST).exp()
+        ratio = finite_ratio(tokens.log_ratio)
         positive, negative = (torch.full_like(ratio, tau) for tau in (self.tau_positive, self.tau_negative))
         tau = torch.where(tokens.advantages > 0, positive, negative)
         gate = torch.sigmoid(tau * (ratio - 1)) * 4 / tau
@@ -186,7 +183,7 @@ class DPPOLoss(TokenLoss):
         rises = (tokens.advantages > 0).expand_as(p)
         bound = torch.where(rises, torch.full_like(p, self.delta_high), torch.full_like(p, self.delta_low))
         is_cut = (distance > bound) & torch.where(rises, p > q, p < q)
-        ratio = (new - old).clamp(max=_LARGEST).exp().clamp(max=self.max_ratio)
+        ratio = finite_ratio(tokens.log_ratio.detach()).clamp(max=self.max_ratio)
         values = ratio * tokens.advantages * tokens.log_probs
         return torch.where(is_cut, torch.zeros_like(values), values), is_cut
 
@@ -227,7 +224,7 @@ class IPOLoss(TokenLoss):
         behavior = _behavior(tokens, self)
         log_ratio = tokens.log_probs - behavior
         is_cut = (tokens.log_probs.detach().exp() - behavior.exp()).abs() > self.delta
-        ratio = torch.where(is_cut, torch.zeros_like(log_ratio), log_ratio).clamp(max=_LARGEST).exp()
+        ratio = finite_ratio(torch.where(is_cut, torch.zeros_like(log_ratio), log_ratio))
         values = torch.where(is_cut, torch.zeros_like(ratio), ratio * tokens.advantages)
         return values - self.tau * log_ratio**2, is_cut
 

@@ -202,6 +202,6 @@ def test_the_tables_of_the_bench_compare_with_plain_grpo_at_the_same_seed(monkey
     assert len(rows) == 6
     assert rows[5].startswith("| llds_1 |  | 0 of 5 | 0.00 to 0.43 | 0.250 | +0.050 (3 up, 2 down) | 1 |")
     ranking = cure_tables.ranking_table()
-    assert "5 pairs of learning rate (0.001) and seed that all of these 2 cures have" in ranking
+    assert "5 pairs of rate (0.001) and seed that all of these 2 cures have" in ranking
     assert "| llds_1 | 0.250 | 1 to 2 | 0 of 5 |" in ranking
     assert cure_tables.rate_table(5e-4) == cure_tables.NOTHING

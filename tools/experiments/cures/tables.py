@@ -29,7 +29,7 @@ def rate_table(rate: float) -> str:
     """What became of each cure at one learning rate."""
     runs = recorded()
     names = names_of(runs, rate)
-    shared = _shared(names, runs, rate)
+    shared = shared_runs(names, runs, rate)
     found = {name: [shared[place][name] for place in sorted(shared)] for name in names}
     plain = {run.job.seed: run for run in found.get("grpo", [])}
     rows = [_row(name, of_cure, plain, runs) for name, of_cure in found.items() if of_cure]
@@ -45,7 +45,7 @@ def ranking_table() -> str:
     """Cures by their last reward over all rates and seeds, with what chance leaves of the order."""
     runs = recorded()
     names = names_of(runs)
-    shared = _shared(names, runs)
+    shared = shared_runs(names, runs)
     if len(names) < 2 or not shared:
         return NOTHING
     rewards = np.array([[shared[place][name].last for place in sorted(shared)] for name in names])  # [cure, run]
@@ -63,7 +63,7 @@ def ranking_table() -> str:
         for at in order
     ]
     rates = ", ".join(f"{rate:g}" for rate in sorted({rate for rate, _ in shared}))
-    note = f"Over the {len(shared)} pairs of learning rate ({rates}) and seed that all of these {len(names)} cures have.\n\n"
+    note = f"Over the {len(shared)} pairs of rate ({rates}) and seed that all of these {len(names)} cures have.\n\n"
     return note + markdown(["cure", f"reward, last {EDGE}", "rank, 95%", "collapsed"], rows)
 
 
@@ -116,10 +116,16 @@ def _span(seeds: Iterable[int]) -> str:
     return ", ".join(str(seed) for seed in sorted(seeds))
 
 
-def _shared(
+def shared_runs(
     names: Sequence[str], runs: Sequence[Run], rate: float | None = None
 ) -> dict[tuple[float, int], dict[str, Run]]:
-    """Runs by rate and seed, where every cure has one."""
+    """Runs by rate and seed, then by cure: of those places where every cure has one.
+
+    Args:
+        names: Of the cures.
+        runs: All that are recorded.
+        rate: None is all.
+    """
     places: dict[tuple[float, int], dict[str, Run]] = {}
     for name in names:
         for run in table_runs(name, runs, rate):

@@ -268,8 +268,8 @@ def test_what_an_opening_tool_says_is_context_and_never_trained_on(tmp_path: Pat
 
 
 def test_nothing_is_trained_on_tokens_that_were_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def changed(trajectories: Any, answer_spans: Any) -> PolicyBatch:
-        batch = collate(trajectories, answer_spans)
+    def changed(*arguments: Any) -> PolicyBatch:
+        batch = collate(*arguments)
         batch.input_ids[0, -1] = 5
         batch.input_ids[:, 0] += 1
         return batch
