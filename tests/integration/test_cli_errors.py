@@ -166,7 +166,9 @@ def test_one_step_per_iteration_with_a_lagged_anchor_trains_and_the_folder_is_sa
 
 
 @pytest.mark.slow
-def test_a_saved_configuration_repeats_the_run_in_another_folder(llds: Callable[..., str], tmp_path: Path) -> None:
+def test_a_saved_configuration_repeats_the_run_and_no_evaluation_imports_what_it_names(
+    llds: Callable[..., str], tmp_path: Path
+) -> None:
     assert llds("fit", "--data.seed", 5) == ""
     saved = tmp_path / "run" / "config.yaml"
     other = tmp_path / "other"
@@ -178,9 +180,11 @@ def test_a_saved_configuration_repeats_the_run_in_another_folder(llds: Callable[
     assert "--data.seed 5" in saved.read_text().splitlines()[0]
     weights = [(folder / "policy" / "model.safetensors").read_bytes() for folder in (tmp_path / "run", other)]
     assert weights[0] == weights[1]
-    first = saved.read_text()
+    (other / "trap.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w')\nclass Trap: pass\n")
+    saved.write_text(first := f"import_from: [{other}]\nmodel: {{class_path: trap.Trap}}\n")  # as a stranger's may be
     assert llds("test", "--ckpt_path", "last", "--trainer.limit_test_batches", 1, "--data.eval_batch_size", 4) == ""
     assert saved.read_text() == first
+    assert not (tmp_path / "it_ran").exists()
 
 
 @pytest.mark.slow
