@@ -171,7 +171,7 @@ def test_every_public_file_loads_by_its_path_alone(file: str, count: int, first:
         ('"answer": true', ("yes", "true")),
         ('"answers": [{"text": "x1", "answer_start": 0}]', ("x1",)),
         (r'"reward_model": {"ground_truth": "{\"target\": [\"x1\"]}"}', ("x1",)),
-        ('"golden_answers": "array([\'x\', \'y\'], dtype=object)"', None),
+        ("\"golden_answers\": \"array(['x', 'y'], dtype=object)\"", None),
         ('"answer": "{Awayland}"', ("{Awayland}",)),
     ],
 )
