@@ -3,6 +3,9 @@
 Collective: every rank must call, and gets the whole.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -43,7 +46,7 @@ class HeadReading:
             if not is_right.any() or is_right.all():
                 continue  # there is nothing to compare
             tokens = self._tokens(group, sum_over_ranks(self._hidden(group)))
-            with gathered(self._head_parameters):
+            with self._whole_head():
                 values = influence_on(tokens, is_right)
             found[rows, : group.input_ids.shape[1]] = scatter_to_tokens(values, group.action_index)
         return found
@@ -59,7 +62,7 @@ class HeadReading:
         found = torch.zeros(batch.input_ids.shape, dtype=self.policy.score_dtype, device=batch.input_ids.device)
         for rows, part in self._micro_batches(batch):
             hidden = self.policy.hidden_before_actions(part)
-            with gathered(self._head_parameters):
+            with self._whole_head():
                 values = proxy_log_probs(self._tokens(part, hidden), share)
             found[rows, : part.input_ids.shape[1]] = scatter_to_tokens(values, part.action_index)[: len(rows)]
         return sum_over_ranks(found)
@@ -80,9 +83,12 @@ class HeadReading:
     def _micro_batches(self, batch: PolicyBatch) -> list[tuple[Tensor, PolicyBatch]]:
         return list(batch.micro_batches(self.limits, rank(), world_size(), packed=self.policy.shares_prefixes))
 
-    @property
-    def _head_parameters(self) -> list[torch.nn.Parameter]:
-        return list(self.policy.base_model.get_output_embeddings().parameters())
+    @contextmanager
+    def _whole_head(self) -> Iterator[None]:
+        """The head's parameters on every rank, and products in their precision, without autocast."""
+        parameters = list(self.policy.base_model.get_output_embeddings().parameters())
+        with gathered(parameters), torch.autocast(parameters[0].device.type, enabled=False):
+            yield
 
     def _tokens(self, batch: PolicyBatch, hidden: Tensor) -> HeadTokens:
         head = self.policy.base_model.get_output_embeddings()

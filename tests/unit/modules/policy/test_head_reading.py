@@ -14,6 +14,7 @@ from llds.losses import GDPOAdvantages, GRPOLoss, IGPOAdvantages, LpReg, Negativ
 from llds.losses.advantages.influence import influence_on
 from llds.losses.log_probs import HeadTokens
 from llds.modules import Policy
+from llds.modules.policy import head_reading
 from llds.modules.policy.head_reading import HeadReading
 from llds.modules.policy.tokenizer import load_tokenizer
 from tests.runs import POLICY, answers, make_run, scripted, tiny_policy
@@ -50,6 +51,22 @@ def test_influence_and_proxy_are_those_of_full_logits_whatever_the_micro_batches
     assert (influence[:3][batch.action_mask[:3]] - expected).abs().max() <= 1e-12
     assert influence[:3].any()
     assert not influence[3:].any()
+
+
+@torch.no_grad()
+def test_the_shares_of_two_ranks_add_up(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = collate(random_trajectories(groups=2, members=3))
+    reading = HeadReading(policy, MicroBatchLimits(2), 1.0)
+    whole, hidden = reading.proxy(batch, SHARE), reading._hidden(batch)
+    monkeypatch.setattr(head_reading, "world_size", lambda: 2)
+    proxies, states = [], []
+    for number in range(2):
+        monkeypatch.setattr(head_reading, "rank", lambda number=number: number)
+        proxies.append(reading.proxy(batch, SHARE))  # of one process: nothing is added up
+        states.append(reading._hidden(batch))
+        assert states[-1].any()
+    assert torch.allclose(sum(proxies), whole, rtol=0, atol=1e-12)
+    assert torch.allclose(sum(states), hidden, rtol=0, atol=1e-12)
 
 
 def test_the_gold_answer_stands_after_each_history() -> None:
