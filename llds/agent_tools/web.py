@@ -193,7 +193,7 @@ class WebSearchTool(AgentTool):
             raise ToolFailure(f"{self.url} sent no results of {self.service}: {text[:120]!r}") from error
 
     def _passages(self, reply: Any) -> list[Passage]:
-        nothing = [] if self.service == "serper" and "searchParameters" in reply else None
+        nothing: list[Any] | None = [] if self.service == "serper" and "searchParameters" in reply else None
         found = reply.get(self._service.results, nothing)
         if not isinstance(found, list):
             raise TypeError("no list of results")

@@ -55,6 +55,7 @@ class Likelihood:
         self.size, self.budget = size, budget
         self.early: list[Sample] = []
         self.spent_s = 0.0
+        self._cost_s = 0.0
         self._is_early_complete = False
         self._iterations = 0
         self._started = time.perf_counter()
@@ -71,8 +72,9 @@ class Likelihood:
 
     @property
     def is_due(self) -> bool:
-        """Whether the budget lets this iteration's trajectories be scored; the first two always are."""
-        return self._iterations <= 2 or self.share <= self.budget
+        """Whether the budget lets this iteration's trajectories be scored, at the cost of the last; two always are."""
+        elapsed = time.perf_counter() - self._started
+        return self._iterations <= 2 or self.spent_s + self._cost_s <= self.budget * elapsed
 
     def begin(self, samples: Sequence[Sample], action_index: Tensor, group: int) -> None:
         """Take in an iteration.
@@ -128,7 +130,9 @@ class Likelihood:
             correct=self._correct[seen],
         )
         values |= {} if score is None or not self._samples else self._rescored(score)
-        self.spent_s += time.perf_counter() - started
+        cost = time.perf_counter() - started
+        self.spent_s += cost
+        self._cost_s = cost if score is not None else self._cost_s
         return {name: value for name, value in values.items() if name in BROUGHT}
 
     def _rescored(self, score: Score) -> dict[str, float]:

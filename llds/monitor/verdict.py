@@ -72,8 +72,10 @@ def give_verdict(rows: Rows, diagnoses: Sequence[Diagnosis]) -> Verdict:
         return Verdict("no_reward", "no reward among the columns: nothing can be said about a collapse", basis)
     stride = _stride([at for at, row in rows if s.REWARD in row])
     if len(rewards) < ENOUGH:
-        there = f"{len(rewards)} rows with a reward{_in_iterations(len(rewards), stride)}"
-        words = f"too short to say: {there}, it takes {ENOUGH}"
+        rows_seen = "1 row" if len(rewards) == 1 else f"{len(rewards)} rows"
+        words = (
+            f"too short to say: {rows_seen} with a reward{_in_iterations(len(rewards), stride)}, {ENOUGH} are needed"
+        )
         return Verdict("too_short", words, basis)
     kind, words = _by_the_noise(rewards, stride, _trajectories(rows))
     if kind == "too_noisy" and LIKELIHOOD in basis:  # which shows more than the reward does

@@ -98,9 +98,11 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
+        """Connect, in no more than the time that is left."""
         return _Stream(self._inner.connect_tcp(host, port, _left(timeout), local_address, socket_options))
 
     def sleep(self, seconds: float) -> None:
+        """Sleep, no longer than the time that is left."""
         self._inner.sleep(min(seconds, _left(None)))
 
 
@@ -111,18 +113,23 @@ class _Stream(httpcore.NetworkStream):
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read what is there, at most so many bytes."""
         return self._inner.read(max_bytes, _left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write all of it."""
         self._inner.write(buffer, _left(timeout))
 
     def close(self) -> None:
+        """Close the connection."""
         self._inner.close()
 
     def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
+        """Go on encrypted, with the same deadline."""
         return _Stream(self._inner.start_tls(ssl_context, server_hostname, _left(timeout)))
 
     def get_extra_info(self, info: str) -> Any:
+        """What httpcore asks of a connection, such as whether it can still be read."""
         return self._inner.get_extra_info(info)

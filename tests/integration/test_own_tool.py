@@ -57,11 +57,28 @@ def fit(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str, agent: str = 
     return [json.loads(line) for file in files for line in gzip.open(file, "rt")]
 
 
+class AskingServerSampler(ScriptedSampler):
+    """Its trajectories ask the tool of the MCP server before they answer, at first with a mistake."""
+
+    def __init__(self) -> None:
+        actions = ['<divide>{"a": 1, "b": 0}</divide>', '<multiply>{"a": 17, "b": 23}</multiply>']
+        tokenizer = AutoTokenizer.from_pretrained(resolve_path("llds:quickstart/policy"))
+        super().__init__(tokenizer, lambda trajectory, turn: [*actions, "<answer>391</answer>"][turn % 3])
+
+
 @pytest.mark.slow
-def test_an_agent_with_a_calculator_trains_without_a_retriever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trajectories = fit(monkeypatch, tmp_path / "run")
+def test_an_agent_with_the_tools_of_an_mcp_server_trains_without_a_retriever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mcp")
+    sampler = f"{AskingServerSampler.__module__}.AskingServerSampler"
+    trajectories = fit(monkeypatch, tmp_path / "run", "--rollout.sampler", sampler, agent="mcp")
     assert len(trajectories) == 16
     assert {trajectory["data_source"] for trajectory in trajectories} == {"arithmetic"}
+    assert "<multiply> ... </multiply>: Multiplies two numbers." in trajectories[0]["prompt"]
+    assert {tuple(turn["tool_errors"] for turn in one["turns"]) for one in trajectories} == {(1, 0, 0)}
+    assert all("cannot be divided" in one["turns"][0]["observation"] for one in trajectories)
+    assert all("391" in one["turns"][1]["observation"] for one in trajectories)
 
 
 @pytest.mark.slow
@@ -119,9 +136,26 @@ def test_an_agent_with_a_database_of_its_own_trains_and_its_mistakes_are_told_ap
     assert [one["is_correct"] for one in trajectories] == [len(one["turns"]) == 3 for one in trajectories]
 
 
+class SeveralToolsSampler(ScriptedSampler):
+    """Its trajectories call three tools at once before they answer.
+
+    Args:
+        policy: Folder of the policy.
+    """
+
+    def __init__(self, policy: str) -> None:
+        call = '<tool_call>\n{{"name": "{}", "arguments": {{"{}": "{}"}}}}\n</tool_call>'.format
+        asked = ("calculate", "expression", "17 * 23"), ("python", "code", "print(6 * 7)"), ("search", "query", "Oslo")
+        calls = "\n".join(call(*one) for one in asked)
+        super().__init__(
+            load_tokenizer(policy),
+            lambda trajectory, turn: f"<answer>{turn}</answer><|im_end|>" if turn else f"{calls}<|im_end|>",
+        )
+
+
 @pytest.mark.slow
 def test_an_agent_that_calls_tools_in_a_chat_template_trains_with_llds_and_its_signals(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recording = ROOT / "tests" / "recordings" / "chat_templates.json.xz"
     found = json.loads(lzma.decompress(recording.read_bytes()))["qwen2_5"]
@@ -167,6 +201,17 @@ def test_an_agent_that_calls_tools_in_a_chat_template_trains_with_llds_and_its_s
     labels = [line.split()[0] for line in shown.splitlines() if line.startswith(("question", "search", "result"))]
     assert labels[:4] == ["question", "search", "search", "result"]
     assert "answer      Ghanaian" in shown
+    several = ("-c", "llds:quickstart", "-c", "llds:agents/chat", "-c", "llds:agents/several", *SMALL)
+    sizes = ("--rollout.limits.action_tokens", "200", "--rollout.limits.total_tokens", "2048")
+    sizes += ("--rollout.limits.observation_tokens", "400", "--data.max_prompt_tokens", "1200")
+    sizes += ("--data.validation", "null", "--rollout.group_size", "2", "--data.iterations", "1")
+    sampled = ("--rollout.sampler", f"{SeveralToolsSampler.__module__}.SeveralToolsSampler")
+    monkeypatch.chdir(tmp_path)
+    of_run = ("--model.policy", str(policy), *sampled, "--rollout.sampler.policy", str(policy))
+    main(["fit", *several, *sizes, *of_run])
+    [file] = (tmp_path / "runs" / "several" / "trajectories").iterdir()
+    turns = json.loads(gzip.decompress(file.read_bytes()).splitlines()[0])["turns"]
+    assert [[word in turns[0]["observation"] for word in ("391", "42", "Doc 1")], len(turns)] == [[True] * 3, 2]
     live = make_run(tmp_path / "live", iterations=1, module=module | {"llds_penalty": None}, rollout=rollout)
     live.data.template, live.data.max_prompt_tokens = run.data.template, 600
     live.fit()  # a random policy through the sampler that ends actions at tokens only

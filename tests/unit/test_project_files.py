@@ -1,5 +1,6 @@
 """Files beside the code say the same as the code: hooks and CI, versions, forms for issues."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,21 @@ def test_forms_ask_for_the_diagnosis_the_versions_and_the_configuration() -> Non
         assert {"diagnosis", "versions", "config"} <= {one["id"] for one in body}
         [asked] = [one["attributes"]["label"] for one in body if one["id"] == "diagnosis"]
         assert asked.startswith("llds diagnose --json")
+
+
+def test_every_key_that_other_frameworks_settings_are_called_here_exists() -> None:
+    rows = [line.split("|") for line in (ROOT / "docs/coming_from.md").read_text().splitlines()]
+    said = {
+        key
+        for row in rows
+        if len(row) == 4
+        for key in re.findall(r"`((?:model|data|rollout|retrieval)\.[\w.]+)", row[2])
+    }
+    assert len(said) > 30
+    base = load("conf/base.yaml")
+    for key in said:
+        found = base
+        for name in key.split("."):
+            found = found.get("init_args", found) if name not in found else found
+            assert name in found, key
+            found = found[name]

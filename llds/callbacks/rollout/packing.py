@@ -25,6 +25,7 @@ class _Reader:
         self._at = 0
 
     def read(self, count: int) -> list[Any]:
+        """The next values, so many."""
         self._at += count
         return self._values[self._at - count : self._at]
 

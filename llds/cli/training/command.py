@@ -41,7 +41,11 @@ from llds.cli.table import COMMANDS
 from llds.cli.training.ask import QUESTION_HELP, answer_question, prepare_for_question
 from llds.cli.training.checkpoint_path import check_checkpoint, errors_of_damage
 from llds.cli.training.late_loggers import LateLoggers
-from llds.cli.training.lightning_settings import check_lightning_settings, choose_accelerator
+from llds.cli.training.lightning_settings import (
+    check_lightning_settings,
+    choose_accelerator,
+    tell_of_idle_cores,
+)
 from llds.cli.training.parser import KEYS_OF_CLASSES, TrainingParser, with_class_of_help
 from llds.cli.training.probe import ProbingTrainer, prepare_for_probe
 from llds.cli.training.profile import PROFILE_HELP, with_profile
@@ -219,6 +223,7 @@ class SearchAgentCLI(LightningCLI):
             super().instantiate_classes()
         if self.subcommand == "fit":
             check_lightning_settings(self.trainer, self._validates_between_iterations())
+            tell_of_idle_cores(self.trainer)
 
     def _validates_between_iterations(self) -> bool:
         """Whether it does so more often than once, at the end of the run's only epoch."""

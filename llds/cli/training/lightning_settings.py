@@ -6,7 +6,8 @@ Lightning would tell a user to rewrite the training loop, or would say nothing w
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.accelerators import MPSAccelerator
+import torch
+from lightning.pytorch.accelerators import CPUAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BatchSizeFinder,
@@ -74,6 +75,22 @@ def choose_accelerator(asked: Any) -> Any:
         )
     rank_zero_info(f"`trainer.accelerator`: the CPU, as {_NO_MPS}.")
     return "cpu"
+
+
+def tell_of_idle_cores(trainer: pl.Trainer) -> None:
+    """Say how to use a second core, where one process trains on a CPU that has more.
+
+    The matrices of a small policy are too small to be shared out over threads.
+
+    Args:
+        trainer: As it was configured.
+    """
+    threads = torch.get_num_threads()
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.world_size == 1 and threads > 1:
+        rank_zero_info(
+            f"One process for {threads} CPU cores: a small policy trains faster in two, --trainer.devices 2 (the same "
+            "result but for rounding)."
+        )
 
 
 def _check_callback(callback: pl.Callback, has_validations: bool) -> None:

@@ -72,6 +72,7 @@ class _ProbeAndStop(pl.Callback):
     """Probes when everything is restored, and ends the run before its first iteration."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Probe with every probe that is configured, print what was found, and stop."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LLDProbe) and isinstance(pl_module, SearchAgentModule):
                 found = callback.probe(trainer, pl_module)

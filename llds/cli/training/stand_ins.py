@@ -12,8 +12,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_STOOD_IN = ("transformers", "torch._dynamo", "aiohttp")
-"""transformers is imported by torchmetrics too (for its scores of texts), ``torch._dynamo`` by Lightning."""
+_STOOD_IN = ("transformers", "torch._dynamo", "aiohttp", "triton")
+"""transformers is imported by torchmetrics too (for its scores of texts), ``torch._dynamo`` and triton by Lightning."""
 
 
 class _Names(type):
@@ -44,11 +44,15 @@ def _made(name: str, module: str) -> _Names:
 
 
 class _Finder(MetaPathFinder, Loader):
+    """Finds the stand-in of a library before Python looks for the library itself."""
+
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
+        """Return a specification for a library that is stood in for and its modules; None leaves all others alone."""
         is_stood_in = any(fullname == name or fullname.startswith(f"{name}.") for name in _STOOD_IN)
         return ModuleSpec(fullname, self, is_package=True) if is_stood_in else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return a module whose every name is a stand-in."""
         return _StandInModule(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:

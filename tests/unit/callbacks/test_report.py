@@ -18,7 +18,7 @@ from tests.runs import answers, make_run, rows, scripted
 @pytest.mark.slow
 def test_a_report_is_there_when_a_run_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_run(tmp_path, RunReport(), TrajectoryLog(), iterations=2, sampler=scripted(answers)).fit()
-    assert "report.html (too short to say: 2 rows with a reward, it takes 12)" in caplog.text
+    assert "report.html (too short to say: 2 rows with a reward, 12 are needed)" in caplog.text
     page = (tmp_path / "report.html").read_text()
     assert "iteration 2" in page
     assert "nats" in page

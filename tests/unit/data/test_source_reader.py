@@ -18,7 +18,6 @@ from llds.errors import DataError
 from llds.rewards import exact_match
 
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
-CASES = REAL.parent / "cases"
 needs_real = pytest.mark.skipif(not REAL.exists(), reason="the shared research data is not on this machine")
 Write = Callable[..., str]
 
@@ -165,17 +164,27 @@ def test_every_public_file_loads_by_its_path_alone(file: str, count: int, first:
     assert (prompts[0].prompt_id, prompts[0].golden_answers[0]) == first
 
 
-@pytest.mark.skipif(not CASES.exists(), reason="the shared cases are not on this machine")
-def test_gold_answers_of_every_shape_have_their_right_value(tmp_path: Path) -> None:
-    lines = (CASES / "12-gold-answer-shapes" / "rows.jsonl").read_text().splitlines()
-    golds: list[Any] = []
-    for number, line in enumerate(lines):
-        (tmp_path / f"{number}.jsonl").write_text(line)
-        try:
-            golds.append(read_prompts(DataSource(str(tmp_path / f"{number}.jsonl")))[0].golden_answers)
-        except DataError as error:
-            golds.append("written as JSON" in str(error))
-    assert golds == [("3.5",), ("yes", "true"), ("x1",), ("x1",), True, ("{Awayland}",)]
+@pytest.mark.parametrize(
+    ("row", "golds"),
+    [
+        ('"answer": 3.5', ("3.5",)),
+        ('"answer": true', ("yes", "true")),
+        ('"answers": [{"text": "x1", "answer_start": 0}]', ("x1",)),
+        (r'"reward_model": {"ground_truth": "{\"target\": [\"x1\"]}"}', ("x1",)),
+        ("\"golden_answers\": \"array(['x', 'y'], dtype=object)\"", None),
+        ('"answer": "{Awayland}"', ("{Awayland}",)),
+    ],
+)
+def test_gold_answers_of_every_shape_have_their_right_value(
+    tmp_path: Path, row: str, golds: tuple[str, ...] | None
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(f'{{"question": "a?", {row}}}')
+    source = DataSource(str(tmp_path / "rows.jsonl"))
+    if golds is not None:
+        assert read_prompts(source)[0].golden_answers == golds
+        return
+    with pytest.raises(DataError, match="written as JSON"):
+        read_prompts(source)
 
 
 @needs_real

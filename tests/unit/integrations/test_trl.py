@@ -1,6 +1,7 @@
 """LLDS and the watch in TRL's GRPOTrainer, with the policy that the quickstart ships."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from datasets import Dataset  # noqa: E402 (comes with trl)
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 import llds.quickstart  # noqa: E402
+from llds.integrations.likelihood import Likelihood  # noqa: E402
 from llds.integrations.transformers import CollapseCallback  # noqa: E402
 from llds.integrations.trl import LLDSTrainer  # noqa: E402
 from llds.monitor.sources.trl import VOCABULARY  # noqa: E402
@@ -129,6 +131,14 @@ def test_the_log_gets_what_makes_a_collapse_visible_early(tmp_path: Path) -> Non
     after = trainer._score(fixed)
     expected = sum(float(after[row][one.action_index >= 0].mean()) for row, one in enumerate(fixed)) / 4
     assert signals["policy/probe_log_likelihood"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("spent_s", "cost_s", "is_due"), [(1.5, 0.4, True), (1.5, 1.0, False), (3.0, 0.0, False)])
+def test_scoring_keeps_its_budget_with_what_it_last_cost(spent_s: float, cost_s: float, is_due: bool) -> None:
+    likelihood = Likelihood(budget=0.02)
+    likelihood._iterations, likelihood.spent_s, likelihood._cost_s = 3, spent_s, cost_s
+    likelihood._started = time.perf_counter() - 100  # 2 of these seconds
+    assert likelihood.is_due == is_due
 
 
 def test_a_penalty_without_effect_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def rewards(rows: int, spread: float, gain: float = 0.0) -> list[dict[str, float
 def test_three_rows_are_too_short_to_say() -> None:
     found = judged(rewards(3, 0.01))
     assert found.kind == "too_short"
-    assert found.words == "too short to say: 3 rows with a reward, it takes 12"
+    assert found.words == "too short to say: 3 rows with a reward, 12 are needed"
 
 
 def test_a_log_of_every_fifth_iteration_is_told_in_iterations() -> None:

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.accelerators import MPSAccelerator
+from lightning.pytorch.accelerators import CPUAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     EarlyStopping,
@@ -23,7 +23,11 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from llds.cli.config.saved import SaveConfig, _flat
 from llds.cli.training.command import build_cli
-from llds.cli.training.lightning_settings import check_lightning_settings, choose_accelerator
+from llds.cli.training.lightning_settings import (
+    check_lightning_settings,
+    choose_accelerator,
+    tell_of_idle_cores,
+)
 from llds.cli.training.parser import TrainingParser
 from llds.cli.training.seeds import SEEDED, spread_seed
 from llds.errors import ConfigurationError
@@ -109,6 +113,18 @@ def test_on_a_mac_the_cpu_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [choose_accelerator(asked) for asked in ("auto", "cpu")] == ["cpu", "cpu"]
     with pytest.raises(ConfigurationError, match=r"got mps: Apple's GPU \(MPS\) has no float64"):
         choose_accelerator("mps")
+
+
+@pytest.mark.parametrize(("devices", "threads", "told"), [(1, 2, True), (1, 1, False), (2, 2, False)])
+def test_one_process_on_several_cores_is_told_of_the_flag_for_two(
+    monkeypatch: pytest.MonkeyPatch, devices: int, threads: int, told: bool
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("llds.cli.training.lightning_settings.rank_zero_info", said.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    trainer = SimpleNamespace(accelerator=CPUAccelerator(), world_size=devices)
+    tell_of_idle_cores(trainer)  # type: ignore[arg-type]
+    assert ["--trainer.devices 2" in one for one in said] == [True] * told
 
 
 def test_tensorboard_has_iterations_along_its_axis_and_the_settings_and_one_run_for_all_resumes(tmp_path: Path) -> None:
