@@ -87,7 +87,6 @@ def loss_batch(batch: PolicyBatch) -> LossBatch:
         loss_weights=batch.loss_weights,
         loss_penalties=batch.loss_penalties,
         loss_pulls=batch.loss_pulls,
-        pull_targets=batch.pull_targets,
         old_proxy=batch.old_proxy,
         excluded=batch.excluded,
     )
@@ -136,6 +135,5 @@ def with_selection(batch: PolicyBatch, selections: Sequence[Selection]) -> Polic
         loss_weights=chosen.loss_weights,
         loss_penalties=chosen.loss_penalties,
         loss_pulls=chosen.loss_pulls,
-        pull_targets=chosen.pull_targets,
         excluded=chosen.excluded,
     )

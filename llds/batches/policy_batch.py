@@ -42,11 +42,9 @@ class PolicyBatch:
         entropy: Of the policy of now, with gradient, ``[B, T]``, once it has scored the batch.
         loss_weights: Of the tokens in the policy loss, where a selection gives them (`llds.losses.LossBatch`).
         loss_penalties: The same of a token's drift.
-        loss_pulls: The same of its distance below `pull_targets`.
-        pull_targets: Log-probs that a selection pulls tokens up to, ``[B, T]``.
+        loss_pulls: The same of its distance below `old_proxy`.
         old_proxy: Log-probs under the old policy without its unlikely tokens, ``[B, T]``, where a selection uses it.
-        influence: What raising each action token does to the correct trajectories of its group, through the head of the
-            old policy, ``[B, T]``, where the estimator of advantages uses it.
+        influence: Of each action token on the correct trajectories of its group, ``[B, T]``, where advantages use it.
         excluded: Tokens that a selection leaves out and does not count, ``[B, T]`` bool.
         reward_parts: What each part of the reward gave; None in rows of an iteration, whose advantages are there.
     """
@@ -70,7 +68,6 @@ class PolicyBatch:
     loss_weights: Tensor | None = None
     loss_penalties: Tensor | None = None
     loss_pulls: Tensor | None = None
-    pull_targets: Tensor | None = None
     old_proxy: Tensor | None = None
     influence: Tensor | None = None
     excluded: Tensor | None = None

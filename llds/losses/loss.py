@@ -35,8 +35,7 @@ class LossBatch:
         loss_weights: Multiply the policy loss of each token, ``[B, T]``, not negative; None: all 1. 0 leaves a token
             out of the sum, and counts it.
         loss_penalties: Coefficient of ``abs(log_probs - old_log_probs)`` on each token, ``[B, T]``; None: all 0.
-        loss_pulls: Coefficient of k3 to `pull_targets` on each token whose log-prob is below, ``[B, T]``; None: all 0.
-        pull_targets: Log-probs that tokens are pulled up to, ``[B, T]``; anything where the coefficient is 0.
+        loss_pulls: Coefficient of k3 to `old_proxy` on each token whose log-prob is below, ``[B, T]``; None: all 0.
         old_proxy: Log-probs under the old policy without its unlikely tokens, ``[B, T]``; -inf on those (`LpReg`).
         excluded: Tokens that are no part of the policy loss and are not counted, ``[B, T]`` bool; None: none.
     """
@@ -53,7 +52,6 @@ class LossBatch:
     loss_weights: Tensor | None = None
     loss_penalties: Tensor | None = None
     loss_pulls: Tensor | None = None
-    pull_targets: Tensor | None = None
     old_proxy: Tensor | None = None
     excluded: Tensor | None = None
 

@@ -6,11 +6,14 @@ each once.
 Left out on purpose: the statistics (`llds.evaluation`), and the table and card (`llds.callbacks.evaluation`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
+from transformers import PreTrainedTokenizerBase
 
+from llds.batches import RolloutBatch
 from llds.evaluation import QuestionResult, measure_question, summarize
 from llds.modules.measuring import write
 from llds.types import Trajectory
@@ -70,3 +73,43 @@ class Evaluation:
             module.log_dict(found, logger=not is_training, sync_dist=True)  # all ranks have the same values
         if found and is_training and not module.trainer.sanity_checking:
             write(module.loggers, {**place, **found})
+
+
+class EvaluatedModule(pl.LightningModule, ABC):
+    """A module that measures the trajectories of validation and test, which `RolloutCallback` rewarded.
+
+    Attributes:
+        evaluation: What the evaluation under way, or the last, showed.
+        tokenizer: Makes text of token ids.
+    """
+
+    evaluation: Evaluation
+    tokenizer: PreTrainedTokenizerBase
+
+    @abstractmethod
+    def place(self) -> dict[str, float]:
+        """Where the run stands, for loggers."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the questions of the last evaluation."""
+        self.evaluation.begin()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
+        """Measure the batch's trajectories."""
+        self.evaluation.add(batch.trajectories, self.tokenizer.decode)
+
+    test_step = validation_step
+
+    def predict_step(self, batch: RolloutBatch, batch_idx: int) -> RolloutBatch:
+        """Return the batch with its trajectories: of bare ones, Lightning would take the insides to the processor."""
+        return batch
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the results by data source."""
+        self.evaluation.log(self, "val", self.place())
+
+    def on_test_epoch_end(self) -> None:
+        """Log the results by data source."""
+        self.evaluation.log(self, "test", self.place())

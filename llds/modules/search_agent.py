@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
@@ -26,11 +25,10 @@ from llds.data import PromptDataModule
 from llds.errors import ConfigurationError
 from llds.files import model_folder, pin_of
 from llds.losses import Advantages, GRPOLoss, ImportanceCorrection, KLPenalty, LLDSPenalty, Loss, Selection
-from llds.losses.selections.selection import proxy_share
 from llds.metrics import as_floats, has_answer, mean_metrics
 from llds.modules.anchor import LaggedAnchor
 from llds.modules.checkpoint import AgentState, check_fit, leave_reference_out, put_reference_in
-from llds.modules.evaluation import Evaluation
+from llds.modules.evaluation import EvaluatedModule, Evaluation
 from llds.modules.gradients import Gradients
 from llds.modules.measuring import assemble, write
 from llds.modules.nonfinite import NonFiniteGuard
@@ -53,7 +51,7 @@ from llds.strategies import (
 )
 
 
-class SearchAgentModule(pl.LightningModule):
+class SearchAgentModule(EvaluatedModule):
     """Trains a search agent with GRPO + LLDS.
 
     Subclass it and override `configure_agent_tools` to bring a tool of your own.
@@ -139,7 +137,6 @@ class SearchAgentModule(pl.LightningModule):
         )
         self.optimization = optimization
         check_estimator(advantages, advantage_scale)
-        proxy_share(self.objective.selections)
         self.advantage_scale, self.advantages = advantage_scale, advantages
         self.protocol: Protocol = protocol or TagProtocol()
         self.lora = lora
@@ -281,15 +278,16 @@ class SearchAgentModule(pl.LightningModule):
         Args:
             batch: Trajectories with rewards and groups.
         """
-        if self.advantages is not None and self.advantages.reads_influence:
-            influence = self._read(HeadReading.influence, batch.to(self.device))
-            batch = replace(batch, influence=influence.to(batch.rewards.device))
-        batch = with_advantages(batch, self.advantage_scale, self.advantages).to(self.device)
+        reading = HeadReading(self.policy, self.optimization.micro_batch_limits, self.temperature)
+        with self.forward_context():
+            batch = reading.with_influence(batch, self.advantages)
+            batch = with_advantages(batch, self.advantage_scale, self.advantages).to(self.device)
+            batch = reading.with_proxy(batch, self.objective.selections)
         chosen = self.objective.selections
         needs_old = self.steps_per_iteration > 1 or any(one.reads_old_log_probs for one in chosen)
         old = self.score(self.policy, batch) if needs_old else None
         entropy = self.score(self.policy, batch, "entropy") if any(one.reads_old_entropy for one in chosen) else None
-        batch = replace(batch, old_log_probs=old, old_entropy=entropy, old_proxy=self._proxy(batch))
+        batch = replace(batch, old_log_probs=old, old_entropy=entropy)
         if self.objective.uses_reference:
             is_reference = old is not None and self.iteration == 0 and self.reference_path is None
             batch = replace(batch, ref_log_probs=old if is_reference else self._score_reference(batch))
@@ -298,16 +296,6 @@ class SearchAgentModule(pl.LightningModule):
             if self.iteration > 0:  # before, the anchor is the old policy
                 batch = replace(batch, anchor_log_probs=self._score_anchor(batch, self.anchor))
         return batch
-
-    def _proxy(self, batch: PolicyBatch) -> Tensor | None:
-        """Log-probs of the old policy without its unlikely tokens, where a selection reads them."""
-        share = proxy_share(self.objective.selections)
-        return None if share is None else self._read(partial(HeadReading.proxy, share=share), batch)
-
-    def _read(self, what: Callable[[HeadReading, PolicyBatch], Tensor], batch: PolicyBatch) -> Tensor:
-        reading = HeadReading(self.policy, self.optimization.micro_batch_limits, self.temperature)
-        with self.forward_context(), self.policy.evaluating():
-            return what(reading, batch)
 
     def _score_reference(self, batch: PolicyBatch) -> Tensor:
         with self.policy.without_adapter() if self.reference is None else nullcontext():
@@ -403,32 +391,6 @@ class SearchAgentModule(pl.LightningModule):
         """Hand the iteration's metrics, with what callbacks added, to the loggers."""
         if self.iteration % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             write(self.loggers, self.metrics)
-
-    # Evaluation
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the questions of the last evaluation."""
-        self.evaluation.begin()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
-        """Measure the batch's trajectories, which `RolloutCallback` rewarded."""
-        self.evaluation.add(batch.trajectories, self.tokenizer.decode)
-
-    test_step = validation_step
-
-    def predict_step(self, batch: RolloutBatch, batch_idx: int) -> RolloutBatch:
-        """Return the batch with its trajectories: of bare ones, Lightning would take the insides to the processor."""
-        return batch
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the results by data source."""
-        self.evaluation.log(self, "val", self.place())
-
-    def on_test_epoch_end(self) -> None:
-        """Log the results by data source."""
-        self.evaluation.log(self, "test", self.place())
 
     # Checkpoints
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from llds.errors import ConfigurationError
 from llds.losses import ImportanceMask
+from llds.losses.selections.selection import proxy_share
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
 from llds.paths import resolve_path
@@ -40,6 +41,7 @@ def check_training(trainer: pl.Trainer, prompts: int, optimization: Optimization
             f"Expected `data.batch_size` to be a multiple of `model.optimization.mini_batch_size`, got {prompts} and "
             f"{optimization.mini_batch_size} prompts. Change one of them."
         )
+    proxy_share(objective.selections)
     names = ["policy", "kl", "llds", *(term.name for term in objective.further)]
     if len(set(names)) < len(names):
         raise ConfigurationError(

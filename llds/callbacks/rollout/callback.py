@@ -17,16 +17,9 @@ import lightning.pytorch as pl
 from llds.batches import PolicyBatch, RolloutBatch
 from llds.batches.answer_span import answer_spans
 from llds.batches.policy_batch import collate
-from llds.callbacks.rollout.checks import (
-    check_estimator_of,
-    check_law,
-    check_limits,
-    check_overlap,
-    check_oversampling,
-    check_template,
-)
+from llds.callbacks.rollout.checks import check_law, check_limits, check_overlap, check_oversampling, check_template
 from llds.callbacks.rollout.collective import CollectiveRollouts, fill
-from llds.callbacks.rollout.information_gain import with_gain
+from llds.callbacks.rollout.information_gain import check_estimator_of, with_gain
 from llds.callbacks.rollout.overlap import NextRollout
 from llds.callbacks.rollout.oversampling import Oversampler
 from llds.callbacks.rollout.trained_ids import check_trained_ids

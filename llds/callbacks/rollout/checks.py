@@ -7,15 +7,13 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from llds.data import PromptTemplate
 from llds.errors import ConfigurationError
-from llds.losses import Advantages
 from llds.modules import SearchAgentModule
 from llds.modules.objective import Objective
 from llds.modules.policy.loading import load_config
 from llds.modules.policy.positions import check_positions
-from llds.rewards import Reward, SumOfRewards
 from llds.rollout import EpisodeLimits, ObservationEncoder, Oversampling
 from llds.samplers import Sampler
-from llds.types import WHOLE, SamplingParams
+from llds.types import SamplingParams
 
 
 def check_law(group_size: int, sampling: SamplingParams, seed: int) -> None:
@@ -32,14 +30,6 @@ def check_law(group_size: int, sampling: SamplingParams, seed: int) -> None:
         )
     if seed < 0:
         raise ConfigurationError(f"Expected `rollout.seed` >= 0, got {seed}.")
-
-
-def check_estimator_of(estimator: Advantages | None, reward: Reward) -> None:
-    """Refuse a reward that does not say what the estimator of advantages needs."""
-    if estimator is not None:
-        parts = reward.parts if isinstance(reward, SumOfRewards) else {WHOLE: reward}
-        speaks = {name: type(part).score_turns is not Reward.score_turns for name, part in parts.items()}
-        estimator.check_reward(speaks)
 
 
 def check_template(template: PromptTemplate, has_opening: bool, may_open: bool = False) -> None:

@@ -1,4 +1,7 @@
-"""How much likelier each action's observation made the gold answer, for IGPO (arXiv 2510.14967)."""
+"""What estimators of advantages need of the rollout: that the reward says it, or the information gain of actions.
+
+Information gain: how much likelier an action's observation made the gold answer (IGPO, arXiv 2510.14967).
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,9 +11,19 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llds.batches import PolicyBatch
+from llds.losses import Advantages
 from llds.losses.advantages.parts import GAIN
 from llds.modules import SearchAgentModule
-from llds.types import Trajectory
+from llds.rewards import Reward, SumOfRewards
+from llds.types import WHOLE, Trajectory
+
+
+def check_estimator_of(estimator: Advantages | None, reward: Reward) -> None:
+    """Refuse a reward that does not say what the estimator of advantages needs."""
+    if estimator is not None:
+        parts = reward.parts if isinstance(reward, SumOfRewards) else {WHOLE: reward}
+        speaks = {name: type(part).score_turns is not Reward.score_turns for name, part in parts.items()}
+        estimator.check_reward(speaks)
 
 
 def with_gain(batch: PolicyBatch, trajectories: Sequence[Trajectory], agent: SearchAgentModule) -> PolicyBatch:

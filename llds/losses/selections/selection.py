@@ -30,15 +30,13 @@ class Selected:
         loss_weights: Multiply the policy loss of each token, not negative, ``[B, T]``. 0 takes the token out of the
             sum; it still counts in the number that the loss divides by.
         loss_penalties: Coefficient of ``abs(log_probs - old_log_probs)`` on each token, ``[B, T]``.
-        loss_pulls: Coefficient of k3 to `pull_targets` on each token whose log-prob is below, ``[B, T]``.
-        pull_targets: Log-probs that tokens are pulled up to, ``[B, T]``.
+        loss_pulls: Coefficient of k3 to `old_proxy` on each token whose log-prob is below, ``[B, T]``.
         excluded: Tokens that are no part of the policy loss, and are not counted, ``[B, T]`` bool.
     """
 
     loss_weights: Tensor | None = None
     loss_penalties: Tensor | None = None
     loss_pulls: Tensor | None = None
-    pull_targets: Tensor | None = None
     excluded: Tensor | None = None
 
 
@@ -73,21 +71,15 @@ def select(batch: Known, selections: Sequence[Selection]) -> Known:
 
     Args:
         batch: Of a mini-batch or a micro-batch.
-        selections: Weights multiply, penalties add up, exclusions join; one may pull.
-
-    Raises:
-        ConfigurationError: If two of them pull tokens.
+        selections: Weights multiply, penalties and pulls add up, exclusions join.
     """
     for selection in selections:
         chosen = selection(batch)
-        if chosen.pull_targets is not None:
-            if batch.pull_targets is not None:
-                raise ConfigurationError("Expected one of `model.selections` to pull tokens up (LpReg), got two.")
-            batch = replace(batch, loss_pulls=chosen.loss_pulls, pull_targets=chosen.pull_targets)
         batch = replace(
             batch,
             loss_weights=_joined(batch.loss_weights, chosen.loss_weights, Tensor.mul),
             loss_penalties=_joined(batch.loss_penalties, chosen.loss_penalties, Tensor.add),
+            loss_pulls=_joined(batch.loss_pulls, chosen.loss_pulls, Tensor.add),
             excluded=_joined(batch.excluded, chosen.excluded, Tensor.logical_or),
         )
     return batch

@@ -139,7 +139,7 @@ class LpReg(Selection):
         mask = mask & (per_token(batch.advantages, mask) < 0)
         old, proxy = batch.need("old_log_probs", self).detach(), batch.need("old_proxy", self)
         chosen = largest(-masked(old, mask), mask, self.share) & proxy.isfinite()
-        return Selected(loss_pulls=self.coefficient * chosen.to(old.dtype), pull_targets=masked(proxy, chosen))
+        return Selected(loss_pulls=self.coefficient * chosen.to(old.dtype))
 
 
 def token_covariance(batch: LossBatch, mask: Tensor, reader: object) -> Tensor:

@@ -127,9 +127,9 @@ def _penalty(inputs: LossInputs, tokens: Tokens, live: Tensor) -> Tensor:
     total = torch.zeros_like(tokens.log_probs)
     if inputs.loss_penalties is not None:
         total = total + masked(inputs.loss_penalties.detach(), live) * tokens.log_ratio.abs()
-    if inputs.loss_pulls is not None and inputs.pull_targets is not None:
+    if inputs.loss_pulls is not None:
         pulled = live & (inputs.loss_pulls != 0)
-        below = masked(inputs.pull_targets.detach().to(total.dtype) - tokens.log_probs, pulled)
+        below = masked(inputs.need("old_proxy", inputs).detach().to(total.dtype) - tokens.log_probs, pulled)
         total = total + masked(inputs.loss_pulls.detach(), pulled) * k3(below.clamp(min=0))
     return total
 

@@ -3,17 +3,20 @@
 Collective: every rank must call, and gets the whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from llds.batches.micro_batches import MicroBatchLimits
 from llds.batches.policy_batch import PolicyBatch
+from llds.losses import Advantages, Selection
 from llds.losses.advantages.influence import influence_on
 from llds.losses.advantages.tokens import groups_of
 from llds.losses.log_probs import HeadTokens, proxy_log_probs, scatter_to_tokens
+from llds.losses.selections.selection import proxy_share
 from llds.modules.policy.policy import Policy
 from llds.strategies import gathered, rank, sum_over_ranks, world_size
 
@@ -31,6 +34,22 @@ class HeadReading:
         self.policy = policy
         self.limits = limits
         self.temperature = temperature
+
+    def with_influence(self, batch: PolicyBatch, estimator: Advantages | None) -> PolicyBatch:
+        """The batch, wherever it is, with the influence of its tokens, where the estimator reads it."""
+        if estimator is None or not estimator.reads_influence:
+            return batch
+        with self.policy.evaluating():
+            influence = self.influence(batch.to(next(self.policy.parameters()).device))
+        return replace(batch, influence=influence.to(batch.rewards.device))
+
+    def with_proxy(self, batch: PolicyBatch, selections: Sequence[Selection]) -> PolicyBatch:
+        """The batch with the proxy's log-probs of its tokens, where selections read them."""
+        share = proxy_share(selections)
+        if share is None:
+            return batch
+        with self.policy.evaluating():
+            return replace(batch, old_proxy=self.proxy(batch, share))
 
     @torch.no_grad()
     def influence(self, batch: PolicyBatch) -> Tensor:

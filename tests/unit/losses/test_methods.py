@@ -19,6 +19,7 @@ from llds.batches import PolicyBatch
 from llds.batches.loss_inputs import loss_batch, observation_mask, with_advantages, with_selection
 from llds.batches.micro_batches import MicroBatchLimits
 from llds.errors import ConfigurationError
+from llds.losses.selections.selection import proxy_share
 from llds.modules.objective import Objective
 from tests.unit.losses import method_oracles as oracle
 from tests.unit.losses.method_oracles import Data
@@ -551,8 +552,11 @@ def test_a_loss_without_a_term_per_token_refuses_what_penalizes_tokens() -> None
         for loss in (losses.GSPOLoss(), losses.GMPOLoss()):
             with pytest.raises(ConfigurationError, match=f"got {type(loss).__name__}. Use GRPOLoss"):
                 whole(Method(plain, loss, selections=[selection]), batch, log_probs)
-    with pytest.raises(ConfigurationError, match="got two"):
-        whole(Method(plain, selections=[losses.LpReg(0.4), losses.LpReg(0.1)]), batch, log_probs)
+    twice = Method(plain, selections=[losses.LpReg(0.4), losses.LpReg(0.4, 2.0)]).prepared(batch)
+    once = Method(plain, selections=[losses.LpReg(0.4, 3.0)]).prepared(batch)
+    assert torch.equal(twice.loss_pulls, once.loss_pulls)
+    with pytest.raises(ConfigurationError, match="Expected one `proxy_share`"):
+        proxy_share([losses.LpReg(), losses.KLCov(), losses.LpReg(proxy_share=0.1)])
 
 
 def test_an_estimator_that_reweighs_reads_what_the_other_reads() -> None:
