@@ -56,7 +56,7 @@ def ranking_table() -> str:
     rows = [
         [
             names[at],
-            f"{rewards[at].mean():.3f}",
+            f"{mean(rewards[at].tolist()):.3f}",
             f"{low[at]:.0f} to {high[at]:.0f}",
             f"{sum(run[names[at]].collapsed for run in shared.values())} of {len(shared)}",
         ]
