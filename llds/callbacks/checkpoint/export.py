@@ -33,7 +33,7 @@ class ExportPolicy(pl.Callback):
         if found := what_is_not_finite(pl_module):
             raise CheckpointError(f"Expected finite weights to export, got {found} with NaN or infinity: no {folder}.")
         partial = folder.with_name(_PARTIAL)
-        error = gather(_begin(partial, pl_module) if rank() == 0 else "")[0]
+        error = gather(_begin(partial, folder, pl_module) if rank() == 0 else "")[0]
         if not error:
             error = gather(_write(partial, folder, pl_module))[0]
         if error:
@@ -44,12 +44,19 @@ class ExportPolicy(pl.Callback):
         rank_zero_info(f"Trained policy: {folder} (loads in plain transformers)")
 
 
-def _begin(partial: Path, module: SearchAgentModule) -> str:
-    """Make an empty folder, where there is room for the policy; returns what the disk said against it."""
+def _begin(partial: Path, folder: Path, module: SearchAgentModule) -> str:
+    """Make an empty folder, where there is room for the policy; returns what the disk said against it.
+
+    What a process has left that was killed while it exported is put in order first.
+    """
+    replaced = folder.with_name(_REPLACED)
     needed = sum(whole_shape(one).numel() * one.element_size() for one in module.policy.base_model.parameters())
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
+        if replaced.exists() and not folder.exists():
+            replaced.replace(folder)
+        for left in (partial, replaced):
+            if left.exists():
+                shutil.rmtree(left)
         partial.mkdir()
         check_room(partial, needed)
     except OSError as error:

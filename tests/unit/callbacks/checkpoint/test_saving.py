@@ -154,8 +154,9 @@ def test_an_interrupted_run_on_a_full_disk_says_so_and_keeps_the_last_checkpoint
 
 
 def test_the_export_replaces_an_old_one_and_damage_of_it_is_found(tmp_path: Path) -> None:
-    (tmp_path / "policy").mkdir(parents=True)
-    (tmp_path / "policy" / "old.bin").touch()
+    for left in ("policy", ".policy.replaced", ".policy.partial"):  # a process was killed while it exported
+        (tmp_path / left).mkdir(parents=True)
+        (tmp_path / left / "old.bin").touch()
     make_run(tmp_path, ExportPolicy(), iterations=1, sampler=scripted(answers)).fit()
     assert not [one.name for one in tmp_path.iterdir() if one.name.startswith(".policy")]
     assert not (tmp_path / "policy" / "old.bin").exists()
@@ -169,7 +170,7 @@ def test_the_export_replaces_an_old_one_and_damage_of_it_is_found(tmp_path: Path
 
 
 def test_an_export_that_fails_leaves_the_old_one(tmp_path: Path, disk: Any) -> None:
-    shutil.copytree(tiny_policy(), tmp_path / "policy")
+    shutil.copytree(tiny_policy(), tmp_path / ".policy.replaced")  # a process was killed between two renames
     run = make_run(tmp_path, ExportPolicy(), iterations=1, sampler=scripted(answers))
     run.trainer.callbacks = [one for one in run.trainer.callbacks if not isinstance(one, IterationCheckpoint)]  # type: ignore[attr-defined]
     run.trainer.callbacks.append(At({1: lambda *_: disk(20_000)}))  # type: ignore[attr-defined]
