@@ -38,6 +38,8 @@ def check_checkpoint(path: Path, weights_only: bool = True) -> None:
         if not ranks_of_checkpoint(path):
             raise _refusal(path, *_kind_of_folder(path))
         return
+    if path.exists() and not path.is_file():
+        raise _refusal(path, "a device or a pipe", "")  # which may never end
     if not zipfile.is_zipfile(path):
         raise _refusal(path, *_kind_of_file(path))
     check_whole(path)

@@ -1,5 +1,6 @@
 """What is no checkpoint is named for what it is."""
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "no such file"),
     "random bytes": (lambda path: path.write_bytes(bytes(range(256)) * 9), "a file that is none"),
     "empty": (lambda path: path.touch(), "an empty file"),
+    "pipe": (os.mkfifo, "a device or a pipe"),
     "lfs pointer": (
         lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n"),
         "a Git-LFS pointer instead of the file itself. Fetch it: git lfs pull",
