@@ -22,6 +22,7 @@ _MAX_LINE_BYTES = 64 << 20
 _MAX_TEXT_BYTES = 1 << 30
 _PART_BYTES = 1 << 20
 _MAX_YAML_VALUES = 1_000_000
+_MAX_YAML_CHARACTERS = 2 << 20  # YAML is read a character at a time; a run's config.yaml has some ten thousand
 
 
 def check_is_file(file: Path) -> None:
@@ -118,15 +119,17 @@ def _too_long(file: Path, number: int) -> DataError:
 
 
 def check_yaml(text: str) -> None:
-    """Refuse YAML whose aliases stand for more values than any configuration has, before they are written out.
+    """Refuse YAML that is longer, or whose aliases stand for more values, than any configuration, before it is read.
 
     Args:
         text: The text.
 
     Raises:
-        DataError: If there are too many, or an alias stands for what it is a part of.
+        DataError: If it is too long, or an alias stands for what it is a part of.
         yaml.YAMLError: If it is no YAML.
     """
+    if len(text) > _MAX_YAML_CHARACTERS:
+        raise DataError(f"{len(text):,} characters, where a configuration has at most {_MAX_YAML_CHARACTERS:,}")
     sizes: dict[int, float] = {}
 
     def size(node: yaml.Node) -> float:

@@ -60,9 +60,11 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path, read: Callable[[Path], object
         read(Path("/dev/zero"))
 
 
-@pytest.mark.parametrize("text", [BOMB, "a: &a [*a]", "- " * 5000 + "x"], ids=["aliases", "circle", "depth"])
+@pytest.mark.parametrize(
+    "text", [BOMB, "a: &a [*a]", "- " * 5000 + "x", "a" * (3 << 20)], ids=["aliases", "circle", "depth", "length"]
+)
 def test_yaml_that_says_more_than_it_shows_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match=r"values"):
+    with pytest.raises(DataError, match=r"values|3,145,728 characters"):
         check_yaml(text)
 
 
