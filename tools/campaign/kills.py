@@ -242,7 +242,7 @@ def tries(draw: random.Random, folder: Path) -> Iterator[Outcome]:
                     yield Outcome(case, f"the run that is never killed ended with {result.exit_status}: {log(whole)}")
                     continue
                 wholes[case] = mean_lengths(result.markers)
-            kills = 2 if case == "two ranks" else 3 if number == 0 else 6  # short chains first, for a minute of it all
+            kills = 2 if case == "two ranks" or number == 0 else 6  # short chains first, for a little of it all
             yield chain(case, setup, whole, killed, make_plans(kills, 4, draw), wholes[case])
             for one in (killed, *folder.glob(f"{killed.name}.*")):
                 shutil.rmtree(one) if one.is_dir() else one.unlink(missing_ok=True)
