@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import time
 import zipfile
@@ -182,7 +183,7 @@ def _try(path: Path, content: bytes, read: Read) -> str:
     try:
         read(path)
     except LLDSError as error:
-        if not str(error).startswith("Expected"):
+        if not re.match(r"(\S+: )?Expected ", str(error)):  # some begin with the file
             return f"no sentence of ours: {str(error)[:200]!r}"
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
