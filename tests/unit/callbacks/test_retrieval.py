@@ -81,6 +81,7 @@ def test_queries_and_hits_are_those_of_the_iteration(tmp_path: Path) -> None:
     assert shelf.calls == ["open", "close"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "rate"), [("It is Ghanaian, they say.", 1.0), ("Ghanaians live there.", 0.0), ("Nothing.", 0.0)]
 )

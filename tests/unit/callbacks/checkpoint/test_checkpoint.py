@@ -76,6 +76,7 @@ def interrupt_after(module: Any, name: str, calls: int, before: bool = False) ->
     setattr(module, name, call)
 
 
+@pytest.mark.slow
 def test_an_interrupted_rollout_saves_the_state_before_it(tmp_path: Path, whole: Run) -> None:
     run = fresh(tmp_path / "a", rollout={"reward": InterruptedReward()})
     with pytest.raises(SystemExit):

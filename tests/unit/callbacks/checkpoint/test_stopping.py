@@ -63,6 +63,7 @@ def assert_resumed_run_equals(folder: Path, whole: Run) -> None:
     assert all(torch.equal(value, resumed.weights[name]) for name, value in whole.weights.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_during_a_rollout_stops_at_once(tmp_path: Path, whole: Run, number: int, status: int) -> None:
     with pytest.raises(Stopped) as stopped:

@@ -31,6 +31,7 @@ def troubled(folder: Path, **settings: Any) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_the_folder_has_what_is_needed_to_understand_it(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("trainer: {}\n")
     run = troubled(tmp_path, incident_iterations=2, incident_trajectories=3)

@@ -97,6 +97,7 @@ def test_a_monitor_that_resumes_says_nothing_again() -> None:
     assert (logged, words) == ([3.0], [])
 
 
+@pytest.mark.slow
 def test_the_level_is_one_metric_of_each_iteration_and_the_log_can_be_diagnosed(tmp_path: Path) -> None:
     make_run(tmp_path, CollapseMonitor(), iterations=3, sampler=scripted(answers)).fit()
     assert [row["collapse/level"] for row in by_iteration(tmp_path).values()] == ["0.0"] * 3

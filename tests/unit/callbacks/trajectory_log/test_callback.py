@@ -22,6 +22,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
+@pytest.mark.slow
 def test_trajectories_are_written_with_the_very_tokens(tmp_path: Path) -> None:
     log = TrajectoryLog(every_n_iterations=2, max_trajectories=3)
     run = make_run(tmp_path, log, iterations=4, sampler=scripted(answers)).fit()
