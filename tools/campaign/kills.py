@@ -12,6 +12,7 @@ checkpoint must load as plain values. Where time decides what is given up (strag
 
 import argparse
 import csv
+import importlib.util
 import os
 import random
 import shutil
@@ -52,8 +53,10 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "stragglers": ("-c", "conf/rollout/stragglers.yaml"),
     "two ranks": ("--trainer.strategy=ddp", "--trainer.devices=2"),
+    "vLLM in process": ("-c", "conf/rollout/vllm_in_process.yaml"),
 }  # fmt: skip
 """Settings of ``llds fit``."""
+_SLOW = ("two ranks", "vLLM in process")
 _DEPENDS_ON_TIME = ("stragglers",)
 _DEADLINE_S = 240.0
 _MARKERS = """\
@@ -242,16 +245,17 @@ def tries(draw: random.Random, folder: Path) -> Iterator[Outcome]:
                     yield Outcome(case, f"the run that is never killed ended with {result.exit_status}: {log(whole)}")
                     continue
                 wholes[case] = mean_lengths(result.markers)
-            kills = 2 if case == "two ranks" or number == 0 else 6  # short chains first, for a little of it all
+            kills = 2 if case in _SLOW or number == 0 else 6  # short chains first, for a little of it all
             yield chain(case, setup, whole, killed, make_plans(kills, 4, draw), wholes[case])
             for one in (killed, *folder.glob(f"{killed.name}.*")):
                 shutil.rmtree(one) if one.is_dir() else one.unlink(missing_ok=True)
 
 
 def _in_turn(draw: random.Random) -> list[str]:
-    """All cases in random order, the one that takes longest at the end."""
-    *quick, slow = CASES
-    return [*draw.sample(quick, len(quick)), slow]
+    """All cases that can run here in random order, those that take longest at the end."""
+    slow = [case for case in _SLOW if not case.startswith("vLLM") or importlib.util.find_spec("vllm") is not None]
+    quick = [case for case in CASES if case not in _SLOW]
+    return [*draw.sample(quick, len(quick)), *slow]
 
 
 def chain(
