@@ -15,6 +15,14 @@ _MOST_BYTES = 4_000_000
 _MOST_CHARS = 500
 
 
+async def read_text(reply: aiohttp.ClientResponse) -> str:
+    """The body of a reply, to its end or to four megabytes; one call of ``read`` gives what has come so far."""
+    body = bytearray()
+    while len(body) < _MOST_BYTES and (part := await reply.content.read(_MOST_BYTES - len(body))):
+        body += part
+    return body.decode("utf-8", "replace")
+
+
 class HTTPTool(AgentTool):
     """Posts the arguments of a call to a URL as JSON; the reply is the observation.
 
@@ -69,7 +77,7 @@ class HTTPTool(AgentTool):
                 aiohttp.ClientSession(headers=headers) as session,
                 session.post(self.url, json=arguments) as reply,
             ):
-                text = (await reply.content.read(_MOST_BYTES)).decode("utf-8", "replace")
+                text = await read_text(reply)
         except aiohttp.ClientError as error:
             raise ToolFailure(f"{self.url} cannot be asked: {error}") from error
         self._check(reply.status, text)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import aiohttp
 
 from llds.agent_tools.base import AgentTool, checked_tool_name
+from llds.agent_tools.http import read_text
 from llds.agent_tools.search import format_passages
 from llds.agent_tools.web_cache import WebCache
 from llds.errors import BudgetError, ConfigurationError, ToolFailure, ToolInputError
@@ -22,7 +23,6 @@ from llds.retrieval.base import Passage
 from llds.types import ToolResult
 
 _REFUSALS, _SPENT = {401, 403, 404, 405}, {402, 432, 433}
-_MOST_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class WebSearchTool(AgentTool):
                 aiohttp.ClientSession(headers=headers) as session,
                 session.request("GET" if body is None else "POST", f"{self.url}/search", **words) as reply,
             ):
-                return reply.status, (await reply.content.read(_MOST_BYTES)).decode("utf-8", "replace")
+                return reply.status, await read_text(reply)
         except aiohttp.ClientError as error:
             raise ToolFailure(f"{self.url} cannot be asked: {error}") from error
 

@@ -21,10 +21,17 @@ from llds.rollout.tool_calls import call_tool
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
-async def weather(request: web.Request) -> web.Response:
+async def weather(request: web.Request) -> web.StreamResponse:
     city = (await request.json())["city"]
     said: dict[str, Any] = {"Oslo": (200, '{"now": [{"text": "Rain"}]}'), "Nowhere": (404, "No such city.")}
     said |= {"Busy": (503, ""), "Closed": (403, "no"), "Odd": (200, "[]")}
+    if city == "Slow":  # its reply comes in pieces
+        reply = web.StreamResponse()
+        await reply.prepare(request)
+        for piece in (b'{"now": [', b'{"text": "Sn', b'ow"}]}'):
+            await reply.write(piece)
+            await asyncio.sleep(0.01)
+        return reply
     status, text = said[city]
     return web.Response(status=status, text=text)
 
@@ -44,8 +51,10 @@ def test_an_address_is_a_tool_whose_status_says_whose_mistake_it_was(monkeypatch
         return [*found, *await asyncio.gather(tool.call("Oslo", ToolContext()), return_exceptions=True)]
 
     monkeypatch.setenv("WEATHER", "secret")
-    rain, nowhere, busy, closed, odd, gone = asyncio.run(ask("Oslo", "Nowhere", "Busy", "Closed", "Odd"))
+    cities = ("Oslo", "Nowhere", "Busy", "Closed", "Odd", "Slow")
+    rain, nowhere, busy, closed, odd, slow, gone = asyncio.run(ask(*cities))
     assert rain.text == "Rain"
+    assert slow.text == "Snow"
     assert isinstance(nowhere, ToolInputError)
     assert str(nowhere) == "No such city."
     assert isinstance(busy, ToolFailure)
