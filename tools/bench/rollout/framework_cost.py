@@ -182,7 +182,7 @@ def signals(trajectories: list[Trajectory], batch: PolicyBatch) -> dict[str, flo
         entropy=drawn.abs(),
         action_index=batch.action_index,
         answered=has_answer(trajectories),
-        rewards=batch.rewards,
+        correct=batch.correct,
         ref_log_probs=drawn,
     )
 
