@@ -140,8 +140,8 @@ def _repeated_ngrams(trajectories: Sequence[Trajectory]) -> float | None:
     starts = (action[: 1 - NGRAM] == action[NGRAM - 1 :]).nonzero()[0]
     trajectory = np.repeat(np.array([number for number, _ in actions], np.uint64), lengths)[starts]
     # A polynomial of the ids modulo 2^64 stands for each n-gram; its upper bits, below the trajectory's number, are
-    # sorted as plain numbers, which is far quicker than sorting rows. Two n-grams of one trajectory share them by chance
-    # once in millions of trajectories.
+    # sorted as plain numbers, which is far quicker than sorting rows. That two n-grams of one trajectory share them by
+    # chance happens once in millions of trajectories.
     hashes = np.zeros(len(starts), np.uint64)
     for offset in range(NGRAM):
         hashes = (hashes + tokens[starts + offset]) * np.uint64(0x9E3779B97F4A7C15)

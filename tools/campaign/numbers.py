@@ -71,7 +71,7 @@ class Poison(pl.Callback):
         }
         name = names.get(self.place)
         value = None if name is None else getattr(batch, name)
-        return batch if value is None else replace(batch, **{name: self._spoiled(value)})
+        return batch if name is None or value is None else replace(batch, **{name: self._spoiled(value)})
 
     def _spoiled(self, value: torch.Tensor) -> torch.Tensor:
         changed = value.clone()

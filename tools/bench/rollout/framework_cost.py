@@ -160,7 +160,9 @@ class Iteration:
 
 def reply(ids: list[int]) -> bytes:
     """A reply of vLLM's server."""
-    content = [{"token": f"token_id:{one}", "logprob": -0.2512345, "bytes": None, "top_logprobs": []} for one in ids]
+    content: list[dict[str, Any]] = [
+        {"token": f"token_id:{one}", "logprob": -0.2512345, "bytes": None, "top_logprobs": []} for one in ids
+    ]
     choice = {
         "index": 0,
         "logprobs": {"content": content},
