@@ -130,7 +130,7 @@ class WebSampler(ScriptedSampler):
 class SearXNG(BaseHTTPRequestHandler):
     """A search of the web that finds the same for all."""
 
-    def do_GET(self) -> None:  # noqa: N802 (the name that the library wants)
+    def do_GET(self) -> None:
         """Answer in the shape of SearXNG."""
         found = json.dumps({"results": [{"url": "https://a.test/", "title": "A", "content": "It is 391."}]}).encode()
         self.send_response(200)

@@ -113,7 +113,8 @@ class ChatToolProtocol(Protocol):
         if missing := [name for name in names if name not in prompt]:
             raise ConfigurationError(
                 "Expected a chat template that tells the model of its tools (`model.protocol`), got one that leaves "
-                f"out {missing[0]!r}. Use a model whose template takes `{self.tools_argument}`, or llds.rollout.TagProtocol."
+                f"out {missing[0]!r}. Use a model whose template takes `{self.tools_argument}`, or "
+                "llds.rollout.TagProtocol."
             )
         for name in names:
             arguments = {"text": 'a "quoted"\nline', "number": 1.5, "list": [1, None, {"x": True}]}

@@ -339,9 +339,9 @@ def test_a_template_without_calls_that_can_be_read_is_refused(
         attached("qwen2_5_vl")
     plain = copy.deepcopy(of_family("qwen2_5"))
     plain.chat_template = SMOLLM3
-    with pytest.raises(ConfigurationError, match="leaves them out.*`protocol.call_text`"):
+    with pytest.raises(ConfigurationError, match=r"leaves them out.*`protocol.call_text`"):
         ChatToolProtocol(tools_argument="xml_tools").attach(plain, tools())
-    with pytest.raises(ConfigurationError, match="leaves out 'search'.*takes `tools`"):
+    with pytest.raises(ConfigurationError, match=r"leaves out 'search'.*takes `tools`"):
         ChatToolProtocol(**SMOLLM3_SETTINGS | {"tools_argument": "tools"}).attach(plain, tools())
     with pytest.raises(ConfigurationError, match="once each"):
         ChatToolProtocol(call_text="<tool_call>{name}</tool_call>")
