@@ -78,6 +78,14 @@ class FunctionReward(Reward):
             "golden_answers": lambda one: list(one.prompt.golden_answers),
         }
         parameters = inspect.signature(self.function).parameters
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind in named]
+        if missing := [name for name in needed if name not in ways]:
+            raise ConfigurationError(
+                f"Expected the data to have a column {missing[0]!r}, which {self.function.__qualname__} "
+                f"(`rollout.reward`) asks for, got {', '.join(columns) or 'none'}. Add it, or name the parameter "
+                "otherwise."
+            )
         takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
         asked = {name: way for name, way in ways.items() if takes_all or name in parameters}
         return {name: [way(one) for one in trajectories] for name, way in asked.items()}

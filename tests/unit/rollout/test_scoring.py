@@ -214,6 +214,8 @@ def test_a_function_of_trls_kind_runs_unchanged() -> None:
         Scoring(FunctionReward(lambda answers: [1.0])).score(trajectories, asyncio.run)
     with pytest.raises(ConfigurationError, match="import path"):
         FunctionReward("nowhere")
+    with pytest.raises(ConfigurationError, match=r"a column 'solution', which .*<lambda>.*, got level"):
+        Scoring(FunctionReward(lambda completions, solution, **_: [])).score(trajectories, asyncio.run)
     with pytest.raises(ConfigurationError, match="None"):  # does not apply, and there is no other part
         Scoring(reward).score([answered(level=-1)], asyncio.run)
 
