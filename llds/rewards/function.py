@@ -62,7 +62,7 @@ class FunctionReward(Reward):
         listed = list(found) if isinstance(found, Sequence) or hasattr(found, "__iter__") else []
         if len(listed) != count:
             raise ConfigurationError(
-                f"Expected a list of {count} rewards from {self.function.__qualname__} (`rollout.reward`), got "
+                f"Expected a list of {count} rewards from {self._named} (`rollout.reward`), got "
                 f"{str(found)[:80]!r}. Return one number, or None, for each completion."
             )
         return [None if one is None else float(one) for one in listed]
@@ -82,13 +82,17 @@ class FunctionReward(Reward):
         needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind in named]
         if missing := [name for name in needed if name not in ways]:
             raise ConfigurationError(
-                f"Expected the data to have a column {missing[0]!r}, which {self.function.__qualname__} "
+                f"Expected the data to have a column {missing[0]!r}, which {self._named} "
                 f"(`rollout.reward`) asks for, got {', '.join(columns) or 'none'}. Add it, or name the parameter "
                 "otherwise."
             )
         takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
         asked = {name: way for name, way in ways.items() if takes_all or name in parameters}
         return {name: [way(one) for one in trajectories] for name, way in asked.items()}
+
+    @property
+    def _named(self) -> str:
+        return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
 
     def _prompt(self, trajectory: Trajectory) -> Any:
         messages = trajectory.prompt.messages or ({"role": "user", "content": trajectory.prompt.question},)
