@@ -5,8 +5,9 @@ An environment is any class; nothing of it is asked but this, which is the contr
 * ``reset(...)`` begins an episode. It gets the columns of the question's row by name, those that it has parameters for,
   and returns a text for the prompt, or None.
 * Its other public methods are the agent's tools: typed, with a docstring that has a line for each argument, plain or
-  ``async`` (see `FunctionTool`). ``close`` and ``reward`` are none.
-* ``reward()``, where there is one, says what the episode was worth: `llds.rewards.EnvironmentReward` takes it.
+  ``async`` (see `FunctionTool`). ``close``, ``reward`` and ``get_reward`` are none.
+* ``get_reward()`` or ``reward()``, where there is one, or a number kept as ``self.reward``, says what the episode was
+  worth: `llds.rewards.EnvironmentReward` takes it.
 * ``close()``, where there is one, frees what it holds: after an answer, a failure, and when a run is stopped.
 
 Left out on purpose: where the text of ``reset`` stands (at ``{observation}`` of the prompt template).
@@ -26,7 +27,7 @@ from llds.agent_tools.function import function_schema, imported_function, run_fu
 from llds.errors import ConfigurationError, ToolFailure
 from llds.types import ToolResult, Trajectory
 
-_NO_TOOLS = frozenset({"reset", "close", "reward"})
+_NO_TOOLS = frozenset({"reset", "close", "reward", "get_reward"})
 
 
 class EnvironmentTool(AgentTool):
@@ -134,8 +135,7 @@ class EnvironmentFactory:
                 row = _accepted(environment.reset, trajectory.prompt.row)
                 said = await self._asked("reset", functools.partial(environment.reset, **row))
                 yield None if said is None else str(said)
-                if callable(getattr(environment, "reward", None)):
-                    trajectory.environment_reward = await self._asked("reward", environment.reward)
+                trajectory.environment_reward = await self._worth(environment)
             finally:
                 del self._open[trajectory.index]
                 await self._close(environment)
@@ -145,6 +145,17 @@ class EnvironmentFactory:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._places, self._open = loop, asyncio.Semaphore(self.max_open), {}
+
+    async def _worth(self, environment: Any) -> float | None:
+        """What the environment says that the episode was worth; None where it says nothing."""
+        said = getattr(environment, "get_reward", getattr(environment, "reward", None))
+        worth = await self._asked("reward", said) if callable(said) else said
+        try:
+            return None if worth is None else float(worth)
+        except (TypeError, ValueError) as error:
+            raise ToolFailure(
+                f"Expected a number, or None, as the reward of {self.environment.__qualname__}, got {worth!r:.80}"
+            ) from error
 
     async def _asked(self, what: str, function: Callable[[], Any]) -> Any:
         called = f"{what} of {self.environment.__qualname__}"

@@ -62,7 +62,7 @@ class FunctionReward(Reward):
         listed = list(found) if isinstance(found, Sequence) or hasattr(found, "__iter__") else []
         if len(listed) != count:
             raise ConfigurationError(
-                f"Expected a list of {count} rewards from {self.function.__qualname__} (`rollout.reward`), got "
+                f"Expected a list of {count} rewards from {self._named} (`rollout.reward`), got "
                 f"{str(found)[:80]!r}. Return one number, or None, for each completion."
             )
         return [None if one is None else float(one) for one in listed]
@@ -78,9 +78,21 @@ class FunctionReward(Reward):
             "golden_answers": lambda one: list(one.prompt.golden_answers),
         }
         parameters = inspect.signature(self.function).parameters
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind in named]
+        if missing := [name for name in needed if name not in ways]:
+            raise ConfigurationError(
+                f"Expected the data to have a column {missing[0]!r}, which {self._named} "
+                f"(`rollout.reward`) asks for, got {', '.join(columns) or 'none'}. Add it, or name the parameter "
+                "otherwise."
+            )
         takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
         asked = {name: way for name, way in ways.items() if takes_all or name in parameters}
         return {name: [way(one) for one in trajectories] for name, way in asked.items()}
+
+    @property
+    def _named(self) -> str:
+        return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
 
     def _prompt(self, trajectory: Trajectory) -> Any:
         messages = trajectory.prompt.messages or ({"role": "user", "content": trajectory.prompt.question},)

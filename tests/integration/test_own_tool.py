@@ -3,6 +3,12 @@
 import gzip
 import json
 import lzma
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,7 +16,8 @@ import torch
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from llds.callbacks import TrajectoryLog
+from llds.agent_tools.web_cache import WebCache
+from llds.callbacks import TrajectoryLog, list_checkpoints
 from llds.cli import main
 from llds.cli.training.ask import answer_question
 from llds.data import PromptTemplate
@@ -48,11 +55,16 @@ def questions(tmp_path: Path) -> Path:
     return file
 
 
+def command_of(agent: str, folder: Path) -> list[str]:
+    """The words of a training of the agent of an example."""
+    configuration = ("-c", "llds:quickstart", "-c", f"llds:agents/{agent}")
+    return ["fit", *configuration, *SMALL, "--rollout.group_size", "2", "--trainer.default_root_dir", str(folder)]
+
+
 def fit(monkeypatch: pytest.MonkeyPatch, folder: Path, *args: str, agent: str = "calculator") -> list[dict]:
     """Train the agent of an example without any retriever; its trajectories."""
     monkeypatch.chdir(folder.parent)
-    configuration = ("-c", "llds:quickstart", "-c", f"llds:agents/{agent}")
-    main(["fit", *configuration, *SMALL, "--rollout.group_size", "2", "--trainer.default_root_dir", str(folder), *args])
+    main([*command_of(agent, folder), *args])
     files = sorted((folder / "trajectories").iterdir())
     return [json.loads(line) for file in files for line in gzip.open(file, "rt")]
 
@@ -100,6 +112,64 @@ def test_what_the_calculator_computes_comes_back_and_is_worth_a_reward(
 def test_the_example_is_short_enough_to_copy() -> None:
     lines = [line for name in ("calculator.py", "calculator.yaml") for line in (AGENT / name).read_text().splitlines()]
     assert len(lines) <= 40
+
+
+class WebSampler(ScriptedSampler):
+    """Each of its trajectories searches the web once, in an iteration of its own words, before it answers."""
+
+    def __init__(self) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_path("llds:quickstart/policy"))
+        super().__init__(tokenizer, lambda trajectory, turn: self.action(trajectory, turn))
+
+    def action(self, trajectory: int, turn: int) -> str:
+        """The text of an action."""
+        query = f"{self.policy_version} of {trajectory}"
+        return "<answer>391</answer>" if turn % 2 else f"<web_search>{query}</web_search>"
+
+
+class SearXNG(BaseHTTPRequestHandler):
+    """A search of the web that finds the same for all."""
+
+    def do_GET(self) -> None:
+        """Answer in the shape of SearXNG."""
+        found = json.dumps({"results": [{"url": "https://a.test/", "title": "A", "content": "It is 391."}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(found)))
+        self.end_headers()
+        self.wfile.write(found)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.slow
+def test_a_spent_budget_ends_a_training_in_one_line_and_a_larger_one_goes_on_where_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SearXNG)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    cache = WebCache(str(tmp_path / "web.sqlite"))
+    arguments = {"service": "searxng", "url": f"http://127.0.0.1:{server.server_port}", "cache": cache.path}
+
+    def words(budget: int) -> tuple[str, ...]:
+        tool = {"class_path": "llds.agent_tools.WebSearchTool", "init_args": arguments | {"budget": budget}}
+        sampler = ("--rollout.sampler", f"{WebSampler.__module__}.WebSampler")
+        return ("--model.agent_tools", json.dumps([tool]), *sampler, "--policy_check.enabled", "false")
+
+    command = [sys.executable, "-m", "llds", *command_of("calculator", tmp_path / "run"), *words(12)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )  # whose budget is spent within the second iteration of eight searches each
+    last = ended.stderr.splitlines()[-1]
+    assert re.fullmatch(r"llds: Expected at most 12 requests to .*raise the budget, and resume\.", last)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+    assert [path.stem for path in list_checkpoints(tmp_path / "run")] == ["iteration-000001"]
+    trajectories = fit(monkeypatch, tmp_path / "run", *words(100), "--ckpt_path", "last")
+    server.shutdown()
+    assert len(trajectories) == 16
+    assert all("It is 391." in one["turns"][0]["observation"] for one in trajectories)
+    assert cache.requests == 16  # four of the second iteration's had been made before
 
 
 class AskingSampler(ScriptedSampler):

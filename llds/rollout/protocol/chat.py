@@ -7,11 +7,10 @@ tool's result comes from the template, the result itself is foreign text (`llds.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from jinja2 import TemplateError
 from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
@@ -19,7 +18,8 @@ from llds.agent_tools import AgentTool
 from llds.errors import ConfigurationError
 from llds.rollout.protocol.base import ObservationText, Protocol, ShownPart, ToolAnnouncement
 from llds.rollout.protocol.call_format import UnreadableCallError
-from llds.rollout.protocol.chat_format import CALL_ID, ChatFormat, Message, call_message, find_format
+from llds.rollout.protocol.chat_format import CALL_ID, ChatFormat, call_message, find_format
+from llds.rollout.protocol.chat_template import TOOLS, ChatTemplate, told_of_tools
 from llds.types import Action
 
 _CALL_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
@@ -36,6 +36,10 @@ class ChatToolProtocol(Protocol):
         answer_pattern: Regular expression whose first group is the answer within the last message; None takes all of
             it, without the reasoning.
         max_calls: Most calls of one action.
+        tools_argument: Argument of the chat template that takes the tools, where it is not transformers' own
+            (SmolLM3: ``xml_tools``).
+        call_text: For a template that writes no calls: how the model does, with ``{name}`` and ``{arguments}``, which
+            is JSON. None leaves it to the template.
 
     Raises:
         ConfigurationError: A value cannot work; from `attach`: the template has no tool calls that can be read.
@@ -46,12 +50,19 @@ class ChatToolProtocol(Protocol):
         template_kwargs: dict[str, Any] | None = None,
         answer_pattern: str | None = None,
         max_calls: int = 8,
+        tools_argument: str = TOOLS,
+        call_text: str | None = None,
     ) -> None:
+        if call_text is not None and not all(call_text.count(place) == 1 for place in ("{name}", "{arguments}")):
+            raise ConfigurationError(
+                f"Expected `protocol.call_text` to hold {{name}} and {{arguments}} once each, got {call_text!r}."
+            )
         if max_calls < 1:
             raise ConfigurationError(f"Expected `protocol.max_calls` >= 1, got {max_calls}. Raise it.")
         self.template_kwargs = template_kwargs or {}
         self.answer_pattern = None if answer_pattern is None else _compiled(answer_pattern)
         self.max_calls = max_calls
+        self.tools_argument, self.call_text = tools_argument, call_text
         self._format: ChatFormat | None = None
         self._frames: dict[str, tuple[str, str]] = {}
         self._ids: tuple[int, ...] = ()
@@ -64,7 +75,7 @@ class ChatToolProtocol(Protocol):
 
     def announce(self, tools: Sequence[AgentTool]) -> ToolAnnouncement:
         """The tools' schemas, for the chat template."""
-        return ToolAnnouncement(chat_arguments={"tools": [tool.schema for tool in tools], **self.template_kwargs})
+        return ToolAnnouncement(chat_arguments=told_of_tools(tools, self.tools_argument) | self.template_kwargs)
 
     def attach(self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[AgentTool]) -> None:
         """Find the format out, try it, and say so once."""
@@ -78,11 +89,12 @@ class ChatToolProtocol(Protocol):
                 "one without. Use llds.rollout.TagProtocol, or give the tokenizer a chat template."
             )
         self._schemas = {tool.name: tool.schema["function"]["parameters"] for tool in tools}
-        self._find(_Template(tokenizer, tools, self.template_kwargs), tokenizer, [tool.name for tool in tools])
-        self._try(_Template(tokenizer, tools, self.template_kwargs), tools)
+        template = ChatTemplate(tokenizer, self.announce(tools).chat_arguments, self.call_text or "")
+        self._find(template, tokenizer, [tool.name for tool in tools])
+        self._try(template, tools)
         self._attached = key
 
-    def _find(self, template: "_Template", tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> None:
+    def _find(self, template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> None:
         added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
         special = [content for content, token in added.items() if token.special] + list(tokenizer.all_special_tokens)
         found = find_format(template.render, special, names[0] if names else "none")
@@ -94,14 +106,15 @@ class ChatToolProtocol(Protocol):
         bracketed = sorted(mark[1:] for mark in self._format.marks if mark[0] in "<[")
         self._brackets = re.compile(rf"[<\[](?={'|'.join(map(re.escape, bracketed))})") if bracketed else None
 
-    def _try(self, template: "_Template", tools: Sequence[AgentTool]) -> None:
+    def _try(self, template: ChatTemplate, tools: Sequence[AgentTool]) -> None:
         """The self-test: tools are announced, and a call of each reads back as it was written."""
         names = [tool.name for tool in tools]
         prompt = template.render([{"role": "user", "content": "?"}], True)
         if missing := [name for name in names if name not in prompt]:
             raise ConfigurationError(
                 "Expected a chat template that tells the model of its tools (`model.protocol`), got one that leaves "
-                f"out {missing[0]!r}. Use a model whose template takes `tools`, or llds.rollout.TagProtocol."
+                f"out {missing[0]!r}. Use a model whose template takes `{self.tools_argument}`, or "
+                "llds.rollout.TagProtocol."
             )
         for name in names:
             arguments = {"text": 'a "quoted"\nline', "number": 1.5, "list": [1, None, {"x": True}]}
@@ -266,34 +279,6 @@ class ChatToolProtocol(Protocol):
         for mark in sorted(self._known.marks, key=len, reverse=True):
             text = text.replace(mark, "\n")
         return text
-
-
-class _Template:
-    """The tokenizer's chat template with the tools of an agent."""
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[AgentTool], arguments: Mapping[str, Any]
-    ) -> None:
-        self._tokenizer, self._arguments = tokenizer, dict(arguments)
-        self._tools: list[Any] | None = [tool.schema for tool in tools] or None
-
-    def render(self, messages: Sequence[Message], goes_on: bool) -> str:
-        """Messages as text."""
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
-                    tools=self._tools,
-                    add_generation_prompt=goes_on,
-                    tokenize=False,
-                    **self._arguments,
-                )
-            )
-        except (TemplateError, TypeError, KeyError) as error:
-            raise ConfigurationError(
-                "Expected a chat template that takes tool calls and results for llds.rollout.ChatToolProtocol "
-                f"(`model.protocol`), got one that refuses them: {error}. Use llds.rollout.TagProtocol."
-            ) from error
 
 
 def _compiled(pattern: str) -> str:

@@ -86,7 +86,8 @@ def find_format(render: Render, special: Sequence[str], name: str = NAME) -> Cha
     if NAME not in called or VALUE not in called:
         raise ConfigurationError(
             "Expected a chat template that writes a tool's name and arguments for `model.protocol`, got one that "
-            "leaves them out. Use a model whose template knows tool calls, or llds.rollout.TagProtocol."
+            "leaves them out. Use a model whose template knows tool calls, say in `protocol.call_text` how it writes "
+            "them, or use llds.rollout.TagProtocol."
         )
     several = _tried(render, [user, call_message([(NAME, {KEY: VALUE})] * 2)], False)
     is_single = several is None or several.count(VALUE) < 2

@@ -87,10 +87,51 @@ def _fresh() -> Iterator[None]:
     assert Counter.alive == []  # whatever happened, all are closed
 
 
+class Guessing:
+    """As the examples of TRL and OpenEnv: the reward is a number that it keeps, and the end an exception."""
+
+    def __init__(self) -> None:
+        self.reward: Any = 0.0
+        self.done = False
+
+    def reset(self, **kwargs: Any) -> str | None:
+        """Begin."""
+        self.word, self.reward = kwargs["word"], kwargs.get("worth", 0.0)
+        return None
+
+    def guess(self, guess: str) -> str:
+        """Make a guess.
+
+        Args:
+            guess: The guessed word, formatted as '[abcde]'
+
+        Returns:
+            The feedback.
+        """
+        if self.done:
+            raise ValueError("Game over.")
+        self.done = guess == f"[{self.word}]"
+        self.reward = float(self.done)
+        return "Right." if self.done else "Wrong."
+
+
+class Owning(Guessing):
+    """It owns its reward, in the words of TRL."""
+
+    async def get_reward(self) -> Any:
+        """Half of it."""
+        return self.reward / 2
+
+
 def play(
-    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], script: Any, opening: bool = False, **settings: Any
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    script: Any,
+    opening: bool = False,
+    environment: type = Counter,
+    **settings: Any,
 ) -> list[Trajectory]:
-    factory = EnvironmentFactory(Counter, {"start": 10}, **settings)
+    factory = EnvironmentFactory(environment, {"start": 10} if environment is Counter else None, **settings)
     sampler = script if isinstance(script, ScriptedSampler) else ScriptedSampler(tokenizer, script)
     collector = RolloutCollector(
         sampler, tokenizer, TagProtocol(), factory.tools, ToolCallPolicy(max_retries=0), stateful=factory
@@ -116,6 +157,25 @@ def test_each_trajectory_has_its_own_and_its_reward(tokenizer: PreTrainedTokeniz
     assert Counter.most <= 2
     Scoring(EnvironmentReward(correct_from=100)).score(trajectories, asyncio.run)
     assert [(one.reward, one.is_correct) for one in trajectories] == [(12.0, False), (114.0, True), (216.0, True)]
+
+
+@pytest.mark.parametrize(("kind", "worth"), [(Guessing, 1.0), (Owning, 0.5)])
+def test_an_environment_as_trl_wants_it_runs_unchanged(
+    tokenizer: PreTrainedTokenizerFast, kind: type, worth: float
+) -> None:
+    def script(trajectory: int, turn: int) -> str:
+        words = "apple", "grape", "grape" if trajectory == 0 else "apple"
+        return f"<guess>[{words[turn]}]</guess>" if turn < 3 else "<answer>1</answer>"
+
+    trajectories = play(tokenizer, [{"word": "grape"}, {"word": "melon"}], script, environment=kind)
+    assert [tool.name for tool in EnvironmentFactory(kind).tools] == ["guess"]
+    said = [str(tokenizer.decode(turn.observation_ids)) for turn in trajectories[0].turns[:3]]
+    assert [word in one for word, one in zip(("Wrong.", "Right.", "Error: Game over."), said, strict=True)] == [
+        True
+    ] * 3
+    assert [one.environment_reward for one in trajectories] == [worth, 0.0]
+    [odd] = play(tokenizer, [{"word": "", "worth": "a lot"}], lambda *_: "<answer>1</answer>", environment=Guessing)
+    assert "a number, or None, as the reward of Guessing, got 'a lot'" in odd.failure
 
 
 def test_a_failure_closes_it_and_is_no_reward(tokenizer: PreTrainedTokenizerFast) -> None:

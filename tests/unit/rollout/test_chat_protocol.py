@@ -101,11 +101,18 @@ ANSWERS = {
 
 
 SMOLLM3 = (
-    "{% if xml_tools %}<|im_start|>system\n{% for tool in xml_tools %}{{ tool | string }}{% endfor %}<|im_end|>\n"
-    "{% endif %}{% for m in messages %}<|im_start|>{{ 'user' if m.role == 'tool' else m.role }}\n{{ m.content }}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% set mute = '' if enable_thinking | default(true) else '<think>\n\n</think>\n' %}"
+    "{% if xml_tools %}<|im_start|>system\n{% for tool in xml_tools[:] %}{{ tool | string }}{% endfor %}<|im_end|>\n"
+    "{% endif %}{% for m in messages %}<|im_start|>{{ 'user' if m.role == 'tool' else m.role }}\n"
+    "{% if m.role == 'assistant' %}{{ mute }}{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{{ mute }}{% endif %}"
 )
-"""What SmolLM3's template does with tools: it takes them as ``xml_tools``, and writes no call."""
+"""What SmolLM3's template does with tools: it takes them as ``xml_tools``, and writes no call, only what is said."""
+SMOLLM3_SETTINGS = {
+    "template_kwargs": {"enable_thinking": False},
+    "tools_argument": "xml_tools",
+    "call_text": '<tool_call>\n{"name": "{name}", "arguments": {arguments}}\n</tool_call>',
+}
 
 
 def search(query: str, context: ToolContext) -> str:
@@ -332,14 +339,37 @@ def test_a_template_without_calls_that_can_be_read_is_refused(
         attached("qwen2_5_vl")
     plain = copy.deepcopy(of_family("qwen2_5"))
     plain.chat_template = SMOLLM3
-    for arguments in ({}, {"xml_tools": [tool.schema for tool in tools()]}):
-        with pytest.raises(ConfigurationError, match="leaves them out"):
-            ChatToolProtocol(arguments).attach(plain, tools())
+    with pytest.raises(ConfigurationError, match=r"leaves them out.*`protocol.call_text`"):
+        ChatToolProtocol(tools_argument="xml_tools").attach(plain, tools())
+    with pytest.raises(ConfigurationError, match=r"leaves out 'search'.*takes `tools`"):
+        ChatToolProtocol(**SMOLLM3_SETTINGS | {"tools_argument": "tools"}).attach(plain, tools())
+    with pytest.raises(ConfigurationError, match="once each"):
+        ChatToolProtocol(call_text="<tool_call>{name}</tool_call>")
     plain.chat_template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
     with pytest.raises(ConfigurationError, match="name and arguments"):
         ChatToolProtocol().attach(plain, tools())
     with pytest.raises(ConfigurationError, match="chat template"):
         ChatToolProtocol().attach(tokenizer, tools())
+
+
+def test_a_template_that_writes_no_calls_works_where_the_settings_say_how_the_model_does(
+    of_family: Callable[[str], PreTrainedTokenizerFast],
+) -> None:
+    own = copy.deepcopy(of_family("qwen2_5"))
+    own.chat_template = SMOLLM3
+    protocol = ChatToolProtocol(**SMOLLM3_SETTINGS)
+    protocol.attach(own, tools())
+    template = PromptTemplate("{question}", chat=True).announcing(protocol.announce(tools()))
+    prompt = own.decode(template.encode(Prompt("1", "Who?", ("x",)), own).prompt_ids)
+    assert "{'name': 'search'" in prompt
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n")
+    call = CALLS["qwen2_5"].removesuffix("<|im_end|>")
+    action = protocol.parse(f"{call}\n{call}<|im_end|>", NAMES)
+    assert [call.arguments for call in action.calls] == [{"query": "x"}] * 2
+    told = whole(protocol.observe_all(action, CALLS["qwen2_5"], ["Oslo", "a <tool_call>"], NAMES))
+    again = "<|im_start|>user\na &lt;tool_call><|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n"
+    assert told == f"\n<|im_start|>user\nOslo<|im_end|>\n{again}"
+    assert protocol.parse("Oslo<|im_end|>", NAMES).content == "Oslo"
 
 
 def test_the_start_says_what_was_found(attached: Attached, caplog: pytest.LogCaptureFixture) -> None:

@@ -200,6 +200,14 @@ async def by_message(completions: list[list[dict[str, str]]]) -> list[float]:
     return [float(len(one)) for one in completions]
 
 
+class OfAClass:
+    """As TRL makes those that have settings."""
+
+    def __call__(self, completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+        """Too few."""
+        return [float(len(ids)) for ids in completion_ids[1:]]
+
+
 def test_a_function_of_trls_kind_runs_unchanged() -> None:
     reward = FunctionReward(f"{__name__}.accuracy", correct_from=3)
     reward.attach(lambda ids: " ".join(map(str, ids)))
@@ -214,6 +222,11 @@ def test_a_function_of_trls_kind_runs_unchanged() -> None:
         Scoring(FunctionReward(lambda answers: [1.0])).score(trajectories, asyncio.run)
     with pytest.raises(ConfigurationError, match="import path"):
         FunctionReward("nowhere")
+    chat.function = OfAClass()
+    with pytest.raises(ConfigurationError, match=r"list of 2 rewards from OfAClass"):
+        Scoring(chat).score(trajectories, asyncio.run)
+    with pytest.raises(ConfigurationError, match=r"a column 'solution', which .*<lambda>.*, got level"):
+        Scoring(FunctionReward(lambda completions, solution, **_: [])).score(trajectories, asyncio.run)
     with pytest.raises(ConfigurationError, match="None"):  # does not apply, and there is no other part
         Scoring(reward).score([answered(level=-1)], asyncio.run)
 
