@@ -230,12 +230,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", choices=list(STUDIES))
     parser.add_argument("--iterations", type=int, help="another length")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only the trainings of these seeds")
     parser.add_argument("--output", type=Path, default=RECORDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.studies:
         study = Study(arguments.output / TABLES.get(name, name))
         for job in STUDIES[name]():
+            if arguments.seeds and job.seed not in arguments.seeds:
+                continue
             with claimed(f"{name}-{job.name}") as is_mine:
                 if not is_mine or study.has(job.name):
                     continue
