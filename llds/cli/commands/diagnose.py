@@ -20,8 +20,8 @@ reads:
   llds       a run's folder (CSV or TensorBoard), metrics.csv
   TRL        console log, notebook, trainer_state.json or its folder
   verl       console log or file logger
-  prime-rl   metrics.jsonl
-  others     W&B histories (csv, jsonl) and .wandb files, TensorBoard folders; all of these as .gz too
+  consoles   of prime-rl, slime, OpenRLHF, NeMo-RL, AReaL, ms-swift; tables of steps as text
+  others     metrics.jsonl, W&B histories (csv, jsonl) and .wandb files, TensorBoard folders; all of these as .gz too
 
 exit status:
   0 no alarm at the end of any run   1 bad input   2 an alarm at the end of a run

@@ -94,6 +94,10 @@ class Protocol(ABC):
         """Tokens with which an action ends, beside those that end a turn of the model anyway."""
         return ()
 
+    def control_marks(self, tool_names: Sequence[str]) -> set[str]:
+        """Texts that open and close calls and answers; after `attach`. By default those at which an action ends."""
+        return set(self.stop_strings(tool_names))
+
     @abstractmethod
     def parse(self, text: str, tool_names: Sequence[str]) -> Action:
         """Read an action; linear in the length of ``text``, and never an error.
