@@ -1,4 +1,4 @@
-"""The commands `serve-retriever`, `report`, `memory`, `export`, `push` and `convert`: what they take, and what they refuse."""
+"""`serve-retriever`, `report`, `memory`, `export`, `push` and `convert`: what they take, and what they refuse."""
 
 import importlib.util
 from pathlib import Path
