@@ -1,10 +1,13 @@
 """Files beside the code say the same as the code: hooks and CI, versions, forms for issues."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +31,16 @@ def test_every_check_of_ci_before_the_tests_is_a_hook() -> None:
 def test_the_workflow_runs_what_a_developer_runs() -> None:
     [job] = load(".github/workflows/ci.yml")["jobs"].values()
     assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+
+
+@pytest.mark.slow
+def test_the_site_has_every_page_and_no_link_that_leads_nowhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", ".github/mkdocs.yml", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert {path.with_suffix("").name for path in (ROOT / "docs").glob("*.md")} <= {
+        one.stem for one in tmp_path.iterdir()
+    }
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
