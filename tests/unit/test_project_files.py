@@ -66,7 +66,7 @@ def test_every_key_that_other_frameworks_settings_are_called_here_exists() -> No
 
 
 def names_of(heading: str) -> set[str]:
-    """Settings of another framework, and values of them, in a table of the page; older names in brackets are left out."""
+    """Settings of another framework, and their values, in a table of the page; older names in brackets are left out."""
     table = (ROOT / "docs/coming_from.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     cells = [re.sub(r"\(.*?\)", "", line.split("|")[1]) for line in table.splitlines() if line.startswith("|")]
     quoted = [name for cell in cells if "Search-R1" not in cell for name in re.findall(r"`([^`]+)`", cell)]
