@@ -27,11 +27,12 @@ DATA_SOURCE_COLUMNS = ("data_source",)
 _KEYS_OF_ANSWERS = ("target", "value", "text", "aliases")  # Search-R1; TriviaQA's value and aliases; SQuAD
 _BOOLEANS = {True: ["yes", "true"], False: ["no", "false"]}  # StrategyQA, BoolQ; a policy may say either
 _INSTRUCTIONS = ("<answer>", "</answer>", "<search>")  # a question says none of these; a whole prompt does
-_CONTAINER = re.compile(  # a list or a mapping that begins with a text or with another of them; an empty list
-    r"""\s*(\[\s*["'\[{].*\]|\{\s*["'].*\}|\[\s*\])\s*""", re.DOTALL
+_CONTAINER = re.compile(  # a list or a mapping that begins with a text or with another of them; an empty list; a tuple
+    r"""\s*(\[\s*["'\[{].*\]|\{\s*["'].*\}|\[\s*\]|\(\s*(["']).*\2\s*,(.*\2)?\s*\))\s*""", re.DOTALL
 )
+_AFTER_WORKING = re.compile(r".*\n#### *(\S.*)", re.DOTALL)  # GSM8K's answers: the working, then #### 7
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*"(role|content)"\s*:""")
-_OPENINGS = ("[", "{", "array(")  # of what holds answers or messages
+_OPENINGS = ("[", "{", "(", "array(", "np.", "numpy.")  # of what holds answers or messages
 _MOST_SHAPES = 100
 _ANSWERS = "a string, a number or a list of them as gold answers"
 
@@ -143,7 +144,7 @@ def _usual_column(names: tuple[str, ...], field: str | None, usual: Sequence[str
 
 def _plain(value: Any) -> str:
     """A text without white space around it; empty for all that is none, or must be looked at."""
-    if type(value) is not str or len(value) > MAX_CHARS or "<" in value or "\x00" in value:
+    if type(value) is not str or len(value) > MAX_CHARS or "<" in value or "####" in value or "\x00" in value:
         return ""
     text = value.strip()
     if text.startswith(_OPENINGS) or not (text.isascii() or is_unicode(text)):
@@ -200,7 +201,10 @@ def _answers(value: Any, row: Row, column: str, source: DataSource) -> list[str]
 
 def _answers_of_item(item: Any, row: Row, column: str, source: DataSource) -> list[str]:
     if isinstance(item, str):
-        return [read_text(item, row, column, _ANSWERS)] if item.strip() else []
+        if _is_container(item):  # a list whose items were written as text, one by one
+            return _answers(item, row, column, source)
+        found = _AFTER_WORKING.fullmatch(item)
+        return [read_text(found[1] if found else item, row, column, _ANSWERS)] if item.strip() else []
     if isinstance(item, bool):
         return _BOOLEANS[item]
     if isinstance(item, int):
@@ -215,8 +219,7 @@ def _answers_of_item(item: Any, row: Row, column: str, source: DataSource) -> li
 
 def _in_text(text: str, row: Row, column: str, source: DataSource) -> Any:
     """What a text holds: a list or a record that is written as JSON (PopQA, csv), or answers between separators."""
-    is_array = is_array_repr(text)
-    if not is_array and not _CONTAINER.fullmatch(text):
+    if not _is_container(text):
         return text.split(source.answer_separator)
     try:
         return json.loads(text)
@@ -224,6 +227,11 @@ def _in_text(text: str, row: Row, column: str, source: DataSource) -> Any:
         # Python's or numpy's way to write a list, which would otherwise be one long answer that nobody can give
         expected = f"{_ANSWERS} (a list inside of a string is written as JSON)"
         raise refuse(row, column, expected, text) from None
+
+
+def _is_container(text: str) -> bool:
+    """Whether a text is how something that holds answers is written, be it readable or not."""
+    return is_array_repr(text) or _CONTAINER.fullmatch(text) is not None
 
 
 def _prompt_id(row: Row, source: DataSource) -> str:

@@ -239,8 +239,22 @@ class SearchAgentCLI(LightningCLI):
             kwargs["callbacks"] = with_profile(self._get(self.config_init, "trainer").callbacks)
         try:
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, MisconfigurationException) as error:
-            raise ConfigurationError(f"Expected `trainer` settings that work on this machine, got: {error}") from error
+        except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
+            said = f"Expected `trainer` settings that work on this machine, got: {error}"
+            if "enable_checkpointing" in said:  # ours is what Lightning calls by the name of its own
+                said += " Take llds.callbacks.IterationCheckpoint out of `trainer.callbacks`, too."
+            raise ConfigurationError(said) from error
+
+    def _set_seed(self) -> None:
+        """Set the one seed.
+
+        Raises:
+            ConfigurationError: If it is no seed.
+        """
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise ConfigurationError(f"Expected `seed_everything` to be a seed, got: {error}.") from error
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: the base class reads the whole file for hyper-parameters that llds does not keep there."""

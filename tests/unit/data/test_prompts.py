@@ -218,6 +218,11 @@ def test_a_wrong_column_is_named_with_those_that_exist(
         ({"golden_answers": "['Oslo', 'Christiania']"}, "golden_answers"),  # Python's way to write a list
         ({"golden_answers": "['Oslo' 'Christiania']"}, "golden_answers"),  # numpy's
         ({"golden_answers": "array(['Oslo'], dtype=object)"}, "golden_answers"),
+        ({"golden_answers": ["array(['Oslo'], dtype=object)"]}, "golden_answers"),
+        ({"golden_answers": "[np.str_('Oslo')]"}, "golden_answers"),
+        ({"golden_answers": "np.float64(3.5)"}, "golden_answers"),
+        ({"golden_answers": "('Oslo', 'Christiania')"}, "golden_answers"),  # a tuple
+        ({"golden_answers": "('Oslo',)"}, "golden_answers"),
         ({"golden_answers": "{'target': ['Oslo']}"}, "golden_answers"),
         ({"golden_answers": '[{"text": "Oslo"}}]'}, "golden_answers"),
         ({"golden_answers": [{"goal": "Oslo"}]}, "golden_answers"),

@@ -173,6 +173,11 @@ def test_every_public_file_loads_by_its_path_alone(file: str, count: int, first:
         (r'"reward_model": {"ground_truth": "{\"target\": [\"x1\"]}"}', ("x1",)),
         ("\"golden_answers\": \"array(['x', 'y'], dtype=object)\"", None),
         ('"answer": "{Awayland}"', ("{Awayland}",)),
+        (r'"answers": ["[\"x1\"]"]', ("x1",)),
+        (r'"answer": "She has 3 + 4 = 7.\n#### 7"', ("7",)),  # GSM8K
+        ('"answer": "(What\'s the Story) Morning Glory?"', ("(What's the Story) Morning Glory?",)),
+        ('"answer": "(\'Til Tuesday)"', ("('Til Tuesday)",)),
+        ('"answer": "#### Oslo ####"', ("#### Oslo ####",)),
     ],
 )
 def test_gold_answers_of_every_shape_have_their_right_value(
