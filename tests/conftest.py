@@ -66,7 +66,8 @@ def _talkative() -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process per core where all unit tests run, at most four; a room or two run in this one.
 
-    A room or two are done before a worker is up. Slow tests wait for processes that they start: one more than there are cores, at most three.
+    A room or two are done before a worker is up. Slow tests wait for processes that they start: one more than there are
+    cores, at most three.
     """
     unit = Path(__file__).parent / "unit"
     if not any(unit.is_relative_to(Path(str(one)).absolute()) for one in config.args):

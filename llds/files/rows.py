@@ -1,7 +1,8 @@
 """A row of a file, and what becomes of the rows that are malformed."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +28,10 @@ class Row(NamedTuple):  # made in a quarter of the time of a dataclass; there ar
     origin: str
     number: int
     values: Mapping[str, Any]
+
+
+new_row: Callable[[Iterable[Any]], Row] = partial(tuple.__new__, Row)
+"""`Row._make` in a third of the time: for values that are known to be as many as they must."""
 
 
 class BadRows:

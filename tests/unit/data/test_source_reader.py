@@ -75,6 +75,20 @@ def test_a_file_of_malformed_rows_alone_is_an_error_though_rows_are_skipped(writ
         read_prompts(DataSource(path, on_bad_row="skip"))
 
 
+def test_bad_rows_are_named_in_the_order_of_the_file_whether_the_reader_or_a_column_refused_them(
+    write_jsonl: Write,
+) -> None:
+    path = write_jsonl(row(1), row(2, question=""), row(3), "oh", *[row(number) for number in range(5, 400)], "[]")
+    with pytest.raises(DataError) as caught:
+        read_prompts(DataSource(path))
+    assert [line.split(f"{path}:")[1].split(".")[0].split(" ")[0] for line in str(caught.value).splitlines()[1:]] == [
+        "2",
+        "4",
+        "400",
+    ]
+    assert ids(DataSource(path, on_bad_row="skip")) == [1, 3, *range(5, 400)]
+
+
 def test_all_bad_rows_of_a_file_are_named_at_once_the_first_ten_with_their_place(write_jsonl: Write) -> None:
     bad = [row(100 + number, question="") for number in range(11)]
     path = write_jsonl(row(1), "oh", row(1), *bad, row(2))

@@ -4,11 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http
 
 from llds.errors import ConfigurationError
 from llds.files import model_folder, with_pins, write_manifest
@@ -81,9 +84,15 @@ def test_files_of_a_data_set_are_chosen_by_pattern(served: Hub) -> None:
     assert [path.name for path in folder.rglob("*.jsonl")] == ["train.jsonl"]
 
 
+def do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the hub's client, and no other thread, not sleep between two tries."""
+    for module in (file_download, _http):
+        monkeypatch.setattr(module, "time", SimpleNamespace(**vars(time) | {"sleep": lambda _: None}))
+
+
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 512)
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    do_not_wait(monkeypatch)
     served.breaks["model.safetensors"] = 2
     folder = model_folder("Org/Tiny", "model.policy")
     assert (folder / "model.safetensors").read_bytes() == TINY["model.safetensors"]
@@ -92,7 +101,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(served: Hub, monkey
 
 
 def test_a_download_that_failed_goes_on_with_what_is_missing(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    do_not_wait(monkeypatch)
     served.failing.add("model.safetensors")
     with pytest.raises(ConfigurationError, match=r"Server error '500 .* what has arrived is kept\."):
         model_folder("Org/Tiny", "model.policy")
