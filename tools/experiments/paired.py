@@ -160,12 +160,12 @@ class PairedUpdates(pl.Callback):
         for group in range(int(whole.groups.max()) + 1):
             rows = (whole.groups == group).nonzero()[:, 0]
             question = whole.rows(rows)
-            if bool((question.rewards > 0).any()) and bool((question.rewards <= 0).any()):
+            if bool(question.correct.any()) and not bool(question.correct.all()):
                 question = replace(question, groups=torch.zeros_like(question.groups))
                 with put_back(agent):
                     _update(agent, batch, question, [batch.trained[row] for row in rows.tolist()], 1.0)
                     change = _per_response(question, agent.score(agent.policy, question))
-                yield {"question": group, "change": float(change[question.rewards > 0].mean())}
+                yield {"question": group, "change": float(change[question.correct].mean())}
 
 
 def _update(
@@ -206,7 +206,7 @@ def displacement(batch: PolicyBatch, after: Tensor, answered: Tensor) -> Row:
         answered=answered,
         correct=batch.correct,
     )
-    change, correct = _per_response(batch, after), batch.rewards > 0
+    change, correct = _per_response(batch, after), batch.correct
     signalled = correct & (batch.advantages > 0)
     return {
         "correct": int(correct.sum()),

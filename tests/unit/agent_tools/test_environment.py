@@ -250,7 +250,9 @@ def test_the_database_of_the_recipe_answers_and_says_what_is_wrong_with_a_statem
     assert [tool.name for tool in EnvironmentFactory(module.SqlEnvironment).tools] == ["query", "tables"]
 
 
-def test_the_page_about_an_agent_of_ones_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_about_an_agent_of_ones_own_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast
+) -> None:
     page = (ROOT / "docs" / "own_agent.md").read_text()
     for name, code in re.findall(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL):
         (tmp_path / f"{name}.py").write_text(code)
@@ -264,6 +266,17 @@ def test_the_page_about_an_agent_of_ones_own_runs(tmp_path: Path, monkeypatch: p
     assert asyncio.run(tools["hint"].call("Oslo", context)).text == "It is a city."
     with pytest.raises(ToolInputError, match="There are: Oslo, Bergen"):
         asyncio.run(tools["population"].call({"city": "Paris"}, context))
+    script = ['population: {"city": "Oslo"}\n', "population\n", "people: 5\n", "answer: 717710\n"]
+    sampler = ScriptedSampler(tokenizer, lambda _, turn: script[turn])
+    protocol = importlib.import_module("my_protocol").LineProtocol()
+    collector = RolloutCollector(sampler, tokenizer, protocol, [tools["population"]], ToolCallPolicy(max_retries=0))
+    limits = Collection(1, SamplingParams(), EpisodeLimits(), (0, 0, 0))
+    [episode] = collector.collect([Prompt("p", "q", ("1",), prompt_ids=(5, 6))], limits)
+    collector.close()
+    said = [str(tokenizer.decode(turn.observation_ids)) for turn in episode.turns[:3]]
+    assert (said[0], said[2]) == ("result: 717710\n", "wrong: There is no such tool.\n")
+    assert said[1].startswith("result: Error: ")
+    assert episode.answer == "717710"
     shop = EnvironmentFactory(**configurations[2]["model"]["init_args"]["environment"])
     trajectory = Trajectory(Prompt("p", "?", ("1",), row={"budget": 5}), "g", 0, SamplingParams())
 
