@@ -56,7 +56,7 @@ def classes() -> str:
         exported = _exported(ROOT / package / "__init__.py")
         found = {node.name: node for path in sorted((ROOT / package).rglob("*.py")) for node in _classes(path)}
         parts.append(f"## {name}")
-        parts += [_described(name, found[one]) for one in exported if one in found]
+        parts += [_described(name, found[one]) for one in exported if one in found and not _is_record(found[one])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -71,6 +71,18 @@ def _classes(path: Path) -> list[ast.ClassDef]:
     return [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
 
 
+def _is_record(node: ast.ClassDef) -> bool:
+    """Whether it holds values that the program makes: nothing for a configuration."""
+    text = ast.get_docstring(node) or ""
+    return "\nAttributes:\n" in text and "\nArgs:\n" not in text
+
+
+def _plain(text: str) -> str:
+    """Without the marks of Sphinx: formulas as LaTeX."""
+    text = re.sub(r"\.\. math::\n((?: {4}.*\n?)+)", lambda m: f"```latex\n{inspect.cleandoc(m[1])}\n```\n", text)
+    return text.replace(":math:`", "`")
+
+
 def _described(package: str, node: ast.ClassDef) -> str:
     text = inspect.cleandoc(ast.get_docstring(node) or "")
     about, _, rest = text.partition("\nArgs:\n")
@@ -79,4 +91,4 @@ def _described(package: str, node: ast.ClassDef) -> str:
     lines = re.split(r"\n(?=    \w+:)", f"\n{arguments}")[1:]
     rows = [re.sub(r"\s+", " ", line).strip().partition(": ") for line in lines]
     listed = "".join(f"* `{name}`: {meaning}\n" for name, _, meaning in rows)
-    return f"### {node.name}\n\n`{package}.{node.name}`\n\n{said}\n\n{listed}".rstrip()
+    return f"### {node.name}\n\n`{package}.{node.name}`\n\n{_plain(said)}\n\n{_plain(listed)}".rstrip()
