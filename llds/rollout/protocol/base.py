@@ -72,7 +72,7 @@ class Protocol(ABC):
     """A format. Methods get the names of the agent's tools, so that one object serves any number of agents."""
 
     def attach(self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[AgentTool]) -> None:
-        """Hear of tokenizer and tools, before anything else but `announce`; equal ones may come again.
+        """Get to know tokenizer and tools, before anything else but `announce`; equal ones may come again.
 
         Raises:
             ConfigurationError: If the protocol cannot work with them.
