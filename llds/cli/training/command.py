@@ -30,6 +30,7 @@ from llds.callbacks import (
     RetrievalCallback,
     RolloutCallback,
     RunLock,
+    exit_status,
     list_checkpoints,
 )
 from llds.cli.config.errors import dead_link
@@ -150,7 +151,7 @@ class SearchAgentCLI(LightningCLI):
         """End with a status of its own where the collapse ladder has stopped the run, which is no error."""
         if any(isinstance(one, CollapseMonitor) and one.has_stopped for one in self.trainer.callbacks):  # type: ignore[attr-defined]
             rank_zero_info("llds: the run was stopped by `collapse.ladder`; --ckpt_path last goes on with it.")
-            sys.exit(STOPPED_BY_LADDER)
+            sys.exit(exit_status(self.trainer, STOPPED_BY_LADDER))
 
     def validate(self, **kwargs: Any) -> None:
         """Validate without Lightning's table, which repeats ours."""
