@@ -123,7 +123,9 @@ class PromptTable(Sequence[Prompt]):
         """A prompt, or the table of some of them."""
         if isinstance(index, slice):
             return PromptTable(self._table, self._maps, self._order[index])
-        return _decode(self._table.slice(int(self._order[index]), 1))[0]
+        [prompt] = _decode(self._table.slice(int(self._order[index]), 1))
+        self._forget()  # with each page that is touched the system maps some more: 0.4 MB for a prompt
+        return prompt
 
     def __iter__(self) -> Iterator[Prompt]:
         """Yield the prompts."""

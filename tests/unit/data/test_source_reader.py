@@ -40,6 +40,9 @@ def test_a_limit_takes_the_first_questions_and_reads_no_further(write_jsonl: Wri
 def test_a_limit_counts_the_rows_that_are_used(write_jsonl: Write) -> None:
     path = write_jsonl(row(1), "not json", row(2), row(3))
     assert ids(DataSource(path, limit=2, on_bad_row="skip")) == [1, 2]
+    path = write_jsonl(row(1), row(1), row(2), "not json", row(3))
+    assert ids(DataSource(path, limit=2, on_bad_row="skip")) == [1, 2]
+    assert read_source(DataSource(path, limit=2, on_bad_row="skip")).bad_rows.count == 1
 
 
 def test_a_shuffled_source_with_a_limit_is_a_sample_by_its_seed(write_jsonl: Write) -> None:
