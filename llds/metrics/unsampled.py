@@ -41,8 +41,8 @@ def control_metrics(probability: Tensor, input_ids: Tensor, action_mask: Tensor,
         control: The control tokens, ``[K]`` long.
 
     Returns:
-        ``policy/control_probability`` (mean per token, then over trajectories) and ``policy/control_probability_max``,
-        over action tokens that are no control token; empty without any.
+        ``policy/control_probability`` (mean per token, then over trajectories) and ``policy/control_probability_p99``
+        (99th percentile), over action tokens that are no control token; empty without any.
     """
     others = action_mask & ~torch.isin(input_ids, control)
     found = probability[others]
@@ -51,6 +51,6 @@ def control_metrics(probability: Tensor, input_ids: Tensor, action_mask: Tensor,
     return as_floats(
         {
             "policy/control_probability": masked_mean(probability, others),
-            "policy/control_probability_max": found.max(),
+            "policy/control_probability_p99": torch.quantile(found.float(), 0.99),
         }
     )
