@@ -50,9 +50,9 @@ def _numbered_dictionaries(text: str) -> list[Record]:
     if 2 * telling <= len(_dictionaries_of_trl(text)):  # some line that happens to end in a number
         return []
     has_rollouts, at = any(kind == "rollout" for kind, _, _ in found), 0
-    records = []
-    for kind, number, values in found:
-        at = at if kind == "step" and has_rollouts else number
+    records: list[Record] = []
+    for kind, step, values in found:
+        at = at if kind == "step" and has_rollouts else step
         records.append({**values, "step": at})
     return records
 
