@@ -187,7 +187,6 @@ SIGNALS = (
         "holds or falls",
         "up",
     ),
-    Signal("policy/control_probability_p99", "The 99th percentile of them", "share", "holds or falls", "up"),
     Signal(
         PROBE_LIKELIHOOD,
         "Mean log-likelihood, after the updates, of a fixed set of early correct trajectories",

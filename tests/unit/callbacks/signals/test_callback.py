@@ -201,7 +201,7 @@ class FromAllLogits(pl.Callback):
         """Measure."""
         encode = pl_module.tokenizer.convert_tokens_to_ids
         marks = [encode(mark) for mark in ("<search>", "</search>", "<answer>", "</answer>")]
-        ratios, means, every = [], [], []
+        ratios, means = [], []
         for one in batch.trained:
             ids, index = torch.tensor([one.token_ids]), torch.tensor(one.action_index)
             policy, reference = (
@@ -213,12 +213,10 @@ class FromAllLogits(pl.Callback):
             likely = [float(policy[at - 1, marks].exp().sum()) for at in said]
             ratios += [sum(change) / len(change)] if change else []
             means.append(sum(likely) / len(likely))
-            every += likely
         self.expected.append(
             {
                 "policy/observation_log_ratio": sum(ratios) / len(ratios),
                 "policy/control_probability": sum(means) / len(means),
-                "policy/control_probability_p99": float(torch.quantile(torch.tensor(every), 0.99)),
             }
         )
 
