@@ -47,7 +47,7 @@ def _numbered_dictionaries(text: str) -> list[Record]:
         if number and (values := _literal(match[0])):
             found.append((number[1].lower(), int(number[2]), values))
     telling = sum(bool(_TELLING & values.keys()) for _, _, values in found)
-    if 2 * telling <= len(_dictionaries_of_trl(text)):  # some line that happens to end in a number
+    if not telling or 2 * telling <= len(_dictionaries_of_trl(text)):  # some line that happens to end in a number
         return []
     has_rollouts, at = any(kind == "rollout" for kind, _, _ in found), 0
     records: list[Record] = []
