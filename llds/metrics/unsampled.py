@@ -41,16 +41,8 @@ def control_metrics(probability: Tensor, input_ids: Tensor, action_mask: Tensor,
         control: The control tokens, ``[K]`` long.
 
     Returns:
-        ``policy/control_probability`` (mean per token, then over trajectories) and ``policy/control_probability_max``,
-        over action tokens that are no control token; empty without any.
+        ``policy/control_probability``: mean per token, then over trajectories, of the action tokens that are no control
+        token; empty without any. Of the largest nothing is said: where a mark may or may not follow, it is near 1.
     """
     others = action_mask & ~torch.isin(input_ids, control)
-    found = probability[others]
-    if not len(found):
-        return {}
-    return as_floats(
-        {
-            "policy/control_probability": masked_mean(probability, others),
-            "policy/control_probability_max": found.max(),
-        }
-    )
+    return as_floats({"policy/control_probability": masked_mean(probability, others)})

@@ -187,7 +187,6 @@ SIGNALS = (
         "holds or falls",
         "up",
     ),
-    Signal("policy/control_probability_max", "The largest of them", "share", "calm; single spikes are common", "up"),
     Signal(
         PROBE_LIKELIHOOD,
         "Mean log-likelihood, after the updates, of a fixed set of early correct trajectories",

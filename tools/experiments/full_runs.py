@@ -131,9 +131,9 @@ def sampled(seeds: range = range(506, 509)) -> Iterator[Job]:
         yield from (Job(WIDE, rate, 0.0, seed, "sampled", 96) for rate in (MIDDLE, LOWEST))
 
 
-def unsampled(seeds: range = range(100, 103)) -> Iterator[Job]:
+def unsampled(seeds: range = range(100, 102)) -> Iterator[Job]:
     """Runs of study 3 again, with the signals of observations and control tokens: do these lead?"""
-    yield from (Job(SMALL, rate, 0.0, seed, "unsampled") for seed in seeds for rate in (HIGHEST, LOWEST))
+    yield from (Job(SMALL, rate, 0.0, seed, "unsampled", 24) for seed in seeds for rate in (HIGHEST, LOWEST))
 
 
 def further() -> Iterator[Job]:

@@ -74,7 +74,7 @@ class IterationSignals(MetricSource):
         self._seen = SeenPrompts()
         self._control: list[int] = []
 
-    def setup(self, trainer: pl.Trainer, pl_module: SearchAgentModule, stage: str) -> None:  # type: ignore[override]
+    def setup(self, trainer: pl.Trainer, pl_module: SearchAgentModule, stage: str) -> None:
         """Ask for the reference before the module loads its models."""
         pl_module.keeps_reference = pl_module.keeps_reference or self.observation_ratio
 
@@ -99,7 +99,8 @@ class IterationSignals(MetricSource):
         tensors = collate(rescored).to(pl_module.device)
         own, early = slice(0, len(rows)), slice(len(rows), None)
         after, unsampled = self._score(pl_module, tensors, len(rows))
-        values = {"policy/probe_log_likelihood": masked_mean(after[early], tensors.action_mask[early]), **unsampled}
+        probe = masked_mean(after[early], tensors.action_mask[early])
+        values: dict[str, Tensor | float] = {"policy/probe_log_likelihood": probe, **unsampled}
         if before is None or before.old_log_probs is None:
             return as_floats(values)
         width = tensors.input_ids.shape[1]

@@ -27,5 +27,5 @@ def first_tokens(marks: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> se
     found = set()
     for text in (before + mark for mark in marks for before in _BEFORE):
         ids = tokenizer.encode(text, add_special_tokens=False)
-        found.add(next(token for token in ids if tokenizer.decode([token]).strip()))
+        found.add(next(token for token in ids if str(tokenizer.decode([token])).strip()))
     return found

@@ -84,6 +84,7 @@ OTHERS: dict[str, tuple[str, str, list[tuple[int, float]]]] = {
         TWO,
     ),
     "columns.json": ("TRL", '{"name": "a", "step": [1, 2], "reward": [0.5, 0.25], "loss": [0.1, NaN]}', TWO),
+    "of-history.json": ("TRL", '{"config": {"lr": 1}, "history": {"reward": [0.5, 0.25], "loss": [0.1, NaN]}}', FROM_0),
     "history.json": ("TRL", '{"config": {"lr": 1}, "history": [{"reward": 0.5}, {"reward": 0.25}]}', FROM_0),
     "open-instruct.jsonl": (
         "TRL",

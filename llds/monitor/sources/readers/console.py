@@ -17,8 +17,9 @@ _WRAPPED = re.compile(r"\b(?:np\.\w+|tensor)\(([^(),]*)[^()]*\)")
 _NO_LITERAL = re.compile(r"(?<=[\s:])(-?(?:nan|inf|infinity|null|true|false))(?=\s*[,}])", re.IGNORECASE)
 _NUMBERED = re.compile(r"(?i)\b(rollout|perf|step)[ :]+(\d+):?\s*$")
 """Before a dictionary: slime's rollouts and steps, OpenRLHF's global steps."""
-_TELLING = {"loss", "reward", "policy_loss", "objective/scores", "rollout/raw_reward", "rollout/rewards", "train/loss"}
-"""Any of which metrics have, and the settings that trainings print have not."""
+_REWARDS = {"reward", "mean_reward", "reward_mean", "avg_reward", "reward/mean", "objective/scores"}
+_TELLING = {*_REWARDS, "loss", "policy_loss", "rollout/raw_reward", "rollout/rewards"}
+"""Any of which metrics have, ``train/`` before it or not, and the settings that trainings print have not."""
 _SUMMARY = "train_runtime"
 """Only the last dictionary of a TRL run has it: means over the run."""
 
@@ -46,13 +47,13 @@ def _numbered_dictionaries(text: str) -> list[Record]:
         number = _NUMBERED.search(text[max(0, match.start() - 40) : match.start()].rpartition("\n")[2])
         if number and (values := _literal(match[0])):
             found.append((number[1].lower(), int(number[2]), values))
-    telling = sum(bool(_TELLING & values.keys()) for _, _, values in found)
-    if 2 * telling <= len(_dictionaries_of_trl(text)):  # some line that happens to end in a number
+    telling = sum(_tells(values) for _, _, values in found)
+    if not telling or 2 * telling <= len(_dictionaries_of_trl(text)):  # some line that happens to end in a number
         return []
     has_rollouts, at = any(kind == "rollout" for kind, _, _ in found), 0
-    records = []
-    for kind, number, values in found:
-        at = at if kind == "step" and has_rollouts else number
+    records: list[Record] = []
+    for kind, step, values in found:
+        at = at if kind == "step" and has_rollouts else step
         records.append({**values, "step": at})
     return records
 
@@ -60,7 +61,11 @@ def _numbered_dictionaries(text: str) -> list[Record]:
 def _dictionaries_of_trl(text: str) -> list[Record]:
     """Values may be numbers, numbers in strings, or a bare nan; the step is not printed, so the order counts."""
     found = [_literal(match[0]) for match in _DICTIONARY.finditer(text)]
-    return _last_of_each([one for one in found if _TELLING & one.keys() and _SUMMARY not in one])
+    return _last_of_each([one for one in found if _tells(one) and _SUMMARY not in one])
+
+
+def _tells(record: Record) -> bool:
+    return any(name.removeprefix("train/") in _TELLING for name in record)
 
 
 def _last_of_each(found: Sequence[Record]) -> list[Record]:

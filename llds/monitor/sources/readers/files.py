@@ -16,6 +16,8 @@ from llds.monitor.sources.vocabulary import Record
 
 _HEADINGS = ("data", "metrics", "logs", "scalars", "values")
 """Keys whose objects hold the metrics of a row: ``data`` in verl's file logger."""
+_TABLES = ("history", "log", *_HEADINGS)
+"""Keys whose object may hold all rows, as columns."""
 _MAX_BYTES = 256 << 20  # of metrics, unpacked
 
 
@@ -93,6 +95,7 @@ def _history(value: dict[str, Any]) -> Any:
     """The records in an object: its only list of objects, or its columns as rows."""
     if "log_history" in value:
         return value["log_history"]
+    value = next((one for name, one in value.items() if name in _TABLES and isinstance(one, dict)), value)
     lists = {name: one for name, one in value.items() if isinstance(one, list) and one}
     tables = [one for one in lists.values() if all(isinstance(row, dict) for row in one)]
     if len(tables) == 1:

@@ -16,7 +16,7 @@ _PLAIN = {"training loss": "loss"}
 
 def fields_between_bars(text: str) -> list[Record]:
     """Lines ``Step 3 | Reward: 0.5 | ...`` of prime-rl, ``iteration 3/100 | reward: 5.0E-01 | ...`` of Megatron."""
-    found = []
+    found: list[Record] = []
     for line in text.splitlines():
         if match := _FIELDS.search(line):
             fields = (_FIELD.match(part) for part in match[2].split("|"))
@@ -28,7 +28,7 @@ def blocks(text: str) -> list[Record]:
     """Figures in lines or cells of their own, after a heading with the step."""
     headings = list(_HEADING.finditer(text))
     ends = [heading.start() for heading in headings[1:]] + [len(text)]
-    found = []
+    found: list[Record] = []
     for heading, end in zip(headings, ends, strict=False):
         part = text[heading.end() : end]
         values = dict([*_BULLET.findall(part), *_CELLS.findall(part)])
