@@ -33,6 +33,7 @@ def quiet() -> None:
 
 def quiet_lightning() -> None:
     """Of Lightning's own loggers only warnings and errors, for the rest of the process: for commands of one answer."""
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")  # those of a training
     for name in _LIGHTNING:
         logging.getLogger(name).setLevel(logging.WARNING)
 
