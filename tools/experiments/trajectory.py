@@ -1,6 +1,6 @@
 """The trajectory picture of the README and of docs/report.md: one question of a run as the report colors it, as SVG.
 
-    python -m tools.experiments.trajectory runs/collapse --iteration 3
+    python -m tools.experiments.trajectory runs/collapse     # a run of docs/collapse_tutorial.md
 
 Drawn is the question with the right trajectory that lost most likelihood in an iteration's updates (where none lost,
 the one that moved most), and a wrong trajectory of it. Each token has the color that `llds.report` gives it.
