@@ -141,7 +141,7 @@ def _check_rows(source: DataSource, bad_rows: BadRows, usable: int) -> None:
             f"Expected at least one usable row in {source.path}, got {_malformed(bad_rows.count)}. The first: "
             f"{bad_rows.first}"
         )
-    bad_rows.check(source.path)
+    bad_rows.check(source.path, "`on_bad_row: skip` of the file leaves them out.")
     if not usable:
         raise DataError(f"Expected at least one row in {source.path}, got an empty data set. Check the file.")
 

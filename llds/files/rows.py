@@ -71,11 +71,12 @@ class BadRows:
         if len(self.named) < _NAMED:
             self.named.append(error)
 
-    def check(self, path: str | Path) -> None:
+    def check(self, path: str | Path, advice: str = "") -> None:
         """Raise one error that names what was collected, unless rows are skipped.
 
         Args:
             path: The file.
+            advice: What to do about several of them; the last line.
 
         Raises:
             DataError: If there were malformed rows.
@@ -90,6 +91,7 @@ class BadRows:
                 [f"Expected rows that can be used in {path}, got {self.count:,} that cannot:"]
                 + [str(error) for error in self.named]
                 + rest
+                + [advice] * bool(advice)
             )
         )
 

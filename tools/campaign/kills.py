@@ -54,10 +54,9 @@ CASES: dict[str, tuple[str, ...]] = {
     "stragglers": ("-c", "conf/rollout/stragglers.yaml"),
     "two ranks": ("--trainer.strategy=ddp", "--trainer.devices=2"),
     "vLLM in process": ("-c", "conf/rollout/vllm_in_process.yaml"),
-    "vLLM server": ("-c", "conf/rollout/vllm_server.yaml"),
 }  # fmt: skip
 """Settings of ``llds fit``."""
-_SLOW = ("two ranks", "vLLM in process", "vLLM server")
+_SLOW = ("two ranks", "vLLM in process")
 _DEPENDS_ON_TIME = ("stragglers",)
 _DEADLINE_S = 240.0
 _MARKERS = """\

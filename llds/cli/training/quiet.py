@@ -28,6 +28,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # prompts are in memory
     warnings.filterwarnings("ignore", message=".*`torch.distributed.* is deprecated")  # DeepSpeed's own calls
     warnings.filterwarnings("ignore", message=".*DeepSpeed Stage 3 checkpoint")  # `llds export` serves
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # the frozen reference is
 
 

@@ -102,6 +102,7 @@ def test_all_bad_rows_of_a_file_are_named_at_once_the_first_ten_with_their_place
     assert "ids to be unique" in lines[2]
     assert [f"{path}:{number}." in line for number, line in enumerate(lines[1:11], start=2)] == [False] + [True] * 9
     assert lines[11].strip() == "... and 3 more."
+    assert "`on_bad_row: skip`" in lines[12]
 
 
 def test_a_prompt_carries_its_row_in_plain_values(tmp_path: Path) -> None:
