@@ -29,7 +29,7 @@ class EvaluationRecord:
 
     Attributes:
         folder: Where it lies.
-        card: The conditions.
+        card: The conditions; what is no plain value in them, from a class of a user's, is written as its text.
         questions: What each question showed.
     """
 
@@ -71,7 +71,7 @@ def write_record(folder: Path, card: Mapping[str, Any], questions: Sequence[Ques
     summary = summarize(questions)
     lines = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions)
     texts = {
-        _CARD: json.dumps(card, indent=2, ensure_ascii=False) + "\n",
+        _CARD: json.dumps(card, indent=2, ensure_ascii=False, default=str) + "\n",
         "results.json": json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n",
         _QUESTIONS: lines,
         "table.md": markdown_table(folder.name, summary),

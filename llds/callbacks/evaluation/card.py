@@ -47,7 +47,7 @@ def make_card(trainer: pl.Trainer, module: SearchAgentModule) -> dict[str, Any]:
         "policy": _policy(trainer, module),
         "data": sources,
         "prompt": asdict(data.template),
-        "protocol": {"class": _class_path(module.protocol)} | vars(module.protocol),
+        "protocol": {"class": _class_path(module.protocol)} | settings_of(module.protocol),
         "agent_tools": [tool.describe() for tool in module.agent_tools],
         "opening_tool": module.opening_tool.describe() if module.opening_tool else None,
         "retriever": _retriever(trainer),
@@ -60,6 +60,11 @@ def make_card(trainer: pl.Trainer, module: SearchAgentModule) -> dict[str, Any]:
         "environment": _environment(trainer),
     }
     return cast(dict[str, Any], redacted(card))
+
+
+def settings_of(component: object) -> dict[str, Any]:
+    """Its public attributes: what it was set to, and nothing of what it found out, which may be no plain value."""
+    return {name: value for name, value in vars(component).items() if not name.startswith("_")}
 
 
 def policy_label(trainer: pl.Trainer, module: SearchAgentModule) -> str:

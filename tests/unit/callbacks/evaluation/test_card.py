@@ -27,6 +27,14 @@ def card(folder: Path, **settings: Any) -> dict[str, Any]:
     return read_record(folder).card
 
 
+def test_a_protocol_of_chats_is_told_by_its_settings() -> None:
+    protocol, tokenizer = ChatToolProtocol(answer_pattern="is (.*)"), chat_tokenizer()
+    protocol.attach(tokenizer, [SearchTool()])
+    settings = settings_of(protocol)
+    assert json.loads(json.dumps(settings)) == settings
+    assert settings["answer_pattern"] == "is (.*)"
+
+
 def differing(*cards: dict[str, Any]) -> set[str]:
     return {one.key for one in card_differences(cards)}
 
