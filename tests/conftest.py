@@ -64,15 +64,16 @@ def _talkative() -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process per core where all unit tests run, at most four (two for slow ones); a room or two run in this one.
+    """One process per core where all unit tests run, at most four; a room or two run in this one.
 
-    Slow tests start processes of their own, and a room or two are done before a worker is up.
+    A room or two are done before a worker is up. Slow tests wait for processes that they start: one more than there are
+    cores, at most three.
     """
     unit = Path(__file__).parent / "unit"
     if not any(unit.is_relative_to(Path(str(one)).absolute()) for one in config.args):
         return 0
-    most = {"not slow": 4, "slow": 2}.get(config.getoption("markexpr"), 0)
-    return min(os.cpu_count() or 1, most)
+    cores = os.cpu_count() or 1
+    return {"not slow": min(cores, 4), "slow": min(cores + 1, 3)}.get(config.getoption("markexpr"), 0)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,8 +1,10 @@
 """A small hub on loopback, with what huggingface_hub asks of the real one: repositories, revisions, files in ranges.
 
-It can refuse, be gated, and break off in the middle of a file. Files above 1 KB are kept as large files are (LFS).
+It can refuse, be gated, break off in the middle of a file, and takes commits. Files above 1 KB are kept as large files
+are (LFS).
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -21,6 +23,11 @@ from llds.files import hub
 
 _LFS_BYTES = 1024
 _API = re.compile(r"/api/(?P<kind>model|dataset)s/(?P<name>[^/]+/[^/]+)(/(?P<what>revision|tree)/(?P<revision>[^/]+))?")
+_WRITE = re.compile(r"/api/models/(?P<name>[^/]+/[^/]+)/(?P<what>preupload|commit)/main")
+_LFS = re.compile(r"/(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
+TOKEN = "hf_writes"
+"""The token that may write what is below `OWNER`."""
+OWNER = "Me"
 _FILE = re.compile(r"/(?P<data>datasets/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
@@ -31,11 +38,13 @@ class Repository:
     Attributes:
         files: Contents by path.
         is_gated: Whether nobody may read it.
+        is_private: Whether it says so of itself.
         revisions: Names of its one commit.
     """
 
     files: dict[str, bytes]
     is_gated: bool = False
+    is_private: bool = False
     revisions: tuple[str, ...] = ("main", "v1")
 
     @property
@@ -64,6 +73,7 @@ class Hub:
         requests: All requests, ``METHOD PATH``.
         breaks: Paths of files, and how many times more the answer ends after half of what was asked for.
         failing: Paths of files that are answered with status 500.
+        large: Contents of large files that were sent, by their hashes.
     """
 
     repositories: dict[tuple[str, str], Repository]
@@ -72,6 +82,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     breaks: dict[str, int] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
+    large: dict[str, bytes] = field(default_factory=dict)
 
 
 def _etag(content: bytes) -> str:
@@ -92,6 +103,58 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer()
+
+    def do_PUT(self) -> None:
+        self.hub.large[self.path.rpartition("/")[2]] = self._body()
+        self._send(200, b"")
+
+    def do_POST(self) -> None:
+        path, body = unquote(urlsplit(self.path).path), self._body()
+        self.hub.requests.append(f"POST {path}")
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._send(401, b"")
+        if path == "/api/repos/create":
+            return self._create(json.loads(body))
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if match := _LFS.fullmatch(path):
+            return self._json({"objects": [self._place(one["oid"]) for one in json.loads(body)["objects"]]})
+        match = _WRITE.fullmatch(path)
+        found = self.hub.repositories.get(("model", match["name"])) if match else None
+        if match is None or found is None:
+            return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if match["what"] == "commit":
+            return self._commit(found, match["name"], [json.loads(line) for line in body.splitlines()])
+        modes = [
+            {"path": one["path"], "uploadMode": "lfs" if one["size"] > _LFS_BYTES else "regular", "shouldIgnore": False}
+            for one in json.loads(body)["files"]
+        ]
+        return self._json({"files": modes})
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        name = f"{asked['organization']}/{asked['name']}"
+        if asked["organization"] != OWNER:
+            return self._send(403, b"")
+        if ("model", name) in self.hub.repositories:
+            return self._json({"url": f"{self.hub.url}/{name}"}, status=409)
+        self.hub.repositories["model", name] = Repository({}, is_private=asked.get("visibility") == "private")
+        return self._json({"url": f"{self.hub.url}/{name}"})
+
+    def _place(self, oid: str) -> dict[str, Any]:
+        return {"oid": oid, "size": 0, "actions": {"upload": {"href": f"{self.hub.url}/large/{oid}"}}}
+
+    def _commit(self, found: Repository, name: str, lines: list[dict[str, Any]]) -> None:
+        for key, value in ((line["key"], line["value"]) for line in lines):
+            if key == "file":
+                found.files[value["path"]] = base64.b64decode(value["content"])
+            elif key == "lfsFile":
+                found.files[value["path"]] = self.hub.large[value["oid"]]
+            elif key == "deletedFile":
+                del found.files[value["path"]]
+        self._json({"commitUrl": f"{self.hub.url}/{name}/commit/{found.commit}", "commitOid": found.commit})
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -116,7 +179,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, found: Repository, name: str) -> dict[str, Any]:
         files = [{"rfilename": path} for path in found.files]
-        return {"id": name, "sha": found.commit, "siblings": files, "private": False, "tags": [], "downloads": 0}
+        return {
+            "id": name,
+            "sha": found.commit,
+            "siblings": files,
+            "private": found.is_private,
+            "tags": [],
+            "downloads": 0,
+        }
 
     def _tree(self, found: Repository) -> list[dict[str, Any]]:
         entries = []
@@ -147,8 +217,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.breaks[path] -= 1
         return self._send(status, content, headers, half=is_broken)
 
-    def _json(self, value: Any) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _json(self, value: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None, half: bool = False) -> None:
         self.send_response(status)
@@ -156,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if half else body)
         if half:
             self.close_connection = True

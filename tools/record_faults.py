@@ -34,7 +34,7 @@ from llds.losses import LLDSPenalty
 from llds.modules import Optimization, SearchAgentModule
 from llds.retrieval import ChromaRetriever, Passage
 from llds.rewards import ExactMatchReward, Reward
-from llds.rollout import EpisodeLimits, ToolCallPolicy
+from llds.rollout import EpisodeLimits, TagProtocol, ToolCallPolicy
 from llds.samplers import SampleRequest, TransformersSampler
 from llds.types import Completion, Trajectory
 
@@ -218,9 +218,8 @@ def cut_actions(trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
 
 def rename_answer(trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
     """The parser looks for another tag than the policy writes."""
-    [rollout] = [one for one in trainer.callbacks if isinstance(one, RolloutCallback)]  # type: ignore[attr-defined]
-    assert rollout._rollouts is not None  # noqa: S101
-    rollout._rollouts.collector.protocol.answer_tag = "final"
+    assert isinstance(pl_module.protocol, TagProtocol)  # noqa: S101
+    pl_module.protocol.answer_tag = "final"
 
 
 @dataclass

@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = importlib.import_module("verl.workers.config").ActorConfig
     data = trajectories()
     data["advantages"] = torch.tensor([1.2, -0.6, -0.6, 0.0, 1.0, -1.0], dtype=torch.float64)
-    written = {name: value.tolist() for name, value in data.items()}
+    written: dict[str, Any] = {name: value.tolist() for name, value in data.items()}
     written |= {"losses": losses(core, config, data), "advantages_of": advantages(core, data)}
     OUTPUT.write_text(json.dumps(written) + "\n")
 

@@ -9,6 +9,7 @@ from llds.callbacks.checkpoint import (
     IterationCheckpoint,
     RunLock,
     Stopped,
+    exit_status,
     list_checkpoints,
 )
 from llds.callbacks.collapse import CollapseMonitor
@@ -40,5 +41,6 @@ __all__ = [
     "RunReport",
     "Stopped",
     "TrajectoryLog",
+    "exit_status",
     "list_checkpoints",
 ]

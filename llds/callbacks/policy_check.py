@@ -51,6 +51,6 @@ class PolicyCheck(pl.Callback):
         root.mkdir(parents=True, exist_ok=True)
         is_whole = together(lambda: rank() == 0 and trial.export(root, shapes))[0]
         rank_zero_info(
-            f"Policy checked in {time.perf_counter() - started:.1f} s: modes agree, rows of up to {tokens} tokens do "
+            f"Policy checked in {time.perf_counter() - started:.1f} s: modes agree, rows of up to {tokens} tokens do\n"
             f"not change each other, {'an export loads' if is_whole else 'its weights have their plain names'}."
         )

@@ -34,6 +34,8 @@ def _run(words: list[str], is_process: bool) -> None:
     if not words:
         sys.stderr.write(overview())
         sys.exit(1)
+    if words[0] == "help" and words[1:2] and words[1] in COMMANDS:
+        words = [words[1], "--help"]
     if words[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return

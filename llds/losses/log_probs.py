@@ -178,6 +178,7 @@ class HeadTokens:
         weight: The head, ``[V, H]``.
         bias: The head's bias, ``[V]``; None without one.
         temperature: Divides the logits.
+        known: Log-probabilities of the tokens where they are known, ``[N]``; None computes them when they are needed.
     """
 
     hidden: Tensor
@@ -185,6 +186,7 @@ class HeadTokens:
     weight: Tensor
     bias: Tensor | None = None
     temperature: float = 1.0
+    known: Tensor | None = None
 
     @cached_property
     def states(self) -> Tensor:
@@ -195,6 +197,8 @@ class HeadTokens:
     @cached_property
     def log_probs(self) -> Tensor:
         """Of the tokens themselves, ``[N]``."""
+        if self.known is not None:
+            return self.known
         return selected_log_probs(
             self.hidden, self.weight, self.targets, bias=self.bias, temperature=self.temperature
         ).log_probs
@@ -209,6 +213,12 @@ class HeadTokens:
         """Log-probabilities of some vocabulary entries at some tokens, ``[tokens, entries]``."""
         logits = self.states[tokens] @ self._rows(entries).t()
         return logits / self.temperature - self.normalizer[tokens]
+
+    @torch.no_grad()
+    def mass(self, entries: Tensor) -> Tensor:
+        """Summed probability of some vocabulary entries at each token, ``[N]``; no pass over the others."""
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            return self.all_log_probs(slice(None), entries).exp().sum(1).clamp(max=1)
 
     def slices(self, vocab_chunk: int) -> list[Tensor]:
         """The vocabulary in parts."""

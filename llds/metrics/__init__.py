@@ -11,6 +11,7 @@ from llds.metrics.displacement import displacement_metrics
 from llds.metrics.group_signal import GroupsBySignal, by_signal, oversampling_metrics
 from llds.metrics.policy import policy_metrics
 from llds.metrics.rollout import abandoned_metrics, by_group, first_action_match, rollout_metrics, served_calls
+from llds.metrics.unsampled import control_metrics, observation_metrics
 from llds.metrics.update_norm import squared_adam_update
 
 __all__ = [
@@ -21,10 +22,12 @@ __all__ = [
     "as_floats",
     "by_group",
     "by_signal",
+    "control_metrics",
     "displacement_metrics",
     "first_action_match",
     "has_answer",
     "mean_metrics",
+    "observation_metrics",
     "oversampling_metrics",
     "policy_metrics",
     "rollout_metrics",

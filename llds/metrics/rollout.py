@@ -10,6 +10,7 @@ from llds.types import Trajectory, Turn
 
 NGRAM = 4
 """Tokens of a repeated n-gram."""
+_HASH_BITS = np.uint64(44)  # leaves 20 for the number of a trajectory
 
 
 def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[str, float]:
@@ -137,16 +138,17 @@ def _repeated_ngrams(trajectories: Sequence[Trajectory]) -> float | None:
     tokens = np.fromiter(chain.from_iterable(ids for _, ids in actions), np.uint64, sum(lengths))
     action = np.repeat(np.arange(len(actions)), lengths)
     starts = (action[: 1 - NGRAM] == action[NGRAM - 1 :]).nonzero()[0]
-    trajectory = np.repeat([number for number, _ in actions], lengths)[starts]
-    # A polynomial of the ids modulo 2^64 stands for each n-gram: sorting numbers is far quicker than sorting rows.
-    hashes = trajectory.astype(np.uint64)
+    trajectory = np.repeat(np.array([number for number, _ in actions], np.uint64), lengths)[starts]
+    # A polynomial of the ids modulo 2^64 stands for each n-gram; its upper bits, below the trajectory's number, are
+    # sorted as plain numbers, which is far quicker than sorting rows. That two n-grams of one trajectory share them by
+    # chance happens once in millions of trajectories.
+    hashes = np.zeros(len(starts), np.uint64)
     for offset in range(NGRAM):
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + tokens[starts + offset]
-    order = hashes.argsort()
-    ordered = hashes[order]
-    is_first = np.append(True, ordered[1:] != ordered[:-1])
-    counts = np.bincount(trajectory)
-    distinct = np.bincount(trajectory[order[is_first]], minlength=len(counts))
+        hashes = (hashes + tokens[starts + offset]) * np.uint64(0x9E3779B97F4A7C15)
+    keys = np.sort((trajectory << _HASH_BITS) | (hashes >> (np.uint64(64) - _HASH_BITS)))
+    is_first = np.append(True, keys[1:] != keys[:-1])
+    counts = np.bincount(trajectory.astype(np.int64))
+    distinct = np.bincount((keys[is_first] >> _HASH_BITS).astype(np.int64), minlength=len(counts))
     return float(np.mean(1 - distinct[counts > 0] / counts[counts > 0]))
 
 

@@ -8,7 +8,7 @@ from llds.modules.measuring import MetricSource
 from llds.modules.nonfinite import NonFiniteGuard, all_finite
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
-from llds.modules.policy import LoRA, Policy, PolicyOutput
+from llds.modules.policy import LoRA, Policy, PolicyOutput, weights_hash
 from llds.modules.search_agent import SearchAgentModule
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "PolicyOutput",
     "SearchAgentModule",
     "all_finite",
+    "weights_hash",
 ]

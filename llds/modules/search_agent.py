@@ -95,6 +95,7 @@ class SearchAgentModule(EvaluatedModule):
         gradients: Makes gradients, and steps by them.
         evaluation: What the evaluation under way, or the last, showed.
         raised_lambda: The LLDS coefficient where it is no longer the configured one.
+        keeps_reference: Whether the reference is loaded though no term of the loss reads it; set before `setup`.
         is_updating: Whether the weights are in the middle of an iteration's updates.
 
     Raises:
@@ -153,6 +154,7 @@ class SearchAgentModule(EvaluatedModule):
         self.anchor = LaggedAnchor.of(self.objective.active_llds)
         self.reference: Policy | None = None
         self.is_loaded = False
+        self.keeps_reference = False
         self.raised_lambda: float | None = None
         self.temperature = 1.0
         self.iteration = 0
@@ -204,7 +206,8 @@ class SearchAgentModule(EvaluatedModule):
             check_vocabulary(self.tokenizer, self.policy.base_model, self.policy_path)
             self.is_loaded = True
         is_own_reference = self.lora is not None and self.reference_path is None  # the model without its adapters
-        if stage == "fit" and self.reference is None and self.objective.uses_reference and not is_own_reference:
+        is_read = self.keeps_reference or self.objective.uses_reference
+        if stage == "fit" and self.reference is None and is_read and not is_own_reference:
             self.reference = self._load(self.reference_path or self.policy_path).requires_grad_(False).eval()
 
     def _load(self, path: str, lora: LoRA | None = None, gradient_checkpointing: bool = False) -> Policy:
@@ -290,14 +293,15 @@ class SearchAgentModule(EvaluatedModule):
         batch = replace(batch, old_log_probs=old, old_entropy=entropy)
         if self.objective.uses_reference:
             is_reference = old is not None and self.iteration == 0 and self.reference_path is None
-            batch = replace(batch, ref_log_probs=old if is_reference else self._score_reference(batch))
+            batch = replace(batch, ref_log_probs=old if is_reference else self.score_reference(batch))
         if self.anchor is not None:
             self.anchor.advance(self.iteration, self.policy)
             if self.iteration > 0:  # before, the anchor is the old policy
                 batch = replace(batch, anchor_log_probs=self._score_anchor(batch, self.anchor))
         return batch
 
-    def _score_reference(self, batch: PolicyBatch) -> Tensor:
+    def score_reference(self, batch: PolicyBatch) -> Tensor:
+        """Log-probabilities of the action tokens under the reference, which the module must have, ``[B, T]``."""
         with self.policy.without_adapter() if self.reference is None else nullcontext():
             return self.score(self.reference or self.policy, batch)
 
@@ -305,16 +309,37 @@ class SearchAgentModule(EvaluatedModule):
         with anchor.applied(self.policy):
             return self.score(self.policy, batch)
 
-    @torch.no_grad()
     def score(self, policy: Policy, batch: PolicyBatch, what: Literal["log_probs", "entropy"] = "log_probs") -> Tensor:
         """Log-probabilities (or entropies) of the action tokens under a policy, ``[B, T]`` fp32 (fp64 for fp64)."""
-        log_probs = torch.zeros(batch.input_ids.shape, dtype=self.policy.score_dtype, device=self.device)
+        [found] = self.scores(policy, batch, what)
+        return found
+
+    @torch.no_grad()
+    def scores(
+        self,
+        policy: Policy,
+        batch: PolicyBatch,
+        *what: Literal["log_probs", "entropy", "watched"],
+        watched: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Several of what a policy says about a batch, in one pass, each ``[B, T]`` fp32 (fp64 for fp64).
+
+        Args:
+            policy: Scores.
+            batch: Whatever its micro-batches and ranks, the result is the same.
+            what: Fields of `PolicyOutput`.
+            watched: Token ids for the field of that name, ``[K]`` long.
+        """
+        empty = torch.zeros(batch.input_ids.shape, dtype=self.policy.score_dtype, device=self.device)
+        found = [empty.clone() for _ in what]
         limits, packed = self.optimization.micro_batch_limits, policy.shares_prefixes
         with self.forward_context(), policy.evaluating():
             for rows, micro_batch in batch.micro_batches(limits, rank(), world_size(), packed=packed):
-                found: Tensor = policy(micro_batch, self.temperature)._asdict()[what]
-                log_probs[rows, : found.shape[1]] = found[: len(rows)].to(log_probs.dtype)
-        return sum_over_ranks(log_probs)
+                output: PolicyOutput = policy(micro_batch, self.temperature, watched)
+                for whole, name in zip(found, what, strict=True):
+                    values: Tensor = getattr(output, name)
+                    whole[rows, : values.shape[1]] = values[: len(rows)].to(whole.dtype)
+        return [sum_over_ranks(whole) for whole in found]
 
     def forward(self, batch: PolicyBatch) -> PolicyOutput:
         """What the policy says about a micro-batch."""

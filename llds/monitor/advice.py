@@ -25,6 +25,7 @@ class Settings:
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
         """From a configuration of llds, as nested dictionaries; empty where there is none."""
         model = config.get("model") or {}
+        model = model.get("init_args", model)  # beside class_path, as a run's config.yaml has it
         if not model:
             return cls()
         penalty, optimization = model.get("llds_penalty"), model.get("optimization") or {}

@@ -201,9 +201,9 @@ class CollapseDetector:
         fatal = any(self._lasting[name].seen == self._position for name in FATAL)
         broken = self._hold("not_finite", self.numerics.is_lasting, SOON)
         alarm = self._hold("alarm", falls or fatal or unstable or broken, 1)
-        warns = any(one.name in WARN for one in faults)
-        warns = warns or (len(signs) >= WARN_SIGNS and len(votes) >= WARN_VOTES)
-        warning = self._hold("warning", alarm or warns, 1 if not warns else RELEASE)
+        shaky = self._hold("shaky", len(signs) >= WARN_SIGNS and len(votes) >= WARN_VOTES, SOON)
+        warns = shaky or any(one.name in WARN for one in faults)
+        warning = self._hold("warning", alarm or warns, 1)
         odd = len(votes) + self.drift.is_decay >= 2 or bool(faults) or self.numerics.is_any
         self._hold("note", warning or odd)
         return self._diagnose(votes, signs, faults)

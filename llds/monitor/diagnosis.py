@@ -83,7 +83,7 @@ class Diagnosis:
         phase: Of arXiv 2512.04220 v2, section 4, and `healthy` and `collapsed` around them.
         level: See `LEVELS`.
         reward: How the reward stands; None without one.
-        confidence: Share of the signals that can vote and are in the table which do so, 0-1.
+        confidence: Votes for a collapse, as a share of those that the columns of the table allow, 0-1.
         symptoms: What lasts now, strongest first.
         since: Iteration at which the present level began; None without one.
         cause: Why; None without a level.

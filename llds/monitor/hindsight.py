@@ -2,7 +2,7 @@
 
 Rewards are smoothed by a centered mean over `WINDOW` iterations. A run **collapsed** when they fall below `LOST` of
 their peak so far; its fall is the iteration at which they crossed `FALL` of the peak for good before that. A run is
-**healthy** when they never go below `HELD` of the peak. What lies between is neither, and counted neither way.
+**healthy** when they never go below `HELD` of the peak. A run between the two is neither collapsed nor healthy.
 """
 
 from collections.abc import Sequence

@@ -48,6 +48,8 @@ GAP_MAX = "policy/behavior_gap_max"
 BEHAVIOR_KL = "policy/behavior_kl"
 LIKELIHOOD_CORRECT = "policy/log_likelihood_correct"
 LIKELIHOOD_INCORRECT = "policy/log_likelihood_incorrect"
+OBSERVATION_RATIO = "policy/observation_log_ratio"
+CONTROL_PROBABILITY = "policy/control_probability"
 PROBE_LIKELIHOOD = "policy/probe_log_likelihood"
 DISPLACEMENT_CORRECT = "llds/displacement_correct"
 DISPLACEMENT_INCORRECT = "llds/displacement_incorrect"
@@ -163,6 +165,27 @@ SIGNALS = (
             "2": "two tool calls",
             "3_up": "three and more tool calls",
         }.items()
+    ),
+    Signal(
+        OBSERVATION_RATIO,
+        "Mean log-ratio policy / reference of observations, not trained on (a sample; `signals.observation_ratio`)",
+        "nats",
+        "near 0",
+        "down",
+    ),
+    Signal(
+        "policy/observation_log_likelihood",
+        "Mean log-likelihood of observations under the policy, whatever the reference says (the same sample)",
+        "nats",
+        "holds",
+        "down",
+    ),
+    Signal(
+        CONTROL_PROBABILITY,
+        "Probability of the call format's marks at action tokens that are none (a sample; `signals.control_tokens`)",
+        "share",
+        "holds or falls",
+        "up",
     ),
     Signal(
         PROBE_LIKELIHOOD,

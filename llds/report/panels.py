@@ -65,7 +65,7 @@ _CHOSEN = (
         ],
     ),
     Section(
-        "Displacement of likelihood",
+        "Displacement of likelihood (in part figure 9a of the paper)",
         [
             Panel(
                 "Change of likelihood by the updates",
@@ -75,12 +75,12 @@ _CHOSEN = (
             ),
             Panel("Correct actions that lost likelihood", "share", _family(s.LLD_RATE, *_PLACES), level=0.5),
             Panel(
-                "Likelihood of correct and incorrect (figure 9a)",
+                "Likelihood of correct and incorrect",
                 "nats per token",
                 {s.LIKELIHOOD_CORRECT: "correct", s.LIKELIHOOD_INCORRECT: "incorrect"},
             ),
             Panel(
-                "Probe: questions that lose likelihood",
+                "Probed questions that lose likelihood",
                 "share",
                 {s.PROBE_SHARE_NEGATIVE: "questions that lose"},
                 level=0.5,
@@ -88,17 +88,17 @@ _CHOSEN = (
         ],
     ),
     Section(
-        "What the agent does",
+        "What the agent does (as figures 9b, 5 and 6 of the paper)",
         [
-            Panel("Tool calls per question (figure 9b)", "count", {s.TOOL_CALLS: "tool calls"}),
-            Panel("Wrong that began like right ones (figure 5)", "share", {s.FIRST_ACTION_MATCH: "match"}),
+            Panel("Tool calls per question", "count", {s.TOOL_CALLS: "tool calls"}),
+            Panel("Wrong that began like right ones", "share", {s.FIRST_ACTION_MATCH: "match"}),
             Panel(
-                "Likelihood of correct actions (figure 5)",
+                "Likelihood of correct actions",
                 "nats per token",
                 {f"{s.LIKELIHOOD_CORRECT}_{place}": place for place in _PLACES},
             ),
             Panel(
-                "NLL by tool round (figure 6)",
+                "Negative log-likelihood by turn",
                 "nats per token",
                 {f"policy/nll_round_{number}": number.replace("_up", " and up") for number in ("0", "1", "2", "3_up")},
             ),

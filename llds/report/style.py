@@ -1,5 +1,7 @@
 """Colors and the look of plots, in one place: readable on light and on dark pages, and for color-blind readers."""
 
+from textwrap import wrap
+
 from bokeh.models import PrintfTickFormatter
 from bokeh.models.annotations import Legend, Title
 from bokeh.plotting import figure
@@ -21,13 +23,17 @@ PHASE_COLORS: dict[Phase, str] = {
 """From light to dark, so that the order is seen without the hue."""
 PLAIN = "#77818b"
 """Text and lines of plots; on white and on near-black alike."""
+_LETTERS = 38
+"""Of a title's line: as many as a phone has room for."""
 _AXIS = 68
 """Pixels left of every plot, so that equal iterations are below each other."""
 
 
 def styled(plot: figure, title: str, x_label: str, y_label: str) -> None:
     """Give a plot its labels and the look of the page: no background, quiet grid, toolbar under the pointer only."""
-    plot.title = Title(text=title, text_color=PLAIN, text_font_size="13px", text_font="system-ui")
+    plot.title = Title(
+        text="\n".join(wrap(title, _LETTERS)), text_color=PLAIN, text_font_size="13px", text_font="system-ui"
+    )
     plot.xaxis.axis_label, plot.yaxis.axis_label = x_label, y_label
     plot.update(min_border_left=_AXIS)
     plot.background_fill_color = None

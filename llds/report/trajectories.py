@@ -186,17 +186,17 @@ def reported_trajectories(run: Run, wanted: Sequence[int], room: int) -> dict[st
     chosen = chosen_iterations(len(numbers), [numbers.index(one) for one in wanted if one in numbers])
     shown = {}
     for position, index in enumerate(chosen):
-        records = [_reported(record) for record in read_trajectories(run.trajectories[index])]
-        fitting = _fitting(_by_question(records), room // (len(chosen) - position))
+        questions = reported_questions(read_trajectories(run.trajectories[index]))
+        fitting = _fitting(questions, room // (len(chosen) - position))
         room -= sum(one.size for question in fitting for one in question.trajectories)
         shown[f"iteration {numbers[index]}"] = fitting
     return shown
 
 
-def _by_question(trajectories: Sequence[ReportedTrajectory]) -> list[ReportedQuestion]:
-    """Groups: the measured first, of these the ones that hold the largest change."""
+def reported_questions(records: Sequence[dict[str, Any]]) -> list[ReportedQuestion]:
+    """The records of a trajectory file by question: the measured first, of these the ones that moved most."""
     groups: dict[str, list[ReportedTrajectory]] = {}
-    for trajectory in trajectories:
+    for trajectory in map(_reported, records):
         groups.setdefault(trajectory.group, []).append(trajectory)
     ordered = sorted(groups.values(), key=lambda group: -max(abs(one.change or 0.0) for one in group))
     return [

@@ -143,7 +143,8 @@ class ChromaRetriever(Retriever):
             )
         corpus = check_corpus(self.corpus)
         recipe = IndexRecipe(self.collection, corpus, self.embedder, self._hnsw, self._settings(corpus.file_hash))
-        report(f"{corpus.rows:,} passages; {len(corpus.merged):,} more repeat an earlier one and are left out.")
+        repeated = f"; {len(corpus.merged):,} more repeat an earlier one and are left out" if corpus.merged else ""
+        report(f"{corpus.rows:,} passages{repeated}.")
         self.place.check_room(recipe.size(is_exact=corpus.rows <= self.exact_up_to), report)
         return recipe
 

@@ -230,6 +230,8 @@ def _wrong(part: Reward, trajectory: Trajectory, error: BaseException) -> Config
 
 
 def _number(part: Reward, trajectory: Trajectory, value: Any) -> float:
+    if getattr(value, "ndim", None) == 0:  # a scalar of numpy or torch: of a comparison, of a model
+        value = value.item()
     if not _is_finite(value):
         raise ConfigurationError(
             f"Expected a finite number from {_where(part, trajectory)}, got {_in_words(value)}. "

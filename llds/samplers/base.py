@@ -123,7 +123,7 @@ class Sampler(ABC):
         """
 
     def prepare(self, policy: SampledPolicy) -> None:  # noqa: B027 (optional hook)
-        """Hear of the policy, and refuse what cannot work; called before any weight is loaded.
+        """Get to know the policy, and refuse what cannot work; called before any weight is loaded.
 
         Raises:
             ConfigurationError: Naming the key.
@@ -144,7 +144,7 @@ class Sampler(ABC):
         return []
 
     def join(self, engines: list[str]) -> None:  # noqa: B027 (optional hook)
-        """Hear, on every rank, which engines there are."""
+        """Get to know, on every rank, which engines there are."""
 
     def probe(self, requests: Sequence[SampleRequest]) -> dict[str, list[Completion]]:
         """Sample on each engine, past ends of turns; by its name. Nothing where the weights are the trainer's own.

@@ -86,4 +86,7 @@ def test_a_killed_rank_ends_the_run_which_then_goes_on(tmp_path: Path, corpus: P
     assert done.returncode == 0, done.stderr
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run" / "policy", exported))
     assert ours.keys() == theirs.keys()
+    heads = [(folder / "README.md").read_text().split("---\n")[1] for folder in (tmp_path / "run" / "policy", exported)]
+    assert heads[0] == heads[1]
+    assert f"iteration: {ITERATIONS}" in heads[0]
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

@@ -1,8 +1,11 @@
 """What the README tells a reader to type exists and parses."""
 
+import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,10 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PLACES = {"MODEL_FOLDER": "llds:quickstart/policy"}
 """What stands in the README for something of the reader's own."""
+
+
+TOO_SHORT_TO_JUDGE = 3
+"""Exit status of `llds diagnose` after two iterations."""
 
 
 def section(heading: str) -> str:
@@ -70,3 +77,23 @@ def test_every_command_parses(
         main([*kept, "--print_config"])
     assert caught.value.code == 0, caught.value.code
     assert capsys.readouterr().out.startswith("# lightning")
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_the_quickstart_to_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cells = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells), "outputs are stripped"
+    names: dict[str, Any] = {}
+    for source in ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
+        if source.startswith("!"):  # a command of the shell, with values of the notebook in braces
+            done = subprocess.run(shlex.split(source[1:].format(**names)), timeout=300)
+            assert done.returncode in (0, TOO_SHORT_TO_JUDGE), source
+        else:
+            exec(source.replace("ITERATIONS = 30", "ITERATIONS = 2"), names)  # noqa: S102
+    assert len(names["rows"]) == 2
+    assert "<search>" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "quickstart" / "report.html").is_file()

@@ -13,6 +13,7 @@ from llds.agent_tools import SearchTool
 from llds.callbacks import CollapseMonitor, EvaluationTable, ExportPolicy, RetrievalCallback, TrajectoryLog
 from llds.data import DataSource
 from llds.evaluation import Summary, read_record, summarize
+from llds.evaluation.model_card import CARD, renew_model_card
 from llds.retrieval import ChromaRetriever
 from llds.rewards import ExactMatchReward
 from llds.rollout import EpisodeLimits, Oversampling
@@ -70,6 +71,10 @@ def test_a_run_trains_measures_and_exports(tmp_path: Path, corpus: Path) -> None
     summary = _test(run)
     assert summary.all_questions.n == QUESTIONS == sum(source.n for source in summary.sources)
     assert summary.all_questions.exact_match.low <= summary.all_questions.exact_match.value
+    card = run.folder / "policy" / CARD
+    assert "No evaluation of exactly these weights" in card.read_text()
+    assert renew_model_card(run.folder / "policy", run.folder)
+    assert "| this policy: EM |" in card.read_text(), "what was measured has the weights that were exported"
 
 
 @pytest.mark.slow

@@ -1,10 +1,14 @@
 """Files beside the code say the same as the code: hooks and CI, versions, forms for issues."""
 
+import importlib.util
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +32,16 @@ def test_every_check_of_ci_before_the_tests_is_a_hook() -> None:
 def test_the_workflow_runs_what_a_developer_runs() -> None:
     [job] = load(".github/workflows/ci.yml")["jobs"].values()
     assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+
+
+@pytest.mark.slow
+def test_the_site_has_every_page_and_no_link_that_leads_nowhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", ".github/mkdocs.yml", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert {path.with_suffix("").name for path in (ROOT / "docs").glob("*.md")} <= {
+        one.stem for one in tmp_path.iterdir()
+    }
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
@@ -61,3 +75,33 @@ def test_every_key_that_other_frameworks_settings_are_called_here_exists() -> No
             found = found.get("init_args", found) if name not in found else found
             assert name in found, key
             found = found[name]
+
+
+def names_of(heading: str) -> set[str]:
+    """Settings of another framework, and their values, in a table of the page; older names in brackets are left out."""
+    table = (ROOT / "docs/coming_from.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    cells = [re.sub(r"\(.*?\)", "", line.split("|")[1]) for line in table.splitlines() if line.startswith("|")]
+    quoted = [name for cell in cells if "Search-R1" not in cell for name in re.findall(r"`([^`]+)`", cell)]
+    return {word for name in quoted for word in re.findall(r"[\w-]+", name) if word not in {"false", "true", "None"}}
+
+
+def text_of(package: str, pattern: str) -> str:
+    """Files of an installed package, which is not imported."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        pytest.skip(f"{package} is not installed")
+    return "\n".join(path.read_text() for path in sorted(Path(found.origin).parent.glob(pattern)))
+
+
+def test_settings_of_trl_that_the_page_names_exist() -> None:
+    text = text_of("trl", "trainer/grpo_*.py") + text_of("transformers", "training_args.py")
+    names = names_of("TRL's GRPOTrainer")
+    assert len(names) > 30
+    assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()
+
+
+def test_settings_of_verl_that_the_page_names_exist() -> None:
+    text = text_of("verl", "trainer/config/**/*.yaml")
+    names = names_of("verl and Search-R1")
+    assert len(names) > 30
+    assert {name for name in names if not re.search(rf"(?<![\w-]){name}\b", text)} == set()

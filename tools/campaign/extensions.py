@@ -77,7 +77,8 @@ async def _stop_loop() -> ToolResult:
 
 
 async def _endless_thread() -> ToolResult:
-    return await asyncio.to_thread(time.sleep, 2) or ToolResult("x")
+    await asyncio.to_thread(time.sleep, 2)
+    return ToolResult("x")
 
 
 async def _raise_in_thread() -> ToolResult:
@@ -137,7 +138,7 @@ REWARDS: dict[str, Callable[[Trajectory], Any]] = {
     "an object": lambda _: object(),
     "a coroutine": lambda _: asyncio.sleep(0),
     "ZeroDivisionError": lambda _: 1 / 0,
-    "KeyError": lambda one: {}[one],
+    "KeyError": lambda one: _raise(KeyError(one)),
     "RecursionError": lambda _: _raise(RecursionError()),
     "sys.exit": lambda _: sys.exit(3),
     "StopIteration": lambda _: _raise(StopIteration()),

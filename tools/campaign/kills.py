@@ -229,12 +229,12 @@ def make_plans(kills: int, iterations: int, draw: random.Random, signals: Sequen
     return [*first, *plans, *last]
 
 
-def tries(draw: random.Random, folder: Path) -> Iterator[Outcome]:
-    """Chains of kills over all cases in turn, for ever."""
+def tries(draw: random.Random, folder: Path, cases: Sequence[str] = tuple(CASES)) -> Iterator[Outcome]:
+    """Chains of kills over cases in turn, for ever."""
     passages = corpus(folder)
     wholes: dict[str, dict[str, float]] = {}
     for number in count():
-        for case in _in_turn(draw):
+        for case in _in_turn(draw, cases):
             settings = CASES[case]
             name = case.replace(" ", "_").replace(",", "")
             setup = Setup((*SMALL, f"--retrieval.retriever.corpus={passages}", *settings), iterations=4)
@@ -251,10 +251,11 @@ def tries(draw: random.Random, folder: Path) -> Iterator[Outcome]:
                 shutil.rmtree(one) if one.is_dir() else one.unlink(missing_ok=True)
 
 
-def _in_turn(draw: random.Random) -> list[str]:
-    """All cases that can run here in random order, those that take longest at the end."""
-    slow = [case for case in _SLOW if not case.startswith("vLLM") or importlib.util.find_spec("vllm") is not None]
-    quick = [case for case in CASES if case not in _SLOW]
+def _in_turn(draw: random.Random, cases: Sequence[str]) -> list[str]:
+    """Those of the cases that can run here in random order, and at the end those that take longest."""
+    has_vllm = importlib.util.find_spec("vllm") is not None
+    slow = [case for case in _SLOW if case in cases and (has_vllm or not case.startswith("vLLM"))]
+    quick = [case for case in cases if case not in _SLOW]
     return [*draw.sample(quick, len(quick)), *slow]
 
 

@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,55 +13,58 @@ import torch
 from safetensors.torch import load_file
 
 from llds.callbacks import list_checkpoints
+from tools.campaign.kills import log
 from tools.campaign.table import Outcome
 from tools.campaign.training import SMALL, corpus, finish, fit_arguments
 
-Place = Literal[
-    "old log-probs", "behavior log-probs", "advantages", "gradient", "weights", "first moment", "second moment"
-]
+Passing = Literal["old log-probs", "behavior log-probs", "advantages", "gradient"]
+"""What belongs to a step, which is then skipped."""
+Lasting = Literal["weights", "first moment", "second moment"]
+"""What the next steps go on from, so that the run ends."""
 _CALLBACK = """\
     - class_path: tools.campaign.numbers.Poison
-      init_args: {{place: {place}, iteration: {iteration}, value: {value}}}"""
+      init_args: {{places: {places}, values: {values}}}"""
+_MARK = "poisoned: "
+_PATIENT = "--model.optimization.max_nonfinite_steps=20"  # a fault in each iteration is more than a run should bear
 
 
 class Poison(pl.Callback):
-    """Puts a value that is no number into one place of a training, once.
+    """Puts a value that is no number into a place of a training, in each iteration from the second on into the next.
 
     Args:
-        place: Where.
-        iteration: When.
-        value: ``nan``, ``inf`` or ``-inf``.
+        places: Where.
+        values: ``nan``, ``inf`` or ``-inf``, for each place.
     """
 
-    def __init__(self, place: Place, iteration: int, value: str) -> None:
-        self.place = place
-        self.iteration = iteration
-        self.value = float(value)
+    def __init__(self, places: list[Passing | Lasting], values: list[str]) -> None:
+        self.places = places
+        self.values = [float(value) for value in values]
+        self._number = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Wrap what is poisoned where it is made."""
         prepare = pl_module.prepare
-
-        def prepared(batch: Any) -> Any:
-            batch = prepare(batch)
-            return self._poisoned(batch) if pl_module.iteration == self.iteration else batch
-
-        pl_module.prepare = prepared
+        pl_module.prepare = lambda batch: self._poisoned(prepare(batch))
         weight = list(pl_module.policy.parameters())[-1]
-        if self.place == "gradient":
-            weight.register_hook(lambda grad: self._spoiled(grad) if pl_module.iteration == self.iteration else grad)
+        weight.register_hook(lambda grad: self._spoiled(grad) if self._place == "gradient" else grad)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Poison what lies in memory between two iterations."""
-        if pl_module.iteration != self.iteration:
-            return
+        self._number = pl_module.iteration - 1
+        if self._place:
+            print(f"{_MARK}{self._place}", flush=True)
         with torch.no_grad():
-            if self.place == "weights":
-                next(pl_module.policy.parameters()).view(-1)[7] = self.value
+            if self._place == "weights":
+                next(pl_module.policy.parameters()).view(-1)[7] = self.values[self._number]
             for state in trainer.optimizers[0].state.values():
-                name = {"first moment": "exp_avg", "second moment": "exp_avg_sq"}.get(self.place)
+                name = {"first moment": "exp_avg", "second moment": "exp_avg_sq"}.get(self._place)
                 if name is not None:
-                    state[name].view(-1)[0] = self.value
+                    state[name].view(-1)[0] = self.values[self._number]
+
+    @property
+    def _place(self) -> str:
+        """What is poisoned in this iteration; empty for nothing."""
+        return self.places[self._number] if 0 <= self._number < len(self.places) else ""
 
     def _poisoned(self, batch: Any) -> Any:
         names = {
@@ -69,46 +72,51 @@ class Poison(pl.Callback):
             "behavior log-probs": "behavior_log_probs",
             "advantages": "advantages",
         }
-        name = names.get(self.place)
+        name = names.get(self._place)
         value = None if name is None else getattr(batch, name)
-        return batch if value is None else replace(batch, **{name: self._spoiled(value)})
+        return batch if name is None or value is None else replace(batch, **{name: self._spoiled(value)})
 
     def _spoiled(self, value: torch.Tensor) -> torch.Tensor:
         changed = value.clone()
-        changed.view(-1)[len(changed.view(-1)) // 2] = self.value
+        changed.view(-1)[len(changed.view(-1)) // 2] = self.values[self._number]
         return changed
 
 
 def tries(draw: random.Random, folder: Path) -> Iterator[Outcome]:
-    """Every place in turn, for ever."""
+    """Runs with a fault in each iteration: in all places of a step, last in one that steps go on from; for ever."""
     passages = corpus(folder)
     for number in count():
-        for place in get_args(Place):
-            root = folder / f"run-{number}"
-            yield Outcome(place, _try(place, root, passages, folder / "index", draw))
-            shutil.rmtree(root, ignore_errors=True)
+        root, lasting = folder / f"run-{number}", draw.choice(get_args(Lasting))
+        places = [*draw.sample(get_args(Passing), len(get_args(Passing))), lasting]
+        wrong = _try(places, root, passages, folder / "index", draw)
+        happened = root.with_suffix(".log").read_text(errors="replace").count(_MARK)
+        wrong = wrong or ("" if happened else f"nothing was put anywhere: {log(root)}")
+        yield Outcome(f"each place of a step, then {lasting}", wrong, max(happened, 1))
+        root.with_suffix(".log").unlink()
+        shutil.rmtree(root, ignore_errors=True)
 
 
-def _try(place: Place, root: Path, passages: Path, index: Path, draw: random.Random) -> str:
-    value, iteration = draw.choice(["nan", "inf", "-inf"]), draw.randrange(1, 3)
-    poison = _CALLBACK.format(place=place, iteration=iteration, value=f"'{value}'")
-    settings = (*SMALL, f"--retrieval.retriever.corpus={passages}", "--model.kl_penalty=null")
-    arguments = fit_arguments(root, settings, iterations=4, every=1, callbacks=poison, index=index)
+def _try(places: Sequence[str], root: Path, passages: Path, index: Path, draw: random.Random) -> str:
+    """What is wrong with a run into which values were put that are no numbers."""
+    drawn = draw.choices(["nan", "inf", "-inf"], k=len(places))
+    poison = _CALLBACK.format(places=f"[{', '.join(places)}]", values=drawn)
+    settings = (*SMALL, f"--retrieval.retriever.corpus={passages}", "--model.kl_penalty=null", _PATIENT)
+    arguments = fit_arguments(root, settings, iterations=len(places) + 2, every=1, callbacks=poison, index=index)
     status = finish(arguments, root.with_suffix(".log"))
     said = root.with_suffix(".log").read_text(errors="replace")
-    root.with_suffix(".log").unlink()
+    what = ", ".join(f"{value} in {place}" for place, value in zip(places, drawn, strict=True))
     if status is None:
         return "the run hangs"
     if "Traceback" in said:
-        return f"{value}: a raw error: {' / '.join(said.splitlines()[-2:])[-300:]}"
+        return f"{what}: a raw error: {' / '.join(said.splitlines()[-2:])[-300:]}"
     for path in list_checkpoints(root):
         state = torch.load(path, weights_only=True)
         values = [*state["state_dict"].values(), *_tensors(state["optimizer_states"])]
         if not all(bool(torch.isfinite(one).all()) for one in values):
-            return f"{value} in {path.name}"
+            return f"{what}: some in {path.name}"
     exported = root / "policy" / "model.safetensors"
     if exported.exists() and not all(bool(torch.isfinite(one).all()) for one in load_file(exported).values()):
-        return f"{value} in the exported policy"
+        return f"{what}: some in the exported policy"
     return ""
 
 

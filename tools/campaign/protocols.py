@@ -105,8 +105,9 @@ CHATS = tuple(FuzzedChat(family, _ODD) for family in FORMATS)
 
 def tries(draw: random.Random, folder: Path) -> Iterator[Outcome]:
     """Blocks of inputs for every protocol in turn, for ever."""
+    everyone: list[Fuzzed | FuzzedChat] = [*PROTOCOLS, *CHATS]
     while True:
-        for one in (*PROTOCOLS, *CHATS):
+        for one in everyone:
             yield _actions(one, draw)
             yield _observations(one, draw)
             yield Outcome(f"{one.name}: half a megabyte of a piece", _is_slow(one, draw))

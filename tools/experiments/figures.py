@@ -18,7 +18,7 @@ from tools.experiments.records_table import FIXED, REWARD, Run, read_runs, smoot
 from tools.experiments.tables import ANCHORS, paired_rows, probe_changes
 
 COLORS = {0.0: "#444444", 0.01: "#8da0cb", 0.1: "#66c2a5", 0.2: "#1b9e77", 1.0: "#d95f02", 5.0: "#7570b3"}
-STYLES = {"": "-", "lagged": ":", "frozen": "--", "positive": "--"}
+STYLES: dict[str, Any] = {"": "-", "lagged": ":", "frozen": "--", "positive": "--"}
 SIGNALS = {
     "reward": REWARD,
     "log-likelihood per token: fixed correct set": FIXED,

@@ -6,6 +6,7 @@
     python -m tools.experiments.full_runs longer        # three times as long at its lowest rate
     python -m tools.experiments.full_runs wide          # four times the trajectories an iteration: the slow fall
     python -m tools.experiments.full_runs sampled       # some of these with the signals as llds fit measures them
+    python -m tools.experiments.full_runs unsampled     # with the signals of observations and control tokens
     python -m tools.experiments.full_runs further       # runs that held, longer: were alarms false, or early?
     python -m tools.experiments.full_runs erosion       # study 2: random rewards
     python -m tools.experiments.full_runs quickstart    # study 3 on the quickstart's agent
@@ -44,9 +45,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lagged": {"anchor": "lagged", "anchor_lag": 4},
     "frozen": {"anchor": "lagged", "anchor_lag": 10**6},
     "sampled": {},
+    "unsampled": {},
 }
 """Arguments of the LLDS penalty that differ from its defaults; a lag beyond the end of the run freezes the anchor.
-``sampled`` changes nothing of the training: its signals are of few trajectories, as in `llds fit`."""
+``sampled`` changes nothing of the training: its signals are of few trajectories, as in `llds fit`. Nor does
+``unsampled``, which has the signals of observations and control tokens too."""
 SAMPLED_SHARE = 0.025
 
 
@@ -86,7 +89,10 @@ class Job:
         llds = {"coefficient": self.coefficient, **VARIANTS[self.variant]}
         reward = RandomReward(self.seed) if self.has_random_reward else None
         share = SAMPLED_SHARE if self.variant == "sampled" else 1.0
-        return Settings(self.rate, llds, self.iterations, self.seed, reward=reward, rescored_share=share)
+        unsampled = self.variant == "unsampled"
+        return Settings(
+            self.rate, llds, self.iterations, self.seed, reward=reward, rescored_share=share, unsampled=unsampled
+        )
 
 
 def full(seeds: range = range(100, 110)) -> Iterator[Job]:
@@ -123,6 +129,11 @@ def sampled(seeds: range = range(506, 509)) -> Iterator[Job]:
     """Runs of the wide study again, with the signals of a sample of the trajectories that `llds fit` takes."""
     for seed in seeds:
         yield from (Job(WIDE, rate, 0.0, seed, "sampled", 96) for rate in (MIDDLE, LOWEST))
+
+
+def unsampled(seeds: range = range(100, 102)) -> Iterator[Job]:
+    """Runs of study 3 again, with the signals of observations and control tokens: do these lead?"""
+    yield from (Job(SMALL, rate, 0.0, seed, "unsampled", 24) for seed in seeds for rate in (HIGHEST, LOWEST))
 
 
 def further() -> Iterator[Job]:
@@ -175,6 +186,7 @@ STUDIES = {
     "longer": longer,
     "wide": wide,
     "sampled": sampled,
+    "unsampled": unsampled,
     "further": further,
     "positive": positive,
     "erosion": erosion,
@@ -230,12 +242,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", choices=list(STUDIES))
     parser.add_argument("--iterations", type=int, help="another length")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only the trainings of these seeds")
     parser.add_argument("--output", type=Path, default=RECORDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.studies:
         study = Study(arguments.output / TABLES.get(name, name))
         for job in STUDIES[name]():
+            if arguments.seeds and job.seed not in arguments.seeds:
+                continue
             with claimed(f"{name}-{job.name}") as is_mine:
                 if not is_mine or study.has(job.name):
                     continue

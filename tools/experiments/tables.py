@@ -111,7 +111,7 @@ def _against_plain(
 def erosion_table() -> str:
     """Likelihood of the fixed set under random rewards."""
     runs = read_runs("erosion")
-    rows = []
+    rows: list[list[Cell]] = []
     base = {run.seed: run for run in runs if (run.coefficient, run.variant) == (0.0, "")}
     for coefficient, variant in sorted(
         {(run.coefficient, run.variant) for run in runs}, key=lambda key: (key[1], key[0])
@@ -323,8 +323,8 @@ def probe_table(task: str) -> str:
         rewards.setdefault(int(row["iteration"]), []).append(float(row["reward"]))
     rows = [
         [
-            iteration,
-            len(changes),
+            str(iteration),
+            str(len(changes)),
             f"{mean(rewards[iteration]):.2f}",
             f"{sum(value < 0 for value in changes) / len(changes):.2f}",
             f"{1000 * median(changes):+.1f}",

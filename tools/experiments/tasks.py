@@ -161,6 +161,7 @@ class Settings:
         kl: Coefficient of the KL penalty.
         reward: None is exact match.
         rescored_share: Of `IterationSignals`; changes what is measured, not the training.
+        unsampled: Whether it measures observations and control tokens too; changes nothing of the training either.
         module: Further arguments of the module, such as another policy loss.
     """
 
@@ -171,6 +172,7 @@ class Settings:
     kl: float = 0.0
     reward: Reward | None = None
     rescored_share: float = 1.0
+    unsampled: bool = False
     module: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -227,6 +229,7 @@ def train(
         seed=settings.seed,
     )
     retrieval = RetrievalCallback(ChromaRetriever(str(RUNS / f"{task.name}-index"), task.corpus))
+    signals = IterationSignals(settings.rescored_share, settings.unsampled, settings.unsampled)
     trainer = pl.Trainer(
         default_root_dir=folder,
         accelerator="cpu",
@@ -237,7 +240,7 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=[rollout, retrieval, IterationSignals(settings.rescored_share), *callbacks],
+        callbacks=[rollout, retrieval, signals, *callbacks],
     )
     agent = make_agent(task, settings)
     torch.manual_seed(settings.seed)

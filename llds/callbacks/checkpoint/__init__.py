@@ -5,7 +5,7 @@ from llds.callbacks.checkpoint.export import ExportPolicy
 from llds.callbacks.checkpoint.folder import list_checkpoints
 from llds.callbacks.checkpoint.healthy import HealthyCheckpoints
 from llds.callbacks.checkpoint.run_lock import RunLock
-from llds.callbacks.checkpoint.stopping import GracefulStop, Stopped
+from llds.callbacks.checkpoint.stopping import GracefulStop, Stopped, exit_status
 
 __all__ = [
     "ExportPolicy",
@@ -14,5 +14,6 @@ __all__ = [
     "IterationCheckpoint",
     "RunLock",
     "Stopped",
+    "exit_status",
     "list_checkpoints",
 ]

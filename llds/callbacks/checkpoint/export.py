@@ -7,11 +7,13 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
 
+from llds.callbacks.best_effort import best_effort
 from llds.callbacks.checkpoint.finite import what_is_not_finite
 from llds.callbacks.checkpoint.folder import flush_all
 from llds.errors import CheckpointError
-from llds.files import check_room, write_manifest
-from llds.modules import SearchAgentModule
+from llds.evaluation.model_card import Exported, write_model_card
+from llds.files import check_room, pin_of, write_manifest
+from llds.modules import SearchAgentModule, weights_hash
 from llds.strategies import gather, rank, whole_shape
 
 _PARTIAL, _REPLACED = ".policy.partial", ".policy.replaced"
@@ -20,7 +22,8 @@ _PARTIAL, _REPLACED = ".policy.partial", ".policy.replaced"
 class ExportPolicy(pl.Callback):
     """Writes model and tokenizer to ``policy/`` in the run's folder when `fit` ends, whole or not at all.
 
-    A list of checksums is beside them; by it damage is found when llds loads the folder.
+    A list of checksums is beside them; by it damage is found when llds loads the folder. So is a model card
+    (``README.md``), which is not in that list: it may be edited.
     """
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: SearchAgentModule) -> None:
@@ -67,10 +70,13 @@ def _begin(partial: Path, folder: Path, module: SearchAgentModule) -> str:
 def _write(partial: Path, folder: Path, module: SearchAgentModule) -> str:
     """Write the folder and give it its name; returns what went wrong. Every rank must call, the first one writes."""
     replaced = folder.with_name(_REPLACED)
+    exported = Exported(module.iteration, weights_hash(module.policy.weights()))
     try:
         module.save_pretrained(partial)
         if rank() == 0:
             write_manifest(partial)
+            with best_effort("No model card"):
+                write_model_card(partial, folder.parent, pin_of(module.policy_path), exported)
             flush_all(partial)
             if folder.exists():
                 folder.replace(replaced)

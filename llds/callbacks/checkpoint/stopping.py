@@ -18,13 +18,27 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from llds.errors import ConfigurationError
 from llds.modules import SearchAgentModule
 from llds.strategies import gather, world_size
+
+
+def exit_status(trainer: pl.Trainer, status: int) -> int:
+    """Return the status with which a rank ends, where a run was stopped on purpose.
+
+    A rank that Lightning started for the first one says 0: to any other status of it Lightning answers by killing the
+    first, which has the status of the run, and may still be writing.
+
+    Args:
+        trainer: The run's.
+        status: Of the run.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    return 0 if isinstance(environment, LightningEnvironment) and trainer.local_rank != 0 else status
 
 
 class Stopped(SIGTERMException):
@@ -77,10 +91,15 @@ class GracefulStop(pl.Callback):
         except SystemExit as end:
             if isinstance(end, Stopped) and end.number == requeue and trainer.is_global_zero:
                 _requeue()
+            stopped = end
             if isinstance(end, SIGTERMException) and end.code is None:  # Lightning's own, between two batches
-                raise Stopped(signal.SIGTERM) from end
-            if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning makes a status of 1
-                raise Stopped(signal.SIGINT) from end
+                stopped = Stopped(signal.SIGTERM)
+            elif isinstance(end.__context__, KeyboardInterrupt):  # which Lightning makes a status of 1
+                stopped = Stopped(signal.SIGINT)
+            if isinstance(stopped, Stopped) and exit_status(trainer, 1) == 0:
+                raise SystemExit(0) from end
+            if stopped is not end:
+                raise stopped from end
             raise
         finally:
             for number, handler in before.items():

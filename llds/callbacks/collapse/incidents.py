@@ -93,7 +93,7 @@ def decision(found: Diagnosis, done: Sequence[str]) -> str:
         f"- Since: iteration {found.since}",
         f"- Reward: {found.reward.words if found.reward else 'not logged'}",
         f"- Cause: {(found.cause or 'unknown').replace('_', ' ')}",
-        f"- Confidence: {found.confidence:.0%} of the signals that can vote do so",
+        f"- Confidence: {found.confidence:.0%} of the signs of collapse that its signals can show",
     ]
     seen = [
         f"- {one.words} (`{one.signal}`, since iteration {one.since}, strength {one.strength:.2f})"

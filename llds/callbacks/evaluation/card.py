@@ -3,12 +3,10 @@
 Two runs whose cards agree were measured alike (`llds.evaluation.card_differences`).
 """
 
-import hashlib
 import os
 import platform
 import socket
 import subprocess
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,15 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
-import torch
-from torch import Tensor
 
 import llds
 from llds.callbacks.retrieval import RetrievalCallback
 from llds.callbacks.rollout.callback import RolloutCallback
 from llds.data import PromptDataModule
 from llds.files import redacted
-from llds.modules import SearchAgentModule
+from llds.modules import SearchAgentModule, weights_hash
 
 _PACKAGES = ("torch", "lightning", "transformers", "vllm", "chromadb", "numpy")
 _STAGES = {"validate": "validation", "test": "test", "predict": "predict"}
@@ -70,19 +66,6 @@ def policy_label(trainer: pl.Trainer, module: SearchAgentModule) -> str:
     """A short name of what is measured: the checkpoint, or the folder of the model."""
     path = trainer.ckpt_path or module.policy_path
     return Path(str(path).replace("llds:", "llds/").rstrip("/")).name.removesuffix(".ckpt")
-
-
-def weights_hash(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, types, shapes and values: the same for a checkpoint and the folder exported from it.
-
-    Args:
-        weights: Names and full tensors; exhausted.
-    """
-    parts = []
-    for name, tensor in weights:
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-        parts.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data).hexdigest()}")
-    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
 def _policy(trainer: pl.Trainer, module: SearchAgentModule) -> dict[str, Any]:

@@ -20,11 +20,12 @@ reads:
   llds       a run's folder (CSV or TensorBoard), metrics.csv
   TRL        console log, notebook, trainer_state.json or its folder
   verl       console log or file logger
-  prime-rl   metrics.jsonl
-  others     W&B histories (csv, jsonl) and .wandb files, TensorBoard folders; all of these as .gz too
+  consoles   of prime-rl, slime, OpenRLHF, NeMo-RL, AReaL, ms-swift; tables of steps as text
+  others     metrics.jsonl, W&B histories (csv, jsonl) and .wandb files, TensorBoard folders; all of these as .gz too
 
 exit status:
-  0 no alarm at the end of any run   1 bad input   2 an alarm at the end of a run
+  0 no alarm at the end of any run   2 an alarm at the end of a run
+  1 bad input: a log cannot be read, and no other has an alarm
   3 nothing could be judged: no reward in the log, or too few rows
 
 examples:
@@ -47,9 +48,10 @@ def diagnose(args: Sequence[str]) -> None:
             raise ConfigurationError(f"Expected `--watch` > 0 seconds, got {options.watch:g}.")
         if options.watch is not None:
             sys.exit(status(watch(options.paths, options.warmup, options.watch)))
-        found = [read_diagnosed(path, options.warmup) for path in options.paths]
+        by_path, unread = _read(options.paths, options.warmup)
+        found = list(by_path.values())
         if options.explain:
-            _explain(options.paths, options.explain)
+            _explain(list(by_path), options.explain)
     except LLDSError as error:
         sys.exit(f"llds: {error}")
     try:
@@ -60,7 +62,9 @@ def diagnose(args: Sequence[str]) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if code := status(found):
+    for reason in unread:
+        print(f"llds: {reason}", file=sys.stderr)
+    if code := status(found) if not unread or status(found) == ALARM else BAD_INPUT:
         sys.exit(code)
 
 
@@ -69,6 +73,24 @@ def status(found: Sequence[Diagnosed]) -> int:
     if any(one.level == "alarm" for one in found):
         return ALARM
     return UNJUDGED if found and all(not one.is_judged for one in found) else 0
+
+
+def _read(paths: Sequence[str], warmup: int) -> tuple[dict[str, Diagnosed], list[str]]:
+    """What can be read, by path, and why the rest cannot: one strange file among many logs hides no alarm.
+
+    Raises:
+        LLDSError: If nothing can be read.
+    """
+    found: dict[str, Diagnosed] = {}
+    unread: list[str] = []
+    for path in paths:
+        try:
+            found[path] = read_diagnosed(path, warmup)
+        except LLDSError as error:
+            unread.append(str(error))
+    if not found:
+        raise LLDSError("\nllds: ".join(unread))
+    return found, unread
 
 
 def _parser() -> ArgumentParser:

@@ -83,7 +83,7 @@ def _add_trouble(lines: Table, one: Diagnosed) -> None:
     lines.add_row("cause", f"[bold]{NAMES[now.cause or 'unknown']}[/]")
     _add_rows(lines, "evidence", now.evidence)
     _add_rows(lines, "moved first", now.moved[:MOST_MOVED])
-    lines.add_row("agreement", f"{now.confidence:.0%} of the signals that can tell")
+    lines.add_row("agreement", f"{now.confidence:.0%} of the signs of collapse that this log can show")
     lines.add_row("advice", now.advice)
 
 

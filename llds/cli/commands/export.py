@@ -10,7 +10,9 @@ from llds.errors import ConfigurationError
 _DESCRIPTION = """\
 Make a model folder of a checkpoint, also of one that ZeRO-3 wrote in parts; it loads in plain transformers, in vLLM,
 and as `--model.policy`. Needs one process and main memory for one model (twice for a checkpoint in parts). Adapters are
-merged in. What the model is comes from the run's config.yaml."""
+merged in. What the model is comes from the run's config.yaml. A model card (README.md) is written beside the weights:
+what it was trained from and how, what `llds test` measured of exactly these weights, what the collapse detector saw.
+`llds push` uploads the folder."""
 _EXAMPLES = """
 examples:
   llds export runs/base/checkpoints/iteration-000100.ckpt policy-100

@@ -25,6 +25,7 @@ _ALSO_CALLED = {
     "max_steps": "data.iterations",
     "temp": "rollout.sampling.temperature",
     "devices": "trainer.devices",
+    "seed": "seed_everything",
 }
 """What other trainers call a key."""
 _CLOSE = 0.8

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llds.cli.config.accepted import children, import_object, nearest, nearest_class, parameters
 from llds.cli.config.base_keys import base_keys, right_key
-from llds.cli.config.shipped import shipped_instead
+from llds.cli.config.shipped import overlay_of, shipped_instead
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':")
@@ -27,6 +27,8 @@ _IGNORED = (
     "a class path (",
     "a dict ",
 )
+_SETTINGS = {"model.lora": "{rank: 16}"}
+"""Classes that are written by their settings alone."""
 _TYPE_NAMES = {"int": "an integer", "float": "a number", "str": "a text", "bool": "true or false", "NoneType": "null"}
 
 
@@ -106,7 +108,9 @@ def _unrecognized(match: re.Match[str], options: Sequence[str]) -> str:
     words = match[1].split()
     keys = [word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")]
     if not keys:
-        return f"Expected options that start with --, got `{match[1]}`. Write --KEY VALUE."
+        is_file = words[0].startswith("llds:") or words[0].endswith((".yaml", ".yml"))
+        advice = f"-c {words[0]}" if is_file else "--KEY VALUE"
+        return f"Expected options that start with --, got `{match[1]}`. Write {advice}."
     return unknown_key(keys[0], options)
 
 
@@ -159,7 +163,7 @@ def no_value(option: str, args: Sequence[str]) -> str:
         option: Such as ``--model``.
         args: The command's arguments.
     """
-    ends = [word for word, after in zip(args, [*args[1:], "--"], strict=True) if after.startswith("-")]
+    ends = [word for word, after in zip(args, [*args, "--"][1:], strict=True) if after.startswith("-")]
     word = next((one for one in ends if one.startswith(f"{option}.") and "=" not in one), option)
     if word.endswith(".help"):
         top = word.split(".")[0]
@@ -186,7 +190,7 @@ _WHOLE_MESSAGES: list[tuple[str, Callable[[re.Match[str], Sequence[str]], str]]]
     (r"unrecognized arguments: (.+)", _unrecognized),
     (r"Subcommand '[^']+' does not accept option '([^']+)'", lambda match, options: unknown_key(match[1], options)),
     (r"the following arguments are required: (.+)", _required),
-    (r"argument (--\S+): expected one argument", lambda match, _: no_value(match[1], [])),
+    (r"argument (?:-\w/)?(--\S+): expected one argument", lambda match, _: no_value(match[1], [])),
     (r"Parser key \"([^\"]+)\":\s*Unable to load config '([^']*)'", _no_keys),
     (
         r"Parser key \"config\": File does not exist: '?([^']+)'?",
@@ -216,6 +220,11 @@ def _no_such_class(finding: Finding, match: re.Match[str]) -> str:
 
 
 def _no_class(finding: Finding, match: re.Match[str]) -> str:
+    if shipped := overlay_of(match[1]):
+        return f"Expected `{finding.key}` to name a class, got {match[1]}. Its overlay sets it: -c llds:{shipped}."
+    if finding.key in _SETTINGS:
+        settings = _SETTINGS[finding.key]
+        return f"Expected `{finding.key}` to be settings or null, got {match[1]}. Write --{finding.key} '{settings}'."
     usual = base_keys().get(finding.key)
     example = usual if isinstance(usual, str) else "package.module.Class"
     return (
@@ -281,8 +290,13 @@ def _wrong_type(findings: Sequence[Finding]) -> str:
         return ""
     nested = re.fullmatch(r"NestedArg\(key='[^']*', val=(.*)\)", given)
     value = (nested[1] if nested else given).strip("'\"")
-    advice = nearest(value, choices) if choices else "Change the value."
-    return f"Expected `{findings[0].key}` to be {' or '.join(dict.fromkeys(types))}, got {value}. {advice}"
+    key = findings[0].key
+    below = [one.removeprefix(f"{key}.") for one in base_keys() if one.startswith(f"{key}.")]
+    if below and types == ["null"]:
+        types.insert(0, "a class with its settings")
+    settings = f"Write --{key}.KEY VALUE, with a KEY of {', '.join(below)}." if below else "Change the value."
+    advice = nearest(value, choices) if choices else settings
+    return f"Expected `{key}` to be {' or '.join(dict.fromkeys(types))}, got {value}. {advice}"
 
 
 def _choices(text: str) -> list[str]:

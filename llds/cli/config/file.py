@@ -64,7 +64,8 @@ def _read(file: Path, _changed: int) -> tuple[str, Mapping[str, Any]]:
         words = " ".join(str(error).split())
         raise ConfigurationError(f"Expected a YAML file, got an error in {file}: {words}. Correct the file.") from error
     if not isinstance(values, dict) or not values:
-        raise ConfigurationError(f"Expected keys and values in {file}, got none. Complete the file.")
+        found = "a list" if isinstance(values, list) and values else "none"
+        raise ConfigurationError(f"Expected keys and values in {file}, got {found}. Write lines of KEY: VALUE.")
     import_beside(values, file)
     return text, {str(key): value for key, value in values.items()}
 

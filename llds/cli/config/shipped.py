@@ -57,7 +57,17 @@ def shipped_instead(path: str) -> str:
         path: Such as ``conf/quickstart.yaml``, outside of a clone.
     """
     name = re.sub(r"^(.*/)?conf/", "", path).removesuffix(".yaml")
-    return f"It ships with llds: -c {PACKAGE_PREFIX}{name}." if name in shipped_names() else ""
+    found = max((one for one in shipped_names() if f"/{name}".endswith(f"/{one}")), key=len, default="")
+    return f"It ships with llds: -c {PACKAGE_PREFIX}{found}." if found else ""
+
+
+def overlay_of(word: str) -> str:
+    """The name of the configuration whose last part is a word, such as a method's; empty if none.
+
+    Args:
+        word: Such as ``rloo``.
+    """
+    return next((name for name in shipped_names() if name.rpartition("/")[2] == word.lower()), "")
 
 
 def _nearest(word: str, names: list[str]) -> list[str]:

@@ -30,6 +30,7 @@ from llds.callbacks import (
     RetrievalCallback,
     RolloutCallback,
     RunLock,
+    exit_status,
     list_checkpoints,
 )
 from llds.cli.config.errors import dead_link
@@ -150,7 +151,7 @@ class SearchAgentCLI(LightningCLI):
         """End with a status of its own where the collapse ladder has stopped the run, which is no error."""
         if any(isinstance(one, CollapseMonitor) and one.has_stopped for one in self.trainer.callbacks):  # type: ignore[attr-defined]
             rank_zero_info("llds: the run was stopped by `collapse.ladder`; --ckpt_path last goes on with it.")
-            sys.exit(STOPPED_BY_LADDER)
+            sys.exit(exit_status(self.trainer, STOPPED_BY_LADDER))
 
     def validate(self, **kwargs: Any) -> None:
         """Validate without Lightning's table, which repeats ours."""
@@ -239,8 +240,22 @@ class SearchAgentCLI(LightningCLI):
             kwargs["callbacks"] = with_profile(self._get(self.config_init, "trainer").callbacks)
         try:
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, MisconfigurationException) as error:
-            raise ConfigurationError(f"Expected `trainer` settings that work on this machine, got: {error}") from error
+        except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
+            said = f"Expected `trainer` settings that work on this machine, got: {error}"
+            if "enable_checkpointing" in said:  # ours is what Lightning calls by the name of its own
+                said += " Take llds.callbacks.IterationCheckpoint out of `trainer.callbacks`, too."
+            raise ConfigurationError(said) from error
+
+    def _set_seed(self) -> None:
+        """Set the one seed.
+
+        Raises:
+            ConfigurationError: If it is no seed.
+        """
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise ConfigurationError(f"Expected `seed_everything` to be a seed, got: {error}.") from error
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: the base class reads the whole file for hyper-parameters that llds does not keep there."""

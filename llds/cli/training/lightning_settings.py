@@ -88,8 +88,8 @@ def tell_of_idle_cores(trainer: pl.Trainer) -> None:
     threads = torch.get_num_threads()
     if isinstance(trainer.accelerator, CPUAccelerator) and trainer.world_size == 1 and threads > 1:
         rank_zero_info(
-            f"One process for {threads} CPU cores: a small policy trains faster in two, --trainer.devices 2 (the same "
-            "result but for rounding)."
+            f"One process for {threads} CPU cores: where they are idle, a small policy trains 1.5 times as fast in "
+            "two, --trainer.devices 2 (but for rounding the same first iteration, then a run of its own)."
         )
 
 

@@ -28,11 +28,13 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # prompts are in memory
     warnings.filterwarnings("ignore", message=".*`torch.distributed.* is deprecated")  # DeepSpeed's own calls
     warnings.filterwarnings("ignore", message=".*DeepSpeed Stage 3 checkpoint")  # `llds export` serves
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # the frozen reference is
 
 
 def quiet_lightning() -> None:
     """Of Lightning's own loggers only warnings and errors, for the rest of the process: for commands of one answer."""
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")  # those of a training
     for name in _LIGHTNING:
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -12,7 +12,7 @@ from llds.files.rows import BadRows, Row, reason, shorten
 
 
 def read_csv(file: Path, bad_rows: BadRows) -> Iterator[Row]:
-    """Yield the rows of a csv file; a header without a comma but with a semicolon is separated by semicolons.
+    """Yield the rows of a csv file; a header without a comma is separated by semicolons or tabs, if it has such.
 
     Args:
         file: The file.
@@ -20,7 +20,7 @@ def read_csv(file: Path, bad_rows: BadRows) -> Iterator[Row]:
     """
     with open_bytes(file) as stream:
         header = next(read_lines(stream, file), b"")
-    return _read(file, bad_rows, ";" if b";" in header and b"," not in header else ",")
+    return _read(file, bad_rows, next((one for one in ",;\t" if one.encode() in header), ","))
 
 
 def read_tsv(file: Path, bad_rows: BadRows) -> Iterator[Row]:

@@ -12,7 +12,7 @@ import orjson
 from llds.errors import DataError
 from llds.files.bounds import read_bytes, read_many_lines
 from llds.files.formats import open_bytes
-from llds.files.rows import BadRows, Row, reason, shorten
+from llds.files.rows import BadRows, Row, new_row, reason, shorten
 
 _SPACES = b" \t\r\n"
 _DIGITS_TO_0 = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else ord(" ") for byte in range(256))
@@ -38,8 +38,8 @@ def read_jsonl(file: Path, bad_rows: BadRows) -> Iterator[Row]:
             if parsed is None:
                 yield from _one_by_one(zip(numbers, lines, strict=True), name, bad_rows)
             else:
-                for number, values in zip(numbers, parsed, strict=True):
-                    yield Row(f"{name}:{number}", number, values)
+                origins = [f"{name}:{number}" for number in numbers]
+                yield from map(new_row, zip(origins, numbers, parsed, strict=True))
 
 
 def _batches(stream: BinaryIO, file: Path) -> Iterator[tuple[Sequence[int], list[bytes]]]:

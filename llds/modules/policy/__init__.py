@@ -5,5 +5,6 @@ Sampling from it is in `llds.samplers`.
 
 from llds.modules.policy.adapters import LoRA
 from llds.modules.policy.policy import Policy, PolicyOutput
+from llds.modules.policy.weights import weights_hash
 
-__all__ = ["LoRA", "Policy", "PolicyOutput"]
+__all__ = ["LoRA", "Policy", "PolicyOutput", "weights_hash"]

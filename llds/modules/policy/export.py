@@ -1,20 +1,24 @@
 """A plain transformers folder of a checkpoint, also of one that ZeRO-3 wrote in parts."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from llds.errors import ConfigurationError
+from llds.evaluation.model_card import Exported, write_model_card
 from llds.modules.policy import LoRA, Policy
 from llds.modules.policy.tokenizer import load_tokenizer
+from llds.modules.policy.weights import weights_hash
 from llds.strategies import trained_weights
 
 _PREFIX = "policy."
+_NUMBER = re.compile(r"^iteration-(\d+)\b")
 
 
 def export_checkpoint(checkpoint: Path, folder: Path, config: Path) -> None:
-    """Write the folder.
+    """Write the folder, and its model card.
 
     Args:
         checkpoint: A file, or a folder of ZeRO-3.
@@ -47,6 +51,9 @@ def export_checkpoint(checkpoint: Path, folder: Path, config: Path) -> None:
         )
     policy.load_state_dict(saved, strict=False)
     policy.save_pretrained(folder, load_tokenizer(settings["policy"]))
+    number = _NUMBER.search(checkpoint.name)
+    exported = Exported(int(number[1]) if number else None, weights_hash(policy.weights()))
+    write_model_card(folder, config.parent, settings["policy"], exported)
 
 
 def _model_settings(config: Path) -> dict[str, Any]:

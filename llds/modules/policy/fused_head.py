@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llds.errors import ConfigurationError
-from llds.losses.log_probs import TokenScores, action_log_probs
+from llds.losses.log_probs import HeadTokens, action_log_probs, scatter_to_tokens
+from llds.losses.masking import action_mask
 from llds.strategies import reads
 
 
@@ -28,8 +29,14 @@ class FusedHead(nn.Module):
         reads(self, head.weight, head.bias)
 
     def forward(
-        self, hidden: Tensor, input_ids: Tensor, action_index: Tensor, copy_of: Tensor | None, temperature: float
-    ) -> TokenScores:
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        action_index: Tensor,
+        copy_of: Tensor | None,
+        temperature: float,
+        watched: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Score the action tokens.
 
         Args:
@@ -38,14 +45,22 @@ class FusedHead(nn.Module):
             action_index: Turn number on action tokens, -1 elsewhere, ``[B, T]`` long.
             copy_of: Which of the D each action token is, ``[N]`` long; None where D = N.
             temperature: Divides the logits.
+            watched: Vocabulary entries whose summed probability is wanted too, ``[K]`` long: ``K`` more products for
+                each token, without gradient.
 
         Returns:
-            Log-probabilities and entropies, ``[B, T]``.
+            Log-probabilities and entropies, and what is watched where it is, ``[B, T]``.
         """
         [head] = self._head
-        return action_log_probs(
+        scores = action_log_probs(
             hidden, head.weight, input_ids, action_index, copy_of=copy_of, bias=head.bias, temperature=temperature
         )
+        if watched is None:
+            return *scores, None
+        mask = action_mask(action_index)
+        each = hidden if copy_of is None else hidden[copy_of]
+        tokens = HeadTokens(each, input_ids[mask], head.weight, head.bias, temperature, scores.log_probs[mask])
+        return *scores, scatter_to_tokens(tokens.mass(watched), action_index)
 
 
 @torch.no_grad()

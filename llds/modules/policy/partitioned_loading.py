@@ -124,9 +124,11 @@ def check_attention(config: PreTrainedConfig, attention: str) -> None:
         _on_meta(config, attention)
     except (ValueError, ImportError) as error:
         _on_meta(config, "eager")  # what is wrong with the model itself is not this setting's fault
+        [why, *_] = reason(error).split(". ")  # what follows asks for a request at transformers, by a long address
+        others = "eager" if attention == "sdpa" else "sdpa, or eager"
         raise ConfigurationError(
             f"Expected `model.attention` to be one that {config.model_type} models have here, got {attention}: "
-            f"{reason(error)}. Use sdpa, or eager, which every model has."
+            f"{why}. Use {others}, which every model has."
         ) from error
 
 
@@ -169,5 +171,6 @@ def _check_files(files: WeightFiles, model: PreTrainedModel) -> None:
             raise ConfigurationError(
                 f"Expected `model.policy` {files.folder} to hold {name} with shape {list(expected)}, got "
                 f"{'no such tensor' if found is None else list(found)}. Under ZeRO-3 weights are read one by one, "
-                "by the names that transformers gives them: load the model in plain transformers and save it again."
+                "by the names that transformers gives them: load the model in plain transformers and save it again; if "
+                "that changes nothing (GPT-NeoX: its files keep names of their own), train it with -c llds:trainer/ddp."
             )

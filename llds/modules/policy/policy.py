@@ -39,10 +39,12 @@ class PolicyOutput(NamedTuple):
     Attributes:
         log_probs: Of each action token, 0 elsewhere, ``[B, T]``.
         entropy: Of the distribution at each action token, in nats, 0 elsewhere, ``[B, T]``.
+        watched: Summed probability of the watched tokens there, 0 elsewhere, ``[B, T]``; None where none is watched.
     """
 
     log_probs: Tensor
     entropy: Tensor
+    watched: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -105,15 +107,16 @@ class Policy(nn.Module):
         is_double = next(self.parameters()).dtype == torch.float64
         return torch.float64 if is_double else torch.float32
 
-    def forward(self, batch: PolicyBatch, temperature: float = 1.0) -> PolicyOutput:
+    def forward(self, batch: PolicyBatch, temperature: float = 1.0, watched: Tensor | None = None) -> PolicyOutput:
         """Log-probabilities and entropy of the action tokens.
 
         Args:
             batch: Trajectories, padded on the right.
             temperature: Divides the logits, as it did when the actions were sampled.
+            watched: Token ids whose probability is wanted at every action token, ``[K]`` long.
         """
         hidden, copy_of = self._hidden_before_actions(batch)
-        return PolicyOutput(*self.head(hidden, batch.input_ids, batch.action_index, copy_of, temperature))
+        return PolicyOutput(*self.head(hidden, batch.input_ids, batch.action_index, copy_of, temperature, watched))
 
     def hidden_before_actions(self, batch: PolicyBatch) -> Tensor:
         """The last hidden states that predict the action tokens, row by row, ``[N, H]``.

@@ -240,8 +240,11 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
 
     Tries it: two short sequences with a common prefix, as a tree and one by one.
     """
-    if model.config._attn_implementation != TREE_ATTENTION:
-        return f"its attention implementation is {model.config._attn_implementation}, not sdpa"
+    found = model.config._attn_implementation
+    if found == "sdpa":  # asked for, and still there: transformers could not exchange it
+        return f"{type(model).__name__} has an attention of its own"
+    if found != TREE_ATTENTION:
+        return f"its attention implementation is {found}, not sdpa"
     vocabulary = model.config.get_text_config().vocab_size
     ids = (torch.arange(24, device=model.device).view(2, 12) * 7 + 1) % vocabulary
     ids[1, :5] = ids[0, :5]

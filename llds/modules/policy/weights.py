@@ -1,7 +1,9 @@
 """Weights of a model as a stream of names and full tensors, also where ranks hold parts of them."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 from llds.strategies import gathered
@@ -18,3 +20,16 @@ def full_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter.detach()
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     yield from ((name, value) for name, value in model.state_dict().items() if name not in parameters)
+
+
+def weights_hash(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, types, shapes and values: the same for a checkpoint and the folder exported from it.
+
+    Args:
+        weights: Names and full tensors; exhausted.
+    """
+    parts = []
+    for name, tensor in weights:
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        parts.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data).hexdigest()}")
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llds.errors import DataError
 from llds.monitor.signals import REWARD
-from llds.monitor.sources import llds_run, nemo_rl, openrlhf, prime_rl, recorded, skyrl, trl, verl
+from llds.monitor.sources import llds_run, nemo_rl, openrlhf, others, prime_rl, recorded, skyrl, trl, verl
 from llds.monitor.sources.readers.files import read_records
 from llds.monitor.sources.readers.tensorboard import read_events
 from llds.monitor.sources.readers.wandb_file import read_wandb
@@ -22,12 +22,16 @@ VOCABULARIES = (
     nemo_rl.VOCABULARY,
     skyrl.VOCABULARY,
     openrlhf.VOCABULARY,
+    others.SLIME,
+    others.AREAL,
+    others.TINKER,
     recorded.VOCABULARY,
 )
+_ONE_CURVE = {"Wall time", "Step", "Value"}
 _EVENTS = "events.out.tfevents.*"
 _SEVERAL = ("csv/**/metrics.csv", "version_*/metrics.csv")
 _ONE = ("metrics.csv", "metrics.jsonl", "trainer_state.json", "checkpoint-*/trainer_state.json")
-_LOOSE = ("*.jsonl", "*.jsonl.gz", "*.csv", "*.csv.gz", "*.log", "*.out", "*.txt", "*.ipynb", "*.wandb")
+_LOOSE = ("*.jsonl", "*.jsonl.gz", "*.csv", "*.csv.gz", "*.tsv", "*.log", "*.out", "*.txt", "*.ipynb", "*.wandb")
 
 
 def read_metrics(path: str | Path) -> MetricTable:
@@ -78,7 +82,17 @@ def _read_all(sources: list[Path]) -> list[Record]:
 def _read(source: Path) -> list[Record]:
     if source.match(_EVENTS):
         return read_events(source)
-    return read_wandb(source) if source.suffix == ".wandb" else read_records(source)
+    return read_wandb(source) if source.suffix == ".wandb" else _named_by_file(read_records(source), source)
+
+
+def _named_by_file(records: list[Record], source: Path) -> list[Record]:
+    """Records of TensorBoard's download of one curve, whose name is in that of the file, with ``_`` for ``/``."""
+    if set(records[0]) != _ONE_CURVE:
+        return records
+    tag = re.sub(r"^.*tag-|\.csv(\.gz)?$", "", source.name)
+    known = {name.replace("/", "_"): name for one in VOCABULARIES for name in one.names}
+    name = known.get(tag) or known.get(tag.removeprefix("train_"), tag)
+    return [{"Step": record["Step"], name: record["Value"]} for record in records]
 
 
 def _find(folder: Path) -> list[Path]:

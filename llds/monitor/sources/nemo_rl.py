@@ -1,4 +1,4 @@
-"""NeMo-RL: TensorBoard and W&B.
+"""NeMo-RL: console, TensorBoard and W&B.
 
 Names as its recipes check and plot them (0.8: `train/gen_kl_error`, `train/approx_entropy`, ...).
 """
@@ -28,6 +28,12 @@ VOCABULARY = Vocabulary(
         "train/avg_trajectory_age": s.WEIGHT_LAG,
         "train/mean_gen_tokens_per_sample": s.ACTION_TOKENS,
         "train/turns_per_sample/mean": "rollout/turns",
+        # The console's
+        "Avg Reward": s.REWARD,
+        "Avg Total Reward": s.REWARD,
+        "Loss": s.LOSS,
+        "Generation KL Error": s.BEHAVIOR_KL,
+        "Mean Generation Length": s.ACTION_TOKENS,
     },
     steps=("train/step", "step", "_step", "Step"),
     derive=_derive,

@@ -1,4 +1,4 @@
-"""prime-rl: ``metrics.jsonl`` of its file monitor, and W&B.
+"""prime-rl: ``metrics.jsonl`` of its file monitor, its console, and W&B.
 
 Names as in prime-rl 559b447 (`orchestrator/metrics.py`, `trainer/rl/train.py`); the older ``reward/all/mean`` too. The
 orchestrator names its agents in the middle of a path: ``train/agg/all/AGENT/reward/mean``.
@@ -30,6 +30,14 @@ VOCABULARY = Vocabulary(
         f"{_PLAIN}is_truncated/mean": s.ACTION_CUT,
         "is_truncated/all/mean": s.ACTION_CUT,
         "num_turns/all/mean": "rollout/turns",
+        # The console's
+        "Reward": s.REWARD,
+        "Entropy": s.ENTROPY,
+        "Mismatch KL": s.BEHAVIOR_KL,
+        "Grad. Norm": s.GRAD_NORM,
+        "LR": s.LEARNING_RATE,
+        "Max. Off-Policy Level": s.WEIGHT_LAG,
+        "Seq. Length": "rollout/total_tokens",
     },
     steps=("step", "_step", "Step"),
 )

@@ -1,7 +1,7 @@
-"""TRL's GRPOTrainer: console, notebook, ``trainer_state.json``, TensorBoard and W&B.
+"""TRL's GRPOTrainer and its kin: console, notebook, ``trainer_state.json``, TensorBoard and W&B.
 
-Names as in TRL f2cd577 (`trainer/grpo_trainer.py`), those of older versions, and what loops of people's own call a mean
-reward.
+Names as in TRL f2cd577 (`trainer/grpo_trainer.py`), those of older versions and of its PPO, of ms-swift, open-instruct
+and LLaMA-Factory, and what loops of people's own call a mean reward.
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,19 @@ VOCABULARY = Vocabulary(
         "avg_reward": s.REWARD,
         "reward_std": s.REWARD_STD,
         "loss": s.LOSS,
+        "objective/scores": s.REWARD,  # PPO and online DPO, open-instruct
         "entropy": s.ENTROPY,
+        "entropy/mean": s.ENTROPY,  # ms-swift
+        "policy/entropy_avg": s.ENTROPY,
         "grad_norm": s.GRAD_NORM,
+        "grad norm": s.GRAD_NORM,  # ms-swift with Megatron
         "learning_rate": s.LEARNING_RATE,
+        "learning rate": s.LEARNING_RATE,
+        "lr": s.LEARNING_RATE,
+        "loss/policy_avg": s.LOSS,
+        "objective/kl": s.KL_REF,
+        "policy/clipfrac_avg": s.CLIP_SHARE,
+        "val/sequence_lengths": s.ACTION_TOKENS,
         "kl": s.KL_REF,
         "clip_ratio/region_mean": s.CLIP_SHARE,
         "clip_ratio": s.CLIP_SHARE,
@@ -42,7 +52,7 @@ VOCABULARY = Vocabulary(
         "sampling/sampling_logp_difference/mean": s.GAP_MEAN,
         "sampling/sampling_logp_difference/max": s.GAP_MAX,
     },
-    steps=("step", "train/global_step", "_step", "Step"),
+    steps=("step", "train/global_step", "global_step/max_steps", "current_steps", "training_step", "_step", "Step"),
     derive=_derive,
     derived_from=("frac_reward_zero_std",),
     prefixes=("train/",),

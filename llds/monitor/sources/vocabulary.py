@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from llds.monitor import signals as s
@@ -28,6 +29,10 @@ BROUGHT = {
     )
 }
 """What `llds.integrations` adds to the logs of other trainers, under our names."""
+
+
+_IN_ORDER = 10
+"""Rows from one restart to the next, at least; a table that goes back more often is in no order."""
 
 
 def _nothing(record: Mapping[str, float]) -> Row:
@@ -81,7 +86,8 @@ class Vocabulary:
 
     def step(self, record: Record) -> float | None:
         """The number of a record's iteration."""
-        numbers = (as_number(record[name]) for name in self.steps if name in record)
+        found = (record[name] for name in self.steps if name in record)
+        numbers = (as_number(one.partition("/")[0] if isinstance(one, str) else one) for one in found)  # "3/100"
         return next((number for number in numbers if number is not None and math.isfinite(number)), None)
 
     def _plain(self, name: str) -> str:
@@ -125,16 +131,31 @@ def build_table(path: str, records: Sequence[Record], vocabulary: Vocabulary) ->
     """
     steps = set(vocabulary.steps)
     vocabulary = replace(vocabulary, steps=tuple(name for name in vocabulary.steps if not _stands_still(name, records)))
-    rows: dict[int, Row] = {}
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    found: list[tuple[int, Row]] = []
     for index, record in enumerate(records):
         row = vocabulary.row(record)
-        if any(math.isfinite(value) for value in row.values()):  # some loggers fill what is missing with NaN
+        # Some loggers fill what is missing with NaN, in every column; of a few columns it is news
+        is_hole = len(record) == len(columns) or not row
+        if not is_hole or any(math.isfinite(value) for value in row.values()):
             step = vocabulary.step(record)
-            rows.setdefault(index if step is None else int(step), {}).update(row)
-    columns = list(dict.fromkeys(name for record in records for name in record))
+            found.append((index if step is None else int(step), row))
+    rows: dict[int, Row] = {}
+    restarts = _restarts(found)
+    for number, (step, row) in enumerate(found):
+        if number in restarts:  # what came after was of a part that is trained again
+            rows = {at: one for at, one in rows.items() if at <= step}
+        rows.setdefault(step, {}).update(row)
     read = vocabulary.known(columns)
     ignored = [name for name in columns if name not in read | steps]
     return MetricTable(path, vocabulary.framework, sorted(rows.items()), ignored, len(read))
+
+
+def _restarts(rows: Sequence[tuple[int, Row]]) -> set[int]:
+    """Numbers of the rows at which a training begins again at an earlier step; by rewards, which one writer logs."""
+    rewarded = [(step, number) for number, (step, row) in enumerate(rows) if s.REWARD in row]
+    back = {number for (before, _), (step, number) in pairwise(rewarded) if step < before}
+    return back if len(back) <= max(1, len(rewarded) // _IN_ORDER) else set()
 
 
 def _stands_still(name: str, records: Sequence[Record]) -> bool:

@@ -72,7 +72,7 @@ class Protocol(ABC):
     """A format. Methods get the names of the agent's tools, so that one object serves any number of agents."""
 
     def attach(self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[AgentTool]) -> None:
-        """Hear of tokenizer and tools, before anything else but `announce`; equal ones may come again.
+        """Get to know tokenizer and tools, before anything else but `announce`; equal ones may come again.
 
         Raises:
             ConfigurationError: If the protocol cannot work with them.
@@ -93,6 +93,10 @@ class Protocol(ABC):
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens with which an action ends, beside those that end a turn of the model anyway."""
         return ()
+
+    def control_marks(self, tool_names: Sequence[str]) -> set[str]:
+        """Texts that open and close calls and answers; after `attach`. By default those at which an action ends."""
+        return set(self.stop_strings(tool_names))
 
     @abstractmethod
     def parse(self, text: str, tool_names: Sequence[str]) -> Action:

@@ -154,6 +154,10 @@ class ChatToolProtocol(Protocol):
         """The tokens with which the template ends calls and answers."""
         return self._ids
 
+    def control_marks(self, tool_names: Sequence[str]) -> set[str]:
+        """What opens and closes a call, and the tokens that end a message."""
+        return {*self._known.calls.marks, *self._ends}
+
     def parse(self, text: str, tool_names: Sequence[str]) -> Action:
         """Read a message."""
         ended = text.rstrip()

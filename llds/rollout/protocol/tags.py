@@ -68,6 +68,11 @@ class TagProtocol(Protocol):
         """The closing tags at which an action ends."""
         return [f"</{name}>" for name in (*tool_names, self.answer_tag)]
 
+    def control_marks(self, tool_names: Sequence[str]) -> set[str]:
+        """The opening and closing tags."""
+        names = (*tool_names, self.answer_tag)
+        return {f"<{name}>" for name in names} | {f"</{name}>" for name in names}
+
     def parse(self, text: str, tool_names: Sequence[str]) -> Action:
         """Read an action: the span that its first closing tag ends. Linear in the length of ``text``.
 

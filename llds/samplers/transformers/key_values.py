@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
@@ -99,8 +99,8 @@ class BatchContext:
         decoder(
             input_ids=self.input_ids[:, cached:].to(model.device),
             attention_mask=mask,
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(decoder): cache},
             **({"position_ids": positions} if takes_positions else {}),
         )
         return [
@@ -121,6 +121,15 @@ class BatchContext:
         sampled = torch.arange(self.width, min(self.width + len(token_ids) - len(context), cache.get_seq_length()))
         columns = torch.cat([context, sampled])
         return KeyValues(token_ids[: len(columns)], [layer.take(row, columns) for layer in layers])
+
+
+def cache_argument(model: nn.Module) -> str:
+    """The name under which a model takes its keys and values: newer releases of transformers call them `cache`.
+
+    Args:
+        model: A model, or its body.
+    """
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 class GrowingLayer(DynamicLayer):

@@ -27,7 +27,7 @@ from llds.errors import ConfigurationError
 from llds.samplers.base import Sampler, SampleRequest
 from llds.samplers.end_of_turn import end_of_turn_ids
 from llds.samplers.transformers.decoding import EndOfAction, OpenAction, SeededSampling
-from llds.samplers.transformers.key_values import BatchContext, KeyValues, keeps_every_token
+from llds.samplers.transformers.key_values import BatchContext, KeyValues, cache_argument, keeps_every_token
 from llds.samplers.transformers.prefixes import shared_prefixes
 from llds.samplers.transformers.queue import Answered, RequestQueue, Ticket
 from llds.types import Completion, StopReason
@@ -186,7 +186,7 @@ class TransformersSampler(Sampler):
         output = model.generate(
             input_ids=context.input_ids.to(device),
             attention_mask=context.attention_mask.to(device),
-            past_key_values=cache,
+            **{cache_argument(model): cache},
             max_new_tokens=max(action.tokens_left for action in actions),
             do_sample=False,  # the law leaves one token to choose
             use_cache=True,

@@ -91,5 +91,5 @@ def test_a_random_layer_is_found_whatever_its_name(tmp_path: Path) -> None:
 def test_a_run_says_what_was_checked_and_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checked, plain = (make_run(tmp_path / name, *one, iterations=1).fit() for name, one in
                       (("a", (PolicyCheck(),)), ("b", (PolicyCheck(enabled=False),))))  # fmt: skip
-    assert "rows of up to 512 tokens do not change each other, an export loads" in caplog.text
+    assert "rows of up to 512 tokens do\nnot change each other, an export loads" in caplog.text
     assert all(torch.equal(value, plain.weights[name]) for name, value in checked.weights.items())

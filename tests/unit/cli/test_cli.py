@@ -84,6 +84,13 @@ TYPOS_ON_THE_COMMAND_LINE = {
     "--rollout.sampling 3": "Expected keys and values for `rollout.sampling`, got 3.",
     "--rollout.help": "`llds fit --help` explains those of `rollout`.",
     "--rollout.qqqq 1": "eval_limits, eval_sampling, group_size,",
+    "--seed 1": "Did you mean `seed_everything`?",
+    "--model.kl_penalty 0.001": "a class with its settings or null, got 0.001. Write --model.kl_penalty.KEY VALUE,",
+    "--model.advantages rloo": "Its overlay sets it: -c llds:objectives/advantages/rloo.",
+    "--model.lora 16": "Write --model.lora '{rank: 16}'.",
+    "-c somewhere/ablations/no_kl.yaml": "It ships with llds: -c llds:ablations/no_kl.",
+    "llds:quickstart": "got `llds:quickstart`. Write -c llds:quickstart.",
+    "-c": "Expected a value after `--config`, got none.",
     "stray": "Expected options that start with --, got `stray`.",
     "-c nope.yaml": "nope.yaml, got no such file.",
 }
@@ -123,7 +130,7 @@ TYPOS_IN_A_FILE = {
     "rollout: {group_size: 3}\nrollout: {group_size: 5}": "overlay.yaml:2: found duplicate key rollout.",
     "rollout: [a, {": "Expected a YAML file, got an error at",
     "just a text": "Expected a key that llds knows, got `just a text`.",
-    "- a list": "Expected keys and values in",
+    "- a list": "overlay.yaml, got a list.",
     "": "Expected keys and values in",
 }
 
@@ -270,7 +277,8 @@ def test_windows_is_refused_before_anything_is_imported(monkeypatch: pytest.Monk
 def test_a_run_that_its_ladder_stopped_ends_with_a_status_of_its_own() -> None:
     cli = SearchAgentCLI.__new__(SearchAgentCLI)
     monitor = CollapseMonitor()
-    cli.trainer = SimpleNamespace(callbacks=[monitor])  # type: ignore[assignment]
+    connector = SimpleNamespace(cluster_environment=None)
+    cli.trainer = SimpleNamespace(callbacks=[monitor], _accelerator_connector=connector)  # type: ignore[assignment]
     cli.after_fit()
     monitor.has_stopped = True
     with pytest.raises(SystemExit) as stopped:

@@ -1,5 +1,6 @@
 """The table of commands: each has help that comes at once, and nothing points a user to a script of a clone."""
 
+import contextlib
 import inspect
 import re
 import subprocess
@@ -36,6 +37,13 @@ def test_the_start_names_commands_that_exist(capsys: pytest.CaptureFixture[str])
     shown = re.findall(r"^  llds (\S+)", capsys.readouterr().out, re.MULTILINE)
     assert 2 <= len(shown) <= 3
     assert set(shown) <= COMMANDS.keys()
+
+
+def test_help_of_a_command_can_be_asked_for_in_two_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["help", "diagnose"], ["diagnose", "--help"]):
+        with contextlib.suppress(SystemExit):
+            main(words)
+        assert capsys.readouterr().out.startswith("usage: llds diagnose")
 
 
 def test_without_a_command_help_is_shown_as_an_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llds.data.loader import PromptLoader
-from llds.data.prompt_table import PromptTable
+from llds.data.prompt_table import PromptRow, PromptTable
 from llds.errors import DataError
 from llds.types import Prompt
 
@@ -19,9 +19,12 @@ PROMPTS = [
 ]  # fmt: skip
 
 
+ROWS = [PromptRow(*(getattr(prompt, name) for name in PromptRow._fields)) for prompt in PROMPTS]
+
+
 @pytest.fixture(scope="module")
 def table() -> PromptTable:
-    return PromptTable.write(iter(PROMPTS))
+    return PromptTable.write(iter(ROWS))
 
 
 @pytest.mark.slow
@@ -62,12 +65,12 @@ def test_a_checkpoint_of_prompts_in_memory_fits_the_same_prompts_in_a_table(tabl
 
 def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    written = PromptTable.write(PROMPTS[:10])
+    written = PromptTable.write(ROWS[:10])
     assert list(tmp_path.iterdir()) == []
     assert list(written) == PROMPTS[:10]
     with pytest.raises(ZeroDivisionError):
-        PromptTable.write(prompt for prompt in PROMPTS if 1 // (int(prompt.prompt_id) - 5000))
+        PromptTable.write(row for row in ROWS if 1 // (int(row.prompt_id) - 5000))
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(tempfile, "tempdir", "/dev/null")
     with pytest.raises(DataError, match="TMPDIR"):
-        PromptTable.write(PROMPTS[:10])
+        PromptTable.write(ROWS[:10])

@@ -14,7 +14,7 @@ from llds.data.prompts import PromptMaker, prompt_from_row
 from llds.data.source import DataSource
 from llds.data.source_reader import read_prompts
 from llds.errors import ConfigurationError, DataError
-from llds.files import Row
+from llds.files import BadRows, Row
 
 ROW = {"question": "Capital of Norway?", "golden_answers": ["Oslo"]}
 
@@ -218,6 +218,11 @@ def test_a_wrong_column_is_named_with_those_that_exist(
         ({"golden_answers": "['Oslo', 'Christiania']"}, "golden_answers"),  # Python's way to write a list
         ({"golden_answers": "['Oslo' 'Christiania']"}, "golden_answers"),  # numpy's
         ({"golden_answers": "array(['Oslo'], dtype=object)"}, "golden_answers"),
+        ({"golden_answers": ["array(['Oslo'], dtype=object)"]}, "golden_answers"),
+        ({"golden_answers": "[np.str_('Oslo')]"}, "golden_answers"),
+        ({"golden_answers": "np.float64(3.5)"}, "golden_answers"),
+        ({"golden_answers": "('Oslo', 'Christiania')"}, "golden_answers"),  # a tuple
+        ({"golden_answers": "('Oslo',)"}, "golden_answers"),
         ({"golden_answers": "{'target': ['Oslo']}"}, "golden_answers"),
         ({"golden_answers": '[{"text": "Oslo"}}]'}, "golden_answers"),
         ({"golden_answers": [{"goal": "Oslo"}]}, "golden_answers"),
@@ -272,7 +277,8 @@ def test_chat_messages_in_a_string_are_read_as_json_and_numpys_are_refused(write
 
 @pytest.mark.parametrize("settings", [{}, {"name": "n"}, {"answer_field": "answer"}, {"id_field": "key"}])
 def test_the_quick_way_makes_of_every_row_what_the_exact_way_makes(settings: dict[str, Any]) -> None:
-    usual = {"id": 1, "question": " Capital? ", "golden_answers": ["Oslo", " Oslo", "Christiania "]}
+    answers = ["Oslo", " Oslo", "Christiania "]
+    usual = {"id": 1, "question": " Capital? ", "golden_answers": answers, "answer": "Oslo ", "key": 3}
     odd: list[dict[str, Any]] = [
         {}, {"id": None}, {"id": ""}, {"id": True}, {"id": "é "}, {"id": 2**70}, {"question": "<search> x"},
         {"question": "a < b"}, {"question": ["x"]}, {"question": None, "query": "q"},
@@ -284,11 +290,15 @@ def test_the_quick_way_makes_of_every_row_what_the_exact_way_makes(settings: dic
         {"data_source": 3}, {"key": "k"}, {"extra_info": {"question": "deep", "index": 4}}, {"golden_answers": "---"},
     ]  # fmt: skip
     source = DataSource("file.jsonl", **settings)
-    make = PromptMaker(source)
-    for number, changes in enumerate(odd, start=1):
+    make, bad_rows, refused = PromptMaker(source), BadRows("error"), 0
+    for changes in odd:
         for values in (usual | changes, changes | usual, {key: v for key, v in usual.items() if key != "id"} | changes):
-            row = Row(f"file.jsonl:{number}", number, values)
-            assert _outcome(lambda row=row: make(row)) == _outcome(lambda row=row: prompt_from_row(row, source)), values
+            rows = [Row(f"file.jsonl:{n}", n, values if n <= 9 else usual) for n in range(1, 19)]
+            exact = [_outcome(lambda row=row: prompt_from_row(row, source)) for row in rows]
+            assert make(rows, bad_rows) == [one for one in exact if not isinstance(one, str)], values
+            assert make._usual(rows[9:]) == exact[9:]
+            refused += sum(isinstance(one, str) for one in exact)
+    assert bad_rows.count == refused > 100
 
 
 def _outcome(make: Callable[[], Any]) -> Any:

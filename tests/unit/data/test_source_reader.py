@@ -40,6 +40,9 @@ def test_a_limit_takes_the_first_questions_and_reads_no_further(write_jsonl: Wri
 def test_a_limit_counts_the_rows_that_are_used(write_jsonl: Write) -> None:
     path = write_jsonl(row(1), "not json", row(2), row(3))
     assert ids(DataSource(path, limit=2, on_bad_row="skip")) == [1, 2]
+    path = write_jsonl(row(1), row(1), row(2), "not json", row(3))
+    assert ids(DataSource(path, limit=2, on_bad_row="skip")) == [1, 2]
+    assert read_source(DataSource(path, limit=2, on_bad_row="skip")).bad_rows.count == 1
 
 
 def test_a_shuffled_source_with_a_limit_is_a_sample_by_its_seed(write_jsonl: Write) -> None:
@@ -75,6 +78,20 @@ def test_a_file_of_malformed_rows_alone_is_an_error_though_rows_are_skipped(writ
         read_prompts(DataSource(path, on_bad_row="skip"))
 
 
+def test_bad_rows_are_named_in_the_order_of_the_file_whether_the_reader_or_a_column_refused_them(
+    write_jsonl: Write,
+) -> None:
+    path = write_jsonl(row(1), row(2, question=""), row(3), "oh", *[row(number) for number in range(5, 400)], "[]")
+    with pytest.raises(DataError) as caught:
+        read_prompts(DataSource(path))
+    assert [line.split(f"{path}:")[1].split(".")[0].split(" ")[0] for line in str(caught.value).splitlines()[1:]] == [
+        "2",
+        "4",
+        "400",
+    ]
+    assert ids(DataSource(path, on_bad_row="skip")) == [1, 3, *range(5, 400)]
+
+
 def test_all_bad_rows_of_a_file_are_named_at_once_the_first_ten_with_their_place(write_jsonl: Write) -> None:
     bad = [row(100 + number, question="") for number in range(11)]
     path = write_jsonl(row(1), "oh", row(1), *bad, row(2))
@@ -85,6 +102,7 @@ def test_all_bad_rows_of_a_file_are_named_at_once_the_first_ten_with_their_place
     assert "ids to be unique" in lines[2]
     assert [f"{path}:{number}." in line for number, line in enumerate(lines[1:11], start=2)] == [False] + [True] * 9
     assert lines[11].strip() == "... and 3 more."
+    assert "`on_bad_row: skip`" in lines[12]
 
 
 def test_a_prompt_carries_its_row_in_plain_values(tmp_path: Path) -> None:
@@ -173,6 +191,11 @@ def test_every_public_file_loads_by_its_path_alone(file: str, count: int, first:
         (r'"reward_model": {"ground_truth": "{\"target\": [\"x1\"]}"}', ("x1",)),
         ("\"golden_answers\": \"array(['x', 'y'], dtype=object)\"", None),
         ('"answer": "{Awayland}"', ("{Awayland}",)),
+        (r'"answers": ["[\"x1\"]"]', ("x1",)),
+        (r'"answer": "She has 3 + 4 = 7.\n#### 7"', ("7",)),  # GSM8K
+        ('"answer": "(What\'s the Story) Morning Glory?"', ("(What's the Story) Morning Glory?",)),
+        ('"answer": "(\'Til Tuesday)"', ("('Til Tuesday)",)),
+        ('"answer": "#### Oslo ####"', ("#### Oslo ####",)),
     ],
 )
 def test_gold_answers_of_every_shape_have_their_right_value(

@@ -102,6 +102,10 @@ def test_a_table_is_written_as_csv_markdown_and_latex_and_what_is_missing_is_sai
         "model.name": "", "seeds": "0, 1", "figure": "NQ", "runs": "2", "of_runs": "2", "mean": "42",
         "low": "16.588", "high": "67.412", "standard_deviation": "2.828427125", "values": "40 44",
     }  # fmt: skip
+    alone = seed_table(group_by_seed(given[:2]), given[:2], figures[:2], {"NQ": 1}, "Percent.")  # no setting differs
+    header = alone.text("csv").splitlines()[0].split(",")
+    assert header[:4] == ["experiment", "seeds", "figure", "runs"]
+    assert len(set(header)) == len(header)
     assert "| a\\|b_c & 5% | 0 | - | 2.0 |" in table.text("md")
     latex = table.text("latex")
     assert r"- & 0, 1 & $42.0 \pm 25.4$ & $1.0$ \\" in latex

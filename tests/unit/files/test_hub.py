@@ -1,18 +1,23 @@
 """What is named by its repository on a hub: downloaded once, pinned, resumed, and refused in words."""
 
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http
 
 from llds.errors import ConfigurationError
-from llds.files import model_folder, with_pins
+from llds.files import model_folder, with_pins, write_manifest
 from llds.files.hub import recall_pins, snapshot, split_name
-from tests.hub import Hub, Repository, serving_hub, use_hub
+from llds.files.hub_push import push_folder
+from tests.hub import TOKEN, Hub, Repository, serving_hub, use_hub
 
 TINY = {
     "config.json": b'{"model_type": "qwen2"}',
@@ -79,9 +84,15 @@ def test_files_of_a_data_set_are_chosen_by_pattern(served: Hub) -> None:
     assert [path.name for path in folder.rglob("*.jsonl")] == ["train.jsonl"]
 
 
+def do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the hub's client, and no other thread, not sleep between two tries."""
+    for module in (file_download, _http):
+        monkeypatch.setattr(module, "time", SimpleNamespace(**vars(time) | {"sleep": lambda _: None}))
+
+
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 512)
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    do_not_wait(monkeypatch)
     served.breaks["model.safetensors"] = 2
     folder = model_folder("Org/Tiny", "model.policy")
     assert (folder / "model.safetensors").read_bytes() == TINY["model.safetensors"]
@@ -90,7 +101,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(served: Hub, monkey
 
 
 def test_a_download_that_failed_goes_on_with_what_is_missing(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    do_not_wait(monkeypatch)
     served.failing.add("model.safetensors")
     with pytest.raises(ConfigurationError, match=r"Server error '500 .* what has arrived is kept\."):
         model_folder("Org/Tiny", "model.policy")
@@ -141,3 +152,77 @@ def test_processes_that_ask_at_once_download_each_file_once(served: Hub, tmp_pat
     said = {rank.communicate(timeout=60)[0].strip() for rank in ranks}
     assert said == {served.repositories["model", "Org/Tiny"].commit}
     assert sorted(path for path, _ in served.downloads) == sorted(WANTED)
+
+
+def own_folder(tmp_path: Path, **files: bytes) -> Path:
+    folder = tmp_path / "policy"
+    folder.mkdir(exist_ok=True)
+    for name, content in (TINY | {"README.md": b"---\nlicense: mit\n---\n# Card\n", ".env": b"secret"} | files).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def push(folder: Path, name: str = "Me/Agent", **settings: bool) -> str:
+    return push_folder(folder, name, **{"is_public": False} | settings, message="First")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def writable(served: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return served
+
+
+def test_a_pushed_model_is_private_and_comes_back_as_it_was_without_anything_else(
+    writable: Hub, tmp_path: Path
+) -> None:
+    folder = own_folder(tmp_path)
+    url = push(folder)
+    pushed = writable.repositories["model", "Me/Agent"]
+    assert (url, pushed.is_private) == (f"{writable.url}/Me/Agent/commit/{pushed.commit}", True)
+    assert pushed.files.keys() == WANTED | {"README.md"}
+    again = model_folder("Me/Agent", "model.policy")
+    assert all((again / name).read_bytes() == TINY[name] for name in WANTED)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    push(folder)
+    assert "model.safetensors" not in pushed.files, (
+        "weights of an earlier push would be loaded in place of the new ones"
+    )
+    assert "model-00001-of-00001.safetensors" in pushed.files
+
+
+def test_a_push_that_cannot_work_is_refused_in_a_sentence(
+    writable: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = own_folder(tmp_path)
+    writable.repositories["model", "Me/Open"] = Repository({})
+    for name, message in (
+        ("Me", "OWNER/NAME, got 'Me'"),
+        ("Me/Agent@v1", "OWNER/NAME, got 'Me/Agent@v1'"),
+        ("Other/Agent", "a token that may not write there. Check OWNER"),
+        ("Me/Open", "Expected Me/Open to be private, got a repository that everybody may read. Add --public"),
+    ):
+        with pytest.raises(ConfigurationError, match=re.escape(message)):
+            push(folder, name)
+    assert push(folder, "Me/Open", is_public=True)
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    with pytest.raises(ConfigurationError, match="a token that the hub does not know"):
+        push(folder)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConfigurationError, match=r"got no connection \(.*HF_ENDPOINT"):
+        push(folder)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigurationError, match="got HF_HUB_OFFLINE=1"):
+        push(folder)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError, match="Log in with `hf auth login`"):
+        push(folder)
+    write_manifest(folder)
+    (folder / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(ConfigurationError, match=r"got damage: model\.safetensors is not as it was written"):
+        push(folder)
+    with pytest.raises(ConfigurationError, match=r"Expected a model's folder .* got .*`llds export` makes one"):
+        push(tmp_path)

@@ -73,6 +73,7 @@ def test_separated_values_take_their_names_from_the_header(tmp_path: Path) -> No
     for name, text in (
         ("q.csv", 'q,a\n"a ""b"", c",x\n"two\nlines",\n\nd,e\n'),
         ("q.tsv", 'q\ta\n"a ""b"", c"\tx\n"two\nlines"\t\nd\te\n'),
+        ("tabs.csv", 'q\ta\n"a ""b"", c"\tx\n"two\nlines"\t\nd\te\n'),
         ("semicolons.csv", '\ufeffq;a\r\n"a ""b"", c";x\r\n"two\nlines";\r\nd;e\r\n'),
     ):
         rows = list(read_rows(write(tmp_path, text, name)))

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llds.errors import ConfigurationError
 from llds.losses import action_log_probs, before_actions, scatter_to_tokens, selected_log_probs
 from llds.losses.arithmetic import Arithmetic
+from llds.losses.log_probs import HeadTokens
 from tests import oracles
 
 N, H, V = 23, 8, 61
@@ -280,6 +281,16 @@ def test_a_batch_without_actions_gives_graph_connected_zeros():
     scores.log_probs.sum().backward()
     assert not hidden.grad.any()
     assert not weight.grad.any()
+
+
+def test_the_probability_of_some_tokens_is_that_of_all_logits(problem, exact):
+    hidden, weight, bias, targets = problem
+    entries = torch.tensor([3, 60, 7])
+    known = selected_log_probs(hidden, weight, targets, bias=bias, temperature=0.7).log_probs
+    every = ((hidden @ weight.T + bias) / 0.7).softmax(-1)[:, entries].sum(1)
+    for given in (None, known):
+        mass = HeadTokens(hidden, targets, weight, bias, 0.7, given).mass(entries)
+        assert mass.tolist() == pytest.approx(every.tolist(), abs=exact)
 
 
 def test_bad_input_is_refused(problem):

@@ -8,8 +8,10 @@ import torch
 from llds.metrics import (
     as_floats,
     by_signal,
+    control_metrics,
     displacement_metrics,
     mean_metrics,
+    observation_metrics,
     oversampling_metrics,
     squared_adam_update,
     update_norm,
@@ -156,3 +158,24 @@ def test_what_oversampling_did_by_hand() -> None:
         }
     )
     assert "reward/mean_trained" not in oversampling_metrics(groups, [first, second], trained=[])
+
+
+def test_the_likelihood_of_observations_against_the_reference_by_hand() -> None:
+    mask = torch.tensor([[False, True, True, False], [False, True, False, False], [False, False, False, False]])
+    policy = torch.tensor([[NAN, -1.0, -2.0, -9.0], [NAN, -4.0, NAN, NAN], [NAN] * 4])
+    reference = torch.tensor([[NAN, -1.5, -1.0, -9.0], [NAN, -3.0, NAN, NAN], [NAN] * 4])
+    # (+0.5 - 1) / 2 and -1; the third trajectory searched nothing
+    expected = {"policy/observation_log_ratio": (-0.25 - 1) / 2, "policy/observation_log_likelihood": (-1.5 - 4) / 2}
+    assert observation_metrics(policy, reference, mask) == pytest.approx(expected)
+    assert observation_metrics(policy, reference, mask & False) == {}
+
+
+def test_the_probability_of_marks_counts_where_something_else_was_sampled() -> None:
+    ids = torch.tensor([[5, 7, 1, 9, 8], [5, 2, 1, 1, 0]])  # 1 and 2 are control tokens
+    actions = torch.tensor([[0, 1, 1, 0, 1], [0, 1, 1, 0, 0]]).bool()
+    probability = torch.tensor([[0.9, 0.1, 0.7, 0.8, 0.3], [0.9, 0.6, 0.5, 0.4, 0.2]])
+    found = control_metrics(probability, ids, actions, torch.tensor([1, 2]))
+    assert found == pytest.approx(
+        {"policy/control_probability": 0.2}
+    )  # of 7 and 8 in the first row; none in the second
+    assert control_metrics(probability[1:], ids[1:], actions[1:], torch.tensor([1, 2])) == {}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llds.agent_tools import AgentTool, CalculatorTool
 from llds.batches import PolicyBatch, RolloutBatch
-from llds.batches.loss_inputs import with_selection
+from llds.batches.loss_inputs import with_observations, with_selection
 from llds.batches.policy_batch import collate
 from llds.errors import ConfigurationError, TooManyFailuresError
 from llds.losses import (
@@ -31,7 +31,7 @@ from llds.losses import (
     VoidTurns,
 )
 from llds.metrics import as_floats
-from llds.modules import LoRA, Optimization, SearchAgentModule
+from llds.modules import LoRA, Optimization, SearchAgentModule, search_agent
 from llds.modules.update_record import UpdateRecord
 from llds.types import Trajectory
 from tests.runs import Run, answers, by_iteration, make_run, scripted, tiny_policy
@@ -240,6 +240,29 @@ def test_llds_does_not_act_on_rounding_before_the_first_step(make_module: MakeMo
     assert first["train/grad_norm"] == steps[1][0]["train/grad_norm"]
     assert second["llds/open_gates"] > 0  # the weights have moved: what fell since is measured
     assert second["train/llds_loss"] > 0
+
+
+def test_scores_depend_on_neither_micro_batches_nor_ranks(
+    make_module: MakeModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_module()
+    batch = with_observations(collate(random_trajectories(groups=2)))
+    watched = torch.tensor([3, 5, 400])
+
+    def scores() -> torch.Tensor:
+        return torch.stack(module.scores(module.policy, batch, "log_probs", "watched", watched=watched))
+
+    whole = scores()
+    assert (whole[1][batch.action_mask] > 0).all()
+    module.optimization = replace(module.optimization, micro_batch_size=1)
+    assert torch.allclose(scores(), whole, rtol=0, atol=1e-12)
+    monkeypatch.setattr(search_agent, "world_size", lambda: 2)
+    shares = []
+    for number in range(2):
+        monkeypatch.setattr(search_agent, "rank", lambda number=number: number)
+        shares.append(scores())  # of one process: nothing is added up
+    assert torch.allclose(sum(shares), whole, rtol=0, atol=1e-12)
+    assert not torch.equal(shares[0], whole)
 
 
 def test_the_policy_is_the_old_one_until_a_step_was_taken() -> None:

@@ -74,6 +74,8 @@ def test_what_is_on_is_not_advised() -> None:
     config = {"model": {"llds_penalty": {"class_path": "x", "init_args": {"coefficient": 0.1}}}}
     assert Settings.from_config(config) == Settings(llds=True, importance_sampling=False, gradient_clipping=True)
     assert Settings.from_config({"model": {"llds_penalty": None}}).llds is False
+    of_a_run = {"model": {"class_path": "llds.modules.SearchAgentModule", "init_args": config["model"]}}
+    assert Settings.from_config(of_a_run) == Settings.from_config(config), "as config.yaml in a run's folder has it"
     assert Settings.from_config({}) == Settings()
 
 

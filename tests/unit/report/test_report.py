@@ -5,8 +5,10 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from bokeh.plotting import figure
 
 from llds.cli import main
 from llds.errors import DataError
@@ -19,9 +21,11 @@ from llds.report.events import events
 from llds.report.panels import other_panels, sections
 from llds.report.probes import drawn_probes, strongest_pulls
 from llds.report.seeds import experiments
+from llds.report.style import GAINED, LOST, styled
 from llds.report.tables import comparison, config_differences
 from llds.report.thinning import thinned
 from llds.report.trajectories import Token, chosen_iterations, reported_trajectories
+from tools.experiments.trajectory import most_telling, picture
 
 INJECTION = "</script><script>alert('x')</script>"
 
@@ -364,3 +368,30 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read_run(folder)
     with pytest.raises(DataError, match="no such"):
         read_run(tmp_path / "missing")
+
+
+def test_a_title_has_as_many_letters_in_a_line_as_a_phone_has_room_for() -> None:
+    logged = [signal.name for signal in s.SIGNALS]
+    assert max(len(panel.title) for section in sections(logged) for panel in section.panels) <= 38
+    plot = figure()
+    styled(plot, "a probe with a long name: what G foretells, and what was measured", "", "")
+    lines = plot.title.text.split("\n")
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 38
+
+
+def test_the_picture_of_a_trajectory_has_the_tokens_that_moved_in_their_colors(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "one", [0.1])
+    right = {"answer": "x", "reward": 1.0, "is_correct": True, "advantage": 0.5}
+    records = [trajectory(is_correct=False), trajectory(**right), trajectory(**right, group_id="0-2")]
+    file = folder / "trajectories" / "iteration-000001.jsonl.gz"
+    file.write_bytes(gzip.compress("\n".join(map(json.dumps, records)).encode()))
+    svg = picture(*most_telling(read_run(folder), None))
+    root = ElementTree.fromstring(svg)  # noqa: S314 (ours)
+    texts = [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "right, advantage +0.50; log-likelihood changed by -0.25 nats" in texts
+    assert texts.count("<search>") == texts.count("2 passages came back") == 2
+    assert svg.count(f'fill="{LOST}" fill-opacity="0.54"') == svg.count(f'fill="{GAINED}" fill-opacity="0.32"') == 2
+    assert svg.count("stroke-width") == 2, "one token lost against its advantage; one is in the legend"
+    with pytest.raises(SystemExit, match="question with right and wrong trajectories"):
+        most_telling(read_run(make_run(tmp_path / "two", [0.1])), None)

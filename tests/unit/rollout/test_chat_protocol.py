@@ -191,6 +191,9 @@ def test_call_result_and_answer_of_a_family_are_read_and_written_as_its_makers_s
     answer = protocol.parse(ANSWERS[family], NAMES)
     assert (answer.kind, answer.content) == ("answer", "Oslo")
     assert [part.text.strip() for part in protocol.shown(answer, ANSWERS[family])][-1] == "Oslo"
+    marks = protocol.control_marks(NAMES)
+    assert all(mark in CALLS[family] + ANSWERS[family] for mark in marks), marks
+    assert any(CALLS[family].endswith(mark) for mark in marks)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "mistral_v3", "mistral_v11", "qwen3_5", "nemotron_3_nano"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from aiohttp import web
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -80,14 +81,17 @@ def leave(_: Trajectory) -> Any:
     raise SystemExit(2)
 
 
-@pytest.mark.parametrize("value", [1, 0.25, True, np.float32(0.25), np.int64(1)])
+SCALARS = [np.float32(0.25), np.int64(1), np.bool_(True), np.array(0.5), torch.tensor(0.5)]
+
+
+@pytest.mark.parametrize("value", [1, 0.25, True, *SCALARS])
 def test_any_finite_number_is_a_reward(value: Any) -> None:
     assert scored(lambda _: value) == float(value)
     assert type(scored(lambda _: value)) is float
 
 
 @pytest.mark.parametrize(
-    "value", [None, "1.0", [1.0], {}, float("nan"), float("inf"), 1j, pytest.param(10**400, id="huge")]
+    "value", [None, "1.0", [1.0], {}, torch.ones(1), float("nan"), float("inf"), 1j, pytest.param(10**400, id="huge")]
 )
 def test_anything_else_is_refused_by_class_trajectory_and_question(value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Theirs \(`rollout\.reward`\) for trajectory 3, question 'q7'.*got"):

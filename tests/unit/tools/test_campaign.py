@@ -1,6 +1,9 @@
 """The campaign finds what is broken, counts it, and the page shows what was counted."""
 
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +13,10 @@ import pytest
 from llds.rollout import ChatToolProtocol, TagProtocol
 from llds.types import Action, ToolResult
 from tools.campaign import extensions, files, protocols
+from tools.campaign.__main__ import begin
 from tools.campaign.chat_protocols import FuzzedChat
 from tools.campaign.kills import CASES, PHASES, make_plans
-from tools.campaign.table import Outcome, Table
+from tools.campaign.table import Outcome, Store, Table
 
 
 def test_the_page_shows_what_is_stored() -> None:
@@ -24,12 +28,41 @@ def test_the_page_shows_what_is_stored() -> None:
 def test_outcomes_add_up_and_come_back_from_the_file(tmp_path: Path) -> None:
     table = Table()
     for outcome in (Outcome("a", count=3), Outcome("a", "gone", count=5, lost=2), Outcome("b", "gone")):
-        table.add("kind", outcome)
+        table.add("kind", outcome, seed=7)
     table.save(tmp_path / "table.json")
     again = Table.load(tmp_path / "table.json")
     assert again.lines()[2:] == ["| kind | a | 8 | 6 | 2 |", "| kind | b | 1 | 0 | 1 |"]
     assert again.lost == 3
     assert list(again.notes()) == ["kind, a: gone", "kind, b: gone"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tools.campaign.table import Outcome, Store
+store = Store(Path(sys.argv[1]), seed=3, every_s=0.0)
+for outcome in (Outcome("a", count=3), Outcome("b", "gone"), Outcome("a", count=2)):
+    store.add("pages", outcome)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_campaign_that_is_killed_keeps_its_counts_and_the_next_one_adds_to_them(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    begin(path, adds=False, kinds=["pages"], seed=3)
+    assert subprocess.run([sys.executable, "-c", _KILLED, str(path)]).returncode == -signal.SIGKILL
+    assert Table.load(path).lines()[2:] == ["| pages | a | 5 | 5 | 0 |", "| pages | b | 1 | 0 | 1 |"]
+    with pytest.raises(SystemExit, match=r"a seed that table.json has not counted, got 3 \(pages, a\)"):
+        begin(path, adds=True, kinds=["pages"], seed=3)  # its tries would be the same ones
+    begin(path, adds=True, kinds=["pages"], seed=4)
+    stores = [Store(path, seed=4), Store(path, seed=5)]  # two at once
+    for store in stores:
+        store.add("pages", Outcome("a"))  # the first is stored as it comes
+        store.add("pages", Outcome("a"))  # soon after: with the next, or at the end
+    for store in stores:
+        store.save()
+    count = Table.load(path).counts["pages", "a"]
+    assert (count.tries, count.lost, count.seeds) == (9, 0, [3, 4, 5])
 
 
 class Leaky(TagProtocol):
@@ -97,6 +130,7 @@ def test_kills_come_in_order_with_the_index_first_and_the_export_last() -> None:
     assert [plan.iteration for plan in plans] == sorted(plan.iteration for plan in plans)
 
 
-def test_every_overlay_of_a_rollout_on_this_machine_is_killed() -> None:
+def test_every_overlay_of_a_rollout_in_processes_of_ours_is_killed() -> None:
     used = {part for settings in CASES.values() for part in settings}
-    assert {str(path) for path in Path("conf/rollout").glob("[!v]*.yaml")} <= used
+    others = {path for name in ("gpu", "server") for path in Path("conf/rollout").glob(f"vllm*{name}*.yaml")}
+    assert {str(path) for path in set(Path("conf/rollout").glob("*.yaml")) - others} <= used

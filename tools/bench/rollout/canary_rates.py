@@ -59,8 +59,10 @@ class Pair:
     def _sampled(self, prompts: Tensor) -> Tensor:
         torch.manual_seed(0)
         ones = torch.ones_like(prompts)
-        return self.trainer.generate(prompts, attention_mask=ones, do_sample=True, min_new_tokens=_ACTIONS,
-                                     max_new_tokens=_ACTIONS)  # fmt: skip
+        sampled: Any = self.trainer.generate(  # type: ignore[misc]
+            prompts, attention_mask=ones, do_sample=True, min_new_tokens=_ACTIONS, max_new_tokens=_ACTIONS
+        )
+        return torch.as_tensor(sampled)
 
     def walk(self) -> None:
         """An update of the trainer's weights."""

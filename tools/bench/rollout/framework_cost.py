@@ -160,7 +160,9 @@ class Iteration:
 
 def reply(ids: list[int]) -> bytes:
     """A reply of vLLM's server."""
-    content = [{"token": f"token_id:{one}", "logprob": -0.2512345, "bytes": None, "top_logprobs": []} for one in ids]
+    content: list[dict[str, Any]] = [
+        {"token": f"token_id:{one}", "logprob": -0.2512345, "bytes": None, "top_logprobs": []} for one in ids
+    ]
     choice = {
         "index": 0,
         "logprobs": {"content": content},
@@ -182,7 +184,7 @@ def signals(trajectories: list[Trajectory], batch: PolicyBatch) -> dict[str, flo
         entropy=drawn.abs(),
         action_index=batch.action_index,
         answered=has_answer(trajectories),
-        rewards=batch.rewards,
+        correct=batch.correct,
         ref_log_probs=drawn,
     )
 

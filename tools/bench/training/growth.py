@@ -64,13 +64,14 @@ class Passages(AgentTool):
 
     def __init__(self, tokens: int) -> None:
         tokenizer = load_tokenizer(TOKENIZER)
-        self._decode = tokenizer.decode
+        self._decode: Any = tokenizer.decode
         self._tokens = tokens
 
     async def run(self, argument: str) -> ToolResult:
         """Answer."""
         start = sum(argument.encode()) % 7000
-        return ToolResult(self._decode([300 + (start + 13 * place) % 7000 for place in range(self._tokens)]), ("d",))
+        text: str = self._decode([300 + (start + 13 * place) % 7000 for place in range(self._tokens)])
+        return ToolResult(text, ("d",))
 
 
 class ByFirstToken(Reward):

@@ -217,7 +217,7 @@ def main() -> None:
         rendering = Side([arguments.trl, script, json.dumps(settings), "--render"], 1)
         rendered = rendering.read()["prompts"]
         rendering.close()
-        cases = {
+        cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "plain": ({"prompts": short}, {"prompts": short}),
             "tools": ({"prompts": short, "tools": True}, {"prompts": rendered}),
             "text": ({"prompts": rendered}, {"prompts": rendered}),

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def main() -> None:
     tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
     chats = [[{"role": "user", "content": prompt}] for prompt in settings["prompts"]]
     if arguments.render:
-        render = {"tools": [search], "add_generation_prompt": True, "tokenize": False}
-        report({"prompts": [tokenizer.apply_chat_template(chat, **render) for chat in chats]})
+        render = partial(tokenizer.apply_chat_template, tools=[search], add_generation_prompt=True, tokenize=False)
+        report({"prompts": [render(chat) for chat in chats]})
         return
     paced = Paced()
 

@@ -14,6 +14,10 @@ from llds.monitor.sources.readers.console import from_console
 from llds.monitor.sources.readers.notebook import from_html, from_notebook
 from llds.monitor.sources.vocabulary import Record
 
+_HEADINGS = ("data", "metrics", "logs", "scalars", "values")
+"""Keys whose objects hold the metrics of a row: ``data`` in verl's file logger."""
+_TABLES = ("history", "log", *_HEADINGS)
+"""Keys whose object may hold all rows, as columns."""
 _MAX_BYTES = 256 << 20  # of metrics, unpacked
 
 
@@ -24,13 +28,14 @@ def read_records(path: Path) -> list[Record]:
         DataError: If it cannot be read, or holds none.
     """
     try:
-        text = read_bytes(path, _MAX_BYTES).decode("utf-8", errors="replace")
+        content = read_bytes(path, _MAX_BYTES)
+        text = content.decode(_encoding(content), errors="replace")
         if path.name.endswith(".gz") and not is_packed(path):
             raise OSError("its name says gzip, and it is not packed")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"Expected a metrics file that can be read, got {path}: {error}.") from error
     name = path.name.removesuffix(".gz")
-    if name.endswith(".csv"):
+    if name.endswith((".csv", ".tsv")):
         records = _from_csv(text, path)
     elif name.endswith(".json"):
         records = _from_json(text, path)
@@ -45,14 +50,23 @@ def read_records(path: Path) -> list[Record]:
     if not records:
         raise DataError(
             f"Expected metrics in {path}, got none. Known are CSV, TRL's trainer_state.json, jsonl with one object per "
-            "iteration, console logs of verl (lines with `step:N - key:value - ...`) and TRL (`{'loss': ..., 'reward': "
-            "...}`), and notebooks with either or with a table of steps."
+            "iteration, notebooks, and what trainings print: lines of verl (`step:N - key:value - ...`), dictionaries "
+            "(`{'loss': ..., 'reward': ...}`), tables with a column `Step`, the consoles of NeMo-RL, prime-rl, slime, "
+            "OpenRLHF, AReaL and Megatron."
         )
     return records
 
 
+def _encoding(content: bytes) -> str:
+    """PowerShell redirects output as UTF-16."""
+    return "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+
+
 def _from_csv(text: str, path: Path) -> list[Record]:
-    rows = csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline=""))
+    text = text.lstrip("\ufeff")
+    head = text.partition("\n")[0]
+    parts = max(",", ";", "\t", key=head.count)  # the first of those that come up as often
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=parts)
     try:
         if len(rows.fieldnames or ()) > MAX_COLUMNS:
             raise DataError(f"Expected at most {MAX_COLUMNS:,} columns in {path}, got {len(rows.fieldnames or ()):,}.")
@@ -68,12 +82,38 @@ def _from_csv(text: str, path: Path) -> list[Record]:
 
 def _from_json(text: str, path: Path) -> list[Record]:
     value = _parse(text, f"{path}")
-    history = value.get("log_history") if isinstance(value, dict) else value
+    history = _history(value) if isinstance(value, dict) else value
     if not isinstance(history, list) or not all(isinstance(one, dict) for one in history):
         raise DataError(
-            f"Expected {path} to be TRL's trainer_state.json (with `log_history`) or a list of objects, got neither."
+            f"Expected {path} to be TRL's trainer_state.json (with `log_history`), a list of objects, or an object of "
+            "lists of one length, got none of them."
         )
-    return [one for one in history if "train_runtime" not in one]  # the summary at the end of a TRL run
+    return [_flat(one) for one in history if "train_runtime" not in one]  # the summary at the end of a TRL run
+
+
+def _history(value: dict[str, Any]) -> Any:
+    """The records in an object: its only list of objects, or its columns as rows."""
+    if "log_history" in value:
+        return value["log_history"]
+    value = next((one for name, one in value.items() if name in _TABLES and isinstance(one, dict)), value)
+    lists = {name: one for name, one in value.items() if isinstance(one, list) and one}
+    tables = [one for one in lists.values() if all(isinstance(row, dict) for row in one)]
+    if len(tables) == 1:
+        return tables[0]
+    lengths = {len(one) for one in lists.values()}
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)] if len(lengths) == 1 else 0
+
+
+def _flat(record: dict[str, Any], depth: int = 3) -> dict[str, Any]:
+    """The record with what is nested in it: by its own name under a mere heading, else by a path."""
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict) and depth:
+            start = "" if name in _HEADINGS else f"{name}/"
+            flat |= {f"{start}{inner}": one for inner, one in _flat(value, depth - 1).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _from_lines(text: str, path: Path) -> list[Record]:
@@ -87,10 +127,8 @@ def _from_lines(text: str, path: Path) -> list[Record]:
         record = _parse(line, f"{path}, line {number}")
         if not isinstance(record, dict):
             raise DataError(f"Expected one object per line, got {line[:40]!r} in {path}, line {number}.")
-        if isinstance(record.get("data"), dict):  # verl's file logger
-            record = {"step": record.get("step"), **record["data"]}
         if "config" not in record and "end" not in record:
-            records.append(record)
+            records.append(_flat(record))
     return records
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from llds.errors import DataError
 from llds.monitor.sources.readers.console import from_console
+from llds.monitor.sources.readers.printed import table_records
 from llds.monitor.sources.vocabulary import Record
-
-_PLAIN = {"training loss": "loss"}
 
 
 def from_notebook(text: str, path: Path) -> list[Record]:
@@ -31,7 +30,7 @@ def from_html(text: str) -> list[Record]:
     """The rows of the longest table of a page that has a column of steps."""
     reader = _Tables()
     reader.feed(text)
-    tables = [_rows(table) for table in reader.tables]
+    tables = [table_records(table) for table in reader.tables]
     return max(tables, key=len, default=[])
 
 
@@ -39,19 +38,6 @@ def _records(output: dict[str, Any]) -> list[Record]:
     data = output.get("data", {})
     page = "".join(data.get("text/html", ""))
     return from_html(page) if page else from_console("".join(output.get("text", data.get("text/plain", ""))))
-
-
-def _rows(table: list[list[str]]) -> list[Record]:
-    if not table or not any(name.lower() == "step" for name in table[0]):
-        return []
-    head = [_plain(name) for name in table[0]]
-    return [dict(zip(head, row, strict=False)) for row in table[1:]]
-
-
-def _plain(name: str) -> str:
-    """The column's name as it is logged elsewhere: the table puts spaces around slashes and changes capitals."""
-    plain = name.replace(" / ", "/").strip().lower()
-    return _PLAIN.get(plain, plain)
 
 
 class _Tables(HTMLParser):

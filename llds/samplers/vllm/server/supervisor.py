@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+_FOR_THE_TRAINER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""What Ctrl-C, ``timeout``, a terminal that closes and SLURM send to a whole group; it is not for this process."""
 _POLL_S = 1.0
 _CLEAN_UP_S = 10.0
 
 
 def main(command: list[str]) -> int:
     """Run a command until it ends or standard input closes; returns its exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then closes standard input
+    for number in _FOR_THE_TRAINER:
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which the server would inherit
     parent = os.getppid()
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 (llds composed it)
     while server.poll() is None and os.getppid() == parent:

@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
 from llds.callbacks import GracefulStop, RunLock, Stopped, list_checkpoints
 from llds.callbacks.checkpoint.stopping import _Deadline
@@ -147,6 +149,20 @@ def test_a_process_that_hangs_ends_within_the_deadline() -> None:
                 time.sleep(60)
     _, status = os.waitpid(process, 0)
     assert os.waitstatus_to_exitcode(status) == 143
+
+
+def test_a_rank_that_lightning_started_leaves_the_status_to_the_first() -> None:
+    """Lightning kills the first rank, in the middle of what it still writes, when another ends with a status."""
+    for environment, local_rank, status in (
+        (LightningEnvironment(), 0, 143),
+        (LightningEnvironment(), 1, 0),
+        (TorchElasticEnvironment(), 1, 143),
+    ):
+        connector = SimpleNamespace(cluster_environment=environment)
+        trainer: Any = SimpleNamespace(_accelerator_connector=connector, local_rank=local_rank, is_global_zero=False)
+        with pytest.raises(SystemExit) as ended, GracefulStop(NEVER_S).handling(trainer, is_training=True):
+            raise Stopped(signal.SIGTERM)
+        assert ended.value.code == status
 
 
 def test_no_time_at_all_is_refused() -> None:

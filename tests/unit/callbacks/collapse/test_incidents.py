@@ -119,7 +119,7 @@ def test_the_decision_in_words() -> None:
     assert decision(found, ["raised lambda from 0.1 to 0.2"]) == (
         "# Iteration 31: alarm\n\n- Phase: III: collapse accelerates\n- Since: iteration 29\n"
         "- Reward: from 0.5 down to 0.3, smoothed (6.0 standard errors)\n"
-        "- Cause: lld spiral\n- Confidence: 50% of the signals that can vote do so\n\n"
+        "- Cause: lld spiral\n- Confidence: 50% of the signs of collapse that its signals can show\n\n"
         "## What points to the cause\n\n- likelihood falls\n\n## What lasts, strongest first\n\n"
         "- entropy is 1.30 times its start (`policy/entropy`, since iteration 28, strength 0.80)\n\n"
         "## What the ladder did\n\n- raised lambda from 0.1 to 0.2\n\n## Advice\n\nLower the learning rate.\n"

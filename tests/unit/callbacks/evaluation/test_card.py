@@ -9,10 +9,10 @@ import torch
 
 from llds.callbacks import EvaluationTable
 from llds.callbacks.evaluation import AnswerCalibration
-from llds.callbacks.evaluation.card import weights_hash
 from llds.data import DataSource
 from llds.errors import SamplerError
 from llds.evaluation import card_differences, list_records, read_record
+from llds.modules import weights_hash
 from llds.rollout import EpisodeLimits
 from llds.types import SamplingParams
 from tests.runs import LIMITS, answers, make_run, rows, scripted, tiny_policy

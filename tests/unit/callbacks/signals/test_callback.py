@@ -5,22 +5,25 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 
 from llds.agent_tools import SearchTool
 from llds.batches import RolloutBatch
 from llds.batches.policy_batch import collate
 from llds.callbacks import CollapseMonitor, IterationSignals, RetrievalCallback
+from llds.callbacks.signals.control_tokens import first_tokens
 from llds.callbacks.signals.early_correct import EarlyCorrect
 from llds.data import PromptLoader, SeenPrompts
 from llds.errors import ConfigurationError
 from llds.metrics import displacement_metrics, has_answer
 from llds.metrics.averages import masked_mean
 from llds.modules import SearchAgentModule
+from llds.modules.policy.tokenizer import load_tokenizer
 from llds.monitor.signals import BY_NAME
 from llds.retrieval import Passage, Retriever
-from llds.rollout import EpisodeLimits, Oversampling
+from llds.rollout import EpisodeLimits, Oversampling, TagProtocol
 from llds.types import Prompt
-from tests.runs import LIMITS, answers, by_iteration, make_run, rows, scripted
+from tests.runs import LIMITS, POLICY, answers, by_iteration, make_run, rows, scripted
 from tests.trajectories import random_trajectories, random_trajectory
 
 NOT_SIGNALS = ("time/", "collapse/", "iteration", "step")
@@ -86,6 +89,32 @@ def test_without_a_share_nothing_is_scored(tmp_path: Path) -> None:
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(ConfigurationError, match=r"signals\.rescored_share.*got"):
         IterationSignals(share)
+
+
+@pytest.mark.parametrize("switch", ["observation_ratio", "control_tokens"])
+def test_signals_of_what_is_scored_once_more_are_refused_where_nothing_is(switch: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"signals\.rescored_share.*signals\.{switch}.*got 0"):
+        IterationSignals(0.0, **{switch: True})
+
+
+@pytest.mark.slow
+def test_measuring_what_was_not_sampled_brings_its_reference_and_changes_no_weight(tmp_path: Path) -> None:
+    runs = {}
+    for on in (False, True):
+        runs[on] = make_run(tmp_path / str(on), sampler=scripted(answers), module={"kl_penalty": None})
+        runs[on].trainer.callbacks[0] = IterationSignals(observation_ratio=on, control_tokens=on)  # type: ignore[attr-defined]
+        runs[on].fit()
+        assert (runs[on].module.reference is not None) == on
+    assert all(torch.equal(value, runs[True].weights[name]) for name, value in runs[False].weights.items())
+
+
+def test_control_tokens_are_the_first_of_each_mark() -> None:
+    tokenizer = load_tokenizer(POLICY)
+    names = TagProtocol().control_marks(["search"])
+    assert names == {"<search>", "</search>", "<answer>", "</answer>"}
+    assert first_tokens(names, tokenizer) == set(tokenizer.convert_tokens_to_ids(sorted(names)))
+    # Of a mark of several tokens the first, also where the tokenizer joins the space before it
+    assert {tokenizer.decode([one]) for one in first_tokens({"Who is"}, tokenizer)} == {"W", " W"}
 
 
 class LosesItsPlace(pl.Callback):
@@ -159,6 +188,39 @@ class OnePassage(Retriever):
         return [[Passage("GH", "Ghana", "The demonym of Ghana is Ghanaian.")] for _ in queries]
 
 
+class FromAllLogits(pl.Callback):
+    """Observations and control tokens by the models' own logits, one trajectory at a time."""
+
+    def __init__(self) -> None:
+        self.expected: list[dict[str, float]] = []
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: SearchAgentModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Measure."""
+        encode = pl_module.tokenizer.convert_tokens_to_ids
+        marks = [encode(mark) for mark in ("<search>", "</search>", "<answer>", "</answer>")]
+        ratios, means = [], []
+        for one in batch.trained:
+            ids, index = torch.tensor([one.token_ids]), torch.tensor(one.action_index)
+            policy, reference = (
+                model.base_model(ids).logits[0].log_softmax(-1) for model in (pl_module.policy, pl_module.reference)
+            )
+            seen = [at for at in range(len(index)) if index[at] < 0 and (index[:at] >= 0).any()]
+            said = [at for at in range(len(index)) if index[at] >= 0 and ids[0, at] not in marks]
+            change = [float(policy[at - 1, ids[0, at]] - reference[at - 1, ids[0, at]]) for at in seen]
+            likely = [float(policy[at - 1, marks].exp().sum()) for at in said]
+            ratios += [sum(change) / len(change)] if change else []
+            means.append(sum(likely) / len(likely))
+        self.expected.append(
+            {
+                "policy/observation_log_ratio": sum(ratios) / len(ratios),
+                "policy/control_probability": sum(means) / len(means),
+            }
+        )
+
+
 def test_the_vocabulary_has_every_key_that_a_run_logs_and_no_other(tmp_path: Path) -> None:
     def script(iteration: int, trajectory: int, turn: int) -> str:
         """Up to three searches, so that every kind of action and every number of rounds is there."""
@@ -166,15 +228,22 @@ def test_the_vocabulary_has_every_key_that_a_run_logs_and_no_other(tmp_path: Pat
             return f"<search> the demonym of Ghana {turn} </search>"
         return "<answer> Accra </answer>"
 
-    make_run(
+    exact = FromAllLogits()
+    run = make_run(
         tmp_path,
+        exact,
         RetrievalCallback(OnePassage()),
         CollapseMonitor(),
         iterations=3,
         sampler=scripted(script),
         tools=[SearchTool(top_k=1)],
         rollout={"limits": EpisodeLimits(**{**vars(LIMITS), "turns": 3}), "oversampling": Oversampling()},
-    ).fit()
+    )
+    run.trainer.callbacks[0] = IterationSignals(observation_ratio=True, control_tokens=True)  # type: ignore[attr-defined]
+    run.fit()
+    for row, expected in zip(rows(tmp_path), exact.expected, strict=True):
+        assert {name: float(row[name]) for name in expected} == pytest.approx(expected, abs=2e-6)
+        assert expected["policy/observation_log_ratio"] != 0
     logged = {name for row in rows(tmp_path) for name in row if not name.startswith(NOT_SIGNALS)}
     assert logged - set(BY_NAME) == set()
     # Those are of a callback of their own, of settings that are off by default, or of other frameworks' logs

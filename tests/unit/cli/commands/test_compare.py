@@ -107,7 +107,7 @@ def test_runs_that_differ_in_their_seeds_are_one_row_and_seeds_are_no_other_cond
     assert "B - A" not in shown
     main(["compare", *sweep, run(tmp_path / "start", [1.0, 0.0]), "--format", "md"])
     written = capsys.readouterr()
-    assert written.out.splitlines()[0] == "| runs | model.learning_rate | seeds | NQ |"
+    assert written.out.splitlines()[0] == "| experiment | model.learning_rate | seeds | NQ |"
     assert "| 0.0001-0, 0.0001-1 | 0.0001 | 0, 1 | 50.0 ± 317.6 |" in written.out
     assert "| start | - | unknown | 50.0 |" in written.out
     assert "of one training run each: start." in written.err

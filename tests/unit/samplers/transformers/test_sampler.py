@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from llds.errors import ConfigurationError, SamplerError
 from llds.samplers import SampleRequest, TransformersSampler
+from llds.samplers.transformers.key_values import cache_argument
 from llds.types import Completion, SamplingParams
 from tests.tiny_policy import chain_policy, number, random_policy
 
@@ -343,3 +345,11 @@ def test_a_sampler_without_a_model_says_what_to_do() -> None:
 def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="max_batch_size"):
         TransformersSampler(**settings)
+
+
+def test_keys_and_values_are_handed_over_under_the_name_that_a_model_takes(policy: Qwen2ForCausalLM) -> None:
+    class Renamed(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, cache: object = None) -> None: ...
+
+    assert cache_argument(Renamed()) == "cache"
+    assert cache_argument(policy) in signature(policy.forward).parameters

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -99,8 +100,10 @@ def test_a_trainer_that_dies_takes_its_server_along(
     code = TRAINER.format(root=root, command=command, url=url, log=str(tmp_path / "log"))
     trainer = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
     processes, memory = what_it_has(said)
-    if how == signal.SIGINT:
-        os.killpg(trainer.pid, how)  # as Ctrl-C does: the trainer and the supervisor, which must not mind
+    if how == signal.SIGINT:  # as Ctrl-C, `timeout`, a closed terminal and SLURM do: the supervisor must not mind
+        for number in (how, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            with suppress(ProcessLookupError):  # both have ended
+                os.killpg(trainer.pid, number)
     else:
         trainer.send_signal(how)
     trainer.wait()
