@@ -43,7 +43,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("compare", "Compare evaluations, question by question.", "llds.cli.commands.compare:compare"),
     ),
     "understand": (
-        Command("diagnose", "Say whether a run collapses, and why.", "llds.cli.commands.diagnose:diagnose"),
+        Command("diagnose", "Say whether a run collapses, and why.", "llds.cli.commands.diagnose.command:diagnose"),
         Command("report", "Write an HTML page about a run or several.", "llds.cli.commands.report:report"),
         Command(
             "probe",

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from llds.cli.commands.diagnosed import read_diagnosed
+from llds.cli.commands.diagnose.judged import read_diagnosed
 from llds.cli.config.file import read_config_file
 from llds.cli.training.checkpoint_path import check_checkpoint
 from llds.data import DataSource

@@ -32,6 +32,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from llds.evaluation.model_card import CARD
 from tools.campaign.table import Outcome
 from tools.campaign.training import SMALL, Fork, corpus, ended, family, fit_arguments, start
 
@@ -321,8 +322,15 @@ def compare(whole: Path, killed: Path) -> list[str]:
         differences += [f"checkpoint: {name}"] * (not is_equal(states[0][name], states[1][name]))
     for path in sorted((whole / "policy").iterdir()):
         twin = killed / "policy" / path.name
-        differences += [f"policy/{path.name}"] * (not twin.is_file() or twin.read_bytes() != path.read_bytes())
+        is_same = twin.is_file() and _without_name(twin, killed) == _without_name(path, whole)
+        differences += [f"policy/{path.name}"] * (not is_same)
     return differences
+
+
+def _without_name(path: Path, run: Path) -> bytes:
+    """A file's content; of the model card without the name of its run."""
+    content = path.read_bytes()
+    return content.replace(run.name.encode(), b"") if path.name == CARD else content
 
 
 def is_equal(a: Any, b: Any) -> bool:

@@ -88,7 +88,7 @@ def test_a_log_that_cannot_be_read_hides_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[list[str]] = []
-    monkeypatch.setattr("llds.cli.commands.diagnose._explain", lambda paths, page: drawn.append(paths))
+    monkeypatch.setattr("llds.cli.commands.diagnose.command._explain", lambda paths, page: drawn.append(paths))
     strange = tmp_path / "strange.log"
     strange.write_text("nothing that is a metric\n")
     healthy, collapsed = write_run(tmp_path / "a", falls=False), write_run(tmp_path / "b", falls=True)
@@ -132,7 +132,7 @@ def test_a_log_that_grows_is_watched_until_ctrl_c(
             raise KeyboardInterrupt
         log.write_text("".join(whole[:rows]))
 
-    monkeypatch.setattr("llds.cli.commands.diagnosed_watch.time.sleep", sleep)
+    monkeypatch.setattr("llds.cli.commands.diagnose.watch.time.sleep", sleep)
     assert exit_status("--watch", "5", str(log)) == 2
     lines = capsys.readouterr().out.splitlines()
     assert "iteration 2: too short to say" in lines[0]

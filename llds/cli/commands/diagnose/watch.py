@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from llds.cli.commands.diagnosed import Diagnosed, read_diagnosed
+from llds.cli.commands.diagnose.judged import Diagnosed, read_diagnosed
 from llds.cli.plain import say
 from llds.errors import DataError
 

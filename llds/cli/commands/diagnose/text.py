@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from llds.cli.commands.diagnosed import Diagnosed, worst_first
+from llds.cli.commands.diagnose.judged import Diagnosed, worst_first
 from llds.monitor import PHASES, MetricTable
 from llds.monitor.causes import NAMES
 

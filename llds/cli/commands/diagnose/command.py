@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from llds.cli.arguments import ArgumentParser
-from llds.cli.commands.diagnosed import Diagnosed, read_diagnosed
-from llds.cli.commands.diagnosed_text import print_all
-from llds.cli.commands.diagnosed_watch import watch
+from llds.cli.commands.diagnose.judged import Diagnosed, read_diagnosed
+from llds.cli.commands.diagnose.text import print_all
+from llds.cli.commands.diagnose.watch import watch
 from llds.errors import ConfigurationError, LLDSError
 
 ALARM, UNJUDGED, BAD_INPUT = 2, 3, 1

@@ -1,0 +1,1 @@
+"""``llds diagnose``: whether a run collapses, and why."""
