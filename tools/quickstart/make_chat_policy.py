@@ -1,6 +1,6 @@
 """Make the start policy of `conf/quickstart_chat.yaml`: the shipped policy, warmed up once more on tool calls.
 
-Usage: ``python tools/quickstart/make_chat_policy.py`` (three minutes on one core). The seed is fixed and one thread
+Usage: ``python tools/quickstart/make_chat_policy.py`` (about eight minutes on one core). The seed is fixed and one thread
 computes, so the same machine makes the same weights.
 
 It starts from `llds/quickstart/policy/`, whose skills it keeps: tokens of the chat template take the place of the tags,
@@ -18,7 +18,7 @@ from make_policy import SEED, STAGES, WarmUp, export
 from make_world import ASSETS
 from policy import chat_tokenizer, copy_embeddings, new_policy
 
-STAGE = replace(STAGES["imperfect"], steps=40, batch_size=24, scale=0.5)
+STAGE = replace(STAGES["imperfect"], steps=200, batch_size=40, scale=0.5)
 
 
 def main() -> None:
