@@ -17,7 +17,8 @@ import torch
 from initial_weights import set_copying_weights
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from demonstrations import PROTOCOL, TOOLS, Conduct, Demonstrator
+from demonstrations import Conduct, Demonstrator
+from forms import TagForm
 from make_world import Row, questions, write_jsonl
 from policy import name_pieces, new_policy, ordinary_tokens, train_tokenizer
 from retrieval import ExactSearch
@@ -67,7 +68,8 @@ def make_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of the corpus and the questions."""
     rows = [json.loads(line) for name in ("corpus", "train") for line in (folder / f"{name}.jsonl").open()]
     texts = [text for row in rows for text in (row.get("contents") or row["question"]).split("\n")]
-    corrected = [PROTOCOL.correct(f"<{tag}>", TOOLS) for tag in (*TOOLS, PROTOCOL.answer_tag)]
+    form = TagForm()
+    corrected = [form.protocol.correct(f"<{tag}>", form.tools) for tag in (*form.tools, form.protocol.answer_tag)]
     corrections = [text for one in corrected for text in (one.opening, one.body, one.closing)]
     return train_tokenizer([*texts, *[*corrections, "\n\n"] * 50], VOCABULARY)
 

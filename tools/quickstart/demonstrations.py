@@ -14,14 +14,9 @@ from dataclasses import dataclass
 
 from llds.agent_tools.search import format_passages
 from llds.retrieval import Passage
-from llds.rollout.protocol import TagProtocol
 
 from retrieval import TOP_K, ExactSearch
 from world import FIELDS, Country, fact_id, fact_text, one_hop_question, place_id, place_text, two_hop_question
-
-TOOLS = ("search",)
-PROTOCOL = TagProtocol()
-PROMPT = "Question: {question}\n"
 
 
 @dataclass(frozen=True)
@@ -41,21 +36,12 @@ class Conduct:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """An episode as texts: the prompt, then actions and the bodies of the observations in turns, an answer last."""
+    """An episode without its form: the question, queries and what was found in turns, and the answer."""
 
-    prompt: str
-    actions: list[str]
+    question: str
+    queries: list[str]
     bodies: list[str]
-
-
-def search_action(query: str) -> str:
-    """A search as the policy writes it."""
-    return f"<search> {query}</search>"
-
-
-def answer_action(answer: str) -> str:
-    """An answer as the policy writes it."""
-    return f"<answer> {answer}</answer>"
+    answer: str
 
 
 def _passage(title: str, text: str) -> Passage:
@@ -179,21 +165,21 @@ class Demonstrator:
         good = ([task.place] if task.place else []) + [f"{task.field} of {task.country}"]
         if task.place and self.rng.random() < conduct.stop_early:
             good = good[:1]
-        actions: list[str] = []
+        queries: list[str] = []
         bodies: list[str] = []
         seen: list[Passage] = []
         for query in good:
             bad = self.rng.random() < conduct.bad_query
             query = self._bad_query(task) if bad else query
             found = passages_of(task, query)
-            actions.append(search_action(query))
-            bodies.append(PROTOCOL.neutralize(format_passages(found), TOOLS))
+            queries.append(query)
+            bodies.append(format_passages(found))
             seen += found
             if bad:
                 break
         knows = any(passage.text == fact_text(task.field, task.country, task.value) for passage in seen)
         answer = task.value if knows and self.rng.random() >= conduct.wrong_span else self._wrong_span(seen)
-        return Demonstration(PROMPT.format(question=task.question), [*actions, answer_action(answer)], bodies)
+        return Demonstration(task.question, queries, bodies, answer)
 
     def _bad_query(self, task: _Task) -> str:
         topic = task.place or task.country

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from llds.rewards import exact_match
 from llds.rollout.observation import ObservationEncoder
+from llds.types import Action
 
-from demonstrations import PROMPT, PROTOCOL, TOOLS
+from forms import Form, form_of
 from make_world import ASSETS
 from retrieval import ExactSearch
 from warm_up import OBSERVATION_TOKENS
@@ -38,30 +39,32 @@ class Episode:
 
 @torch.no_grad()
 def act(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: list[Episode], temperature: float
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: Form, batch: list[Episode], temperature: float
 ) -> list[str]:
     """The next action of each episode, appended to its ids; returns the texts."""
     inputs = tokenizer.pad({"input_ids": [episode.ids for episode in batch]}, return_tensors="pt", padding_side="left")
     law = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
-    stops = PROTOCOL.stop_strings(TOOLS)
+    ends = sorted({tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(form.end_tokens)})
     config = GenerationConfig(
         max_new_tokens=ACTION_TOKENS,
         do_sample=temperature > 0,
-        stop_strings=stops,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
         **law,
     )
     generate: Any = model.generate
-    output = generate(**inputs, generation_config=config, tokenizer=tokenizer)
-    added = tokenizer.get_added_vocab()
-    ends = {tokenizer.eos_token_id, *(added[stop] for stop in stops)}
+    output = generate(**inputs, generation_config=config)
     texts = []
     for episode, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
         stop = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
         episode.ids += ids[:stop]
         texts.append(str(tokenizer.decode(ids[:stop])))
     return texts
+
+
+def query_of(action: Action) -> str:
+    """What a call asks the search for."""
+    return str(action.calls[0].arguments.get("query", "")).strip() if action.calls else action.content
 
 
 def run_episodes(
@@ -72,22 +75,23 @@ def run_episodes(
     temperature: float,
 ) -> list[Episode]:
     """Run one episode per question to its answer or its last turn."""
-    observe = ObservationEncoder(tokenizer, PROTOCOL, TOOLS)
-    episodes = [Episode(row, tokenizer.encode(PROMPT.format(question=row["question"]))) for row in rows]
+    form = form_of(tokenizer)
+    protocol, tools, observe = form.protocol, form.tools, ObservationEncoder(tokenizer, form.protocol, form.tools)
+    episodes = [Episode(row, tokenizer.encode(form.prompt(row["question"]))) for row in rows]
     for _ in range(MAX_TURNS):
         active = [episode for episode in episodes if not episode.is_done]
         for start in range(0, len(active), BATCH_SIZE):
             batch = active[start : start + BATCH_SIZE]
-            texts = act(model, tokenizer, batch, temperature)
-            actions = [PROTOCOL.parse(text, TOOLS) for text in texts]
-            found = iter(search.search([action.content for action in actions if action.kind == "tool"]))
+            texts = act(model, tokenizer, form, batch, temperature)
+            actions = [protocol.parse(text, tools) for text in texts]
+            found = iter(search.search([query_of(action) for action in actions if action.kind == "tool"]))
             for episode, text, action in zip(batch, texts, actions, strict=True):
                 if action.kind == "answer":
                     episode.answer, episode.is_done = action.content, True
                     continue
-                told = PROTOCOL.correct(text, TOOLS)
+                told = protocol.correct(text, tools, action.reason)
                 if action.kind == "tool":
-                    told = PROTOCOL.observe(search.body(next(found)), TOOLS)
+                    told = protocol.observe(search.body(next(found)), tools)
                     episode.searches += 1
                 episode.ids += observe.encode(told, OBSERVATION_TOKENS).token_ids
     return episodes

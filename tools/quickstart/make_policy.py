@@ -65,11 +65,12 @@ class WarmUp:
 
     Args:
         work: Folder for the weights between stages.
+        tokenizer: Of the policy; None makes that of the form of tags.
     """
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
         self.work = work
-        self.tokenizer = make_tokenizer()
+        self.tokenizer = tokenizer or make_tokenizer()
         # The demonstrator's index embeds titles with their quotes: close to what rollouts search, and not the same.
         self.search = ExactSearch(ASSETS / "corpus.jsonl", text_of=text_in_file)
         self.evaluation_search = ExactSearch(ASSETS / "corpus.jsonl")
@@ -84,16 +85,19 @@ class WarmUp:
             set_copying_weights(model, SEED)
         else:
             model.load_state_dict(torch.load(self.work / f"{names[names.index(name) - 1]}.pt"))
-        stage, trainer, started = STAGES[name], Trainer(model), time.perf_counter()
-        average = 0.0
+        self.train(model, name, STAGES[name])
+        self.work.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), self.work / f"{name}.pt")
+        return model
+
+    def train(self, model: LlamaForCausalLM, name: str, stage: Stage) -> None:
+        """Take the steps of a stage."""
+        trainer, started, average = Trainer(model), time.perf_counter(), 0.0
         for step, batch in enumerate(self._batches(stage)):
             loss = trainer.step(batch, step / stage.steps, stage.scale)
             average = loss if step == 0 else 0.97 * average + 0.03 * loss
             if (step + 1) % 50 == 0 or step + 1 == stage.steps:
                 print(f"{name} {step + 1}: loss {average:.3f}, {time.perf_counter() - started:.0f} s", flush=True)
-        self.work.mkdir(parents=True, exist_ok=True)
-        torch.save(model.state_dict(), self.work / f"{name}.pt")
-        return model
 
     def _batches(self, stage: Stage) -> Iterator[list[Encoded]]:
         rng = random.Random(SEED)  # noqa: S311 (not cryptography)

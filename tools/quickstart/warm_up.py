@@ -10,7 +10,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llds.rollout.observation import ObservationEncoder
 
-from demonstrations import PROTOCOL, TOOLS, Demonstration
+from demonstrations import Demonstration
+from forms import Form, form_of
 
 OBSERVATION_TOKENS = 160
 Encoded = tuple[list[int], list[bool]]
@@ -20,28 +21,28 @@ class DemonstrationEncoder:
     """Turns demonstrations into the token ids of a rollout, and says which of them the policy has to learn."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
-        self.observations = ObservationEncoder(tokenizer, PROTOCOL, TOOLS)
+        self.tokenizer, self.form = tokenizer, form_of(tokenizer)
+        self.observations = ObservationEncoder(tokenizer, self.form.protocol, self.form.tools)
         self._backend = tokenizer.backend_tokenizer
 
     def encode_like_rollout(self, demonstration: Demonstration) -> Encoded:
         """One demonstration through the classes that rollouts use."""
-        ids = self.tokenizer.encode(demonstration.prompt, add_special_tokens=False)
+        prompt, actions, _ = _texts(demonstration, self.form)
+        ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         learn = [False] * len(ids)
-        for turn, action in enumerate(demonstration.actions):
+        for turn, action in enumerate(actions):
             part = self.tokenizer.encode(action, add_special_tokens=False)
             ids, learn = ids + part, learn + [True] * len(part)
             if turn < len(demonstration.bodies):
-                text = PROTOCOL.observe(demonstration.bodies[turn], TOOLS)
+                text = self.form.protocol.observe(demonstration.bodies[turn], self.form.tools)
                 part = self.observations.encode(text, OBSERVATION_TOKENS).token_ids
                 ids, learn = ids + part, learn + [False] * len(part)
         return ids, learn
 
     def encode(self, demonstrations: list[Demonstration]) -> list[Encoded]:
         """Many at once; the same ids, which a check on the first ones confirms."""
-        texts = [
-            text for item in demonstrations for text in (item.prompt, *item.actions, *map(_observation, item.bodies))
-        ]
+        written = [_texts(item, self.form) for item in demonstrations]
+        texts = [text for prompt, actions, observed in written for text in (prompt, *actions, *observed)]
         parts = iter([encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)])
         encoded = [self._assemble(item, parts) for item in demonstrations]
         for item, fast in zip(demonstrations[:50], encoded, strict=False):
@@ -51,7 +52,7 @@ class DemonstrationEncoder:
 
     def _assemble(self, item: Demonstration, parts: Iterator[list[int]]) -> Encoded:
         prompt = next(parts)
-        actions = [next(parts) for _ in item.actions]
+        actions = [next(parts) for _ in (*item.queries, item.answer)]
         bodies = [next(parts) for _ in item.bodies]
         ids, learn = prompt, [False] * len(prompt)
         for turn, action in enumerate(actions):
@@ -61,9 +62,11 @@ class DemonstrationEncoder:
         return ids, learn
 
 
-def _observation(body: str) -> str:
-    text = PROTOCOL.observe(body, TOOLS)
-    return text.opening + text.body + text.closing
+def _texts(item: Demonstration, form: Form) -> tuple[str, list[str], list[str]]:
+    """The prompt, the actions and the observations."""
+    told = [form.protocol.observe(body, form.tools) for body in item.bodies]
+    actions = [*map(form.call, item.queries), form.answer(item.answer)]
+    return form.prompt(item.question), actions, [text.opening + text.body + text.closing for text in told]
 
 
 def batches(encoded: list[Encoded], batch_size: int, rng: random.Random) -> Iterator[list[Encoded]]:

@@ -1,4 +1,4 @@
-"""The start policy that ships: loads in plain transformers, tokenises exactly, and speaks the protocol."""
+"""The start policies that ship: load in plain transformers, tokenise exactly, and speak their protocols."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llds.agent_tools import SearchTool
 from llds.rollout.observation import ObservationEncoder
-from llds.rollout.protocol import TagProtocol
+from llds.rollout.protocol import ChatToolProtocol, TagProtocol
 
 ASSETS = Path(__file__).parents[3] / "llds" / "quickstart"
 POLICY = ASSETS / "policy"
@@ -75,6 +76,24 @@ def test_generate_stops_at_the_closing_tag_of_a_search_for_the_entity(tokenizer,
     assert "Poland" in action.content
 
 
+def test_the_policy_of_chats_calls_the_search_tool_in_the_format_of_its_template():
+    folder = ASSETS / "policy_chat"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    protocol, search = ChatToolProtocol(), SearchTool(top_k=2)
+    protocol.attach(tokenizer, [search])
+    asked = [{"role": "user", "content": "What is the capital of Poland?"}]
+    inputs = tokenizer.apply_chat_template(
+        asked, tools=[search.schema], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    output = model.generate(**inputs, max_new_tokens=32, do_sample=False)
+    action = protocol.parse(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :]), TOOLS)
+    assert (action.kind, action.name, list(action.calls[0].arguments)) == ("tool", "search", ["query"])
+    assert "Poland" in action.content
+    assert protocol.stop_ids() == (tokenizer.eos_token_id,)
+    assert max(tokenizer.get_vocab().values()) + 1 == len(tokenizer) == model.config.vocab_size
+
+
 def test_all_assets_together_are_small():
     size_bytes = sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file())
-    assert size_bytes < 8e6
+    assert size_bytes < 10e6
