@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from llds.agent_tools import SearchTool
 from llds.callbacks import EvaluationTable
 from llds.callbacks.evaluation import AnswerCalibration
+from llds.callbacks.evaluation.card import settings_of
 from llds.data import DataSource
 from llds.errors import SamplerError
 from llds.evaluation import card_differences, list_records, read_record
 from llds.modules import weights_hash
-from llds.rollout import EpisodeLimits
+from llds.modules.policy.tokenizer import load_tokenizer
+from llds.rollout import ChatToolProtocol, EpisodeLimits
 from llds.types import SamplingParams
 from tests.runs import LIMITS, answers, make_run, rows, scripted, tiny_policy
 
@@ -28,7 +31,7 @@ def card(folder: Path, **settings: Any) -> dict[str, Any]:
 
 
 def test_a_protocol_of_chats_is_told_by_its_settings() -> None:
-    protocol, tokenizer = ChatToolProtocol(answer_pattern="is (.*)"), chat_tokenizer()
+    protocol, tokenizer = ChatToolProtocol(answer_pattern="is (.*)"), load_tokenizer("llds:quickstart/policy_chat")
     protocol.attach(tokenizer, [SearchTool()])
     settings = settings_of(protocol)
     assert json.loads(json.dumps(settings)) == settings
