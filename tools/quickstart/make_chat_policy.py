@@ -1,7 +1,7 @@
 """Make the start policy of `conf/quickstart_chat.yaml`: the shipped policy, warmed up once more on tool calls.
 
-Usage: ``python tools/quickstart/make_chat_policy.py`` (about eight minutes on one core). The seed is fixed and one thread
-computes, so the same machine makes the same weights.
+Usage: ``python tools/quickstart/make_chat_policy.py`` (about eight minutes on one core). The seed is fixed and one
+thread computes, so the same machine makes the same weights.
 
 It starts from `llds/quickstart/policy/`, whose skills it keeps: tokens of the chat template take the place of the tags,
 each with the embedding of what it is like. Then it sees imperfect conduct once more, now in the form of chats.
