@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -71,7 +72,7 @@ class ChatForm(Form):
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer, search = tokenizer, SearchTool(TOP_K)
         self.protocol = ChatToolProtocol(answer_pattern=r"(?s)<answer>(.*)</answer>")
-        self._tools = [search.schema]
+        self._tools: list[Any] = [search.schema]
         self.protocol.attach(tokenizer, [search])
         called = {"type": "function", "function": {"name": search.name, "arguments": {"query": _PLACE}}}
         self._call = self._action({"content": "", "tool_calls": [called]})
@@ -95,12 +96,12 @@ class ChatForm(Form):
         """What ends a message."""
         return [self._tokenizer.decode([token]) for token in self.protocol.stop_ids()]
 
-    def _action(self, message: dict[str, object]) -> str:
+    def _action(self, message: dict[str, Any]) -> str:
         said = self._render([{"role": "assistant", **message}], "?", goes_on=False)
         return said.removeprefix(self._render([], "?"))
 
-    def _render(self, further: list[dict[str, object]], question: str, *, goes_on: bool = True) -> str:
-        messages = [{"role": "user", "content": question}, *further]
+    def _render(self, further: list[dict[str, Any]], question: str, *, goes_on: bool = True) -> str:
+        messages: list[dict[str, Any]] = [{"role": "user", "content": question}, *further]
         rendered = self._tokenizer.apply_chat_template(
             messages, tools=self._tools, add_generation_prompt=goes_on, tokenize=False
         )
