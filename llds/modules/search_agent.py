@@ -311,24 +311,13 @@ class SearchAgentModule(EvaluatedModule):
 
     def score(self, policy: Policy, batch: PolicyBatch, what: Literal["log_probs", "entropy"] = "log_probs") -> Tensor:
         """Log-probabilities (or entropies) of the action tokens under a policy, ``[B, T]`` fp32 (fp64 for fp64)."""
-        [found] = self.scores(policy, batch, what)
-        return found
+        return self.scores(policy, batch, what)[0]
 
     @torch.no_grad()
-    def scores(
-        self,
-        policy: Policy,
-        batch: PolicyBatch,
-        *what: Literal["log_probs", "entropy", "watched"],
-        watched: Tensor | None = None,
-    ) -> list[Tensor]:
-        """Several of what a policy says about a batch, in one pass, each ``[B, T]`` fp32 (fp64 for fp64).
+    def scores(self, policy: Policy, batch: PolicyBatch, *what: str, watched: Tensor | None = None) -> list[Tensor]:
+        """Fields of `PolicyOutput` (``what``) in one pass, each ``[B, T]`` fp32 (fp64 for fp64).
 
-        Args:
-            policy: Scores.
-            batch: Whatever its micro-batches and ranks, the result is the same.
-            what: Fields of `PolicyOutput`.
-            watched: Token ids for the field of that name, ``[K]`` long.
+        ``watched`` are token ids for the field of that name, ``[K]`` long. Micro-batches and ranks change nothing.
         """
         empty = torch.zeros(batch.input_ids.shape, dtype=self.policy.score_dtype, device=self.device)
         found = [empty.clone() for _ in what]
