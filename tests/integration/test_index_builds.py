@@ -180,7 +180,7 @@ def test_the_script_builds_verifies_and_says_how_it_goes(
     keys += ["--retrieval.retriever.corpus", str(tmp_path / "corpus.jsonl")]
     main(["index", *keys, "--dry_run"])
     assert not (tmp_path / "index").exists()
-    assert "1,500 passages; 0 more" in capsys.readouterr().out
+    assert "1,500 passages.\n" in capsys.readouterr().out
     command = [sys.executable, "-m", "llds", "index", *keys]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     for said in ("Disk: the index will need", "Memory: building the index will need", "Built the index", "rows: 1500"):

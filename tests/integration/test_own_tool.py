@@ -169,7 +169,7 @@ def test_a_spent_budget_ends_a_training_in_one_line_and_a_larger_one_goes_on_whe
     server.shutdown()
     assert len(trajectories) == 16
     assert all("It is 391." in one["turns"][0]["observation"] for one in trajectories)
-    assert cache.requests == 16  # four of the second iteration's had been made before
+    assert 16 <= cache.requests <= 20  # of the second iteration's four had been made, whose answers may not have come
 
 
 class AskingSampler(ScriptedSampler):
