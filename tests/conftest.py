@@ -63,12 +63,6 @@ def _talkative() -> None:
             logger.disabled = False  # a server that was set up in this process may have switched others' loggers off
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Keep the order of slow files, whose longest stand first; xdist would begin with the files of most tests."""
-    if config.getoption("markexpr") == "slow":
-        config.option.loadscopereorder = False
-
-
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process per core where all unit tests run, at most four; a room or two run in this one.
 
