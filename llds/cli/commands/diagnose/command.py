@@ -64,7 +64,10 @@ def diagnose(args: Sequence[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for reason in unread:
         print(f"llds: {reason}", file=sys.stderr)
-    if code := status(found) if not unread or status(found) == ALARM else BAD_INPUT:
+    code = status(found)
+    if unread and code != ALARM:
+        code = BAD_INPUT
+    if code:
         sys.exit(code)
 
 
