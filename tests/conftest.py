@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Tests, and the processes that they start, ask no hub but one of their own (tests/hub.py).
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")  # read once, when Trackio is imported
+
+_SLOW_ONES = re.compile("slow|nightly")
 
 EXACT = 1e-12
 """Absolute, for float64 results that must agree but for the order of sums."""
@@ -63,6 +66,12 @@ def _talkative() -> None:
             logger.disabled = False  # a server that was set up in this process may have switched others' loggers off
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order of slow files: xdist would begin with those of most tests, and end with a long one alone."""
+    if _SLOW_ONES.match(config.getoption("markexpr")):
+        config.option.loadscopereorder = False
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process per core where all unit tests run, at most four; a room or two run in this one.
 
@@ -73,7 +82,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if not any(unit.is_relative_to(Path(str(one)).absolute()) for one in config.args):
         return 0
     cores = os.cpu_count() or 1
-    return {"not slow": min(cores, 4), "slow": min(cores + 1, 3)}.get(config.getoption("markexpr"), 0)
+    chosen = config.getoption("markexpr")
+    return min(cores, 4) if chosen == "not slow" else min(cores + 1, 3) if _SLOW_ONES.match(chosen) else 0
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -9,6 +9,7 @@ from tools import gpu_check
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_all_checks_pass_on_a_cpu_or_say_why_they_cannot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

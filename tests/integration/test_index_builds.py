@@ -46,7 +46,7 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("on", ["folder", "server"])
+@pytest.mark.parametrize("on", ["folder", pytest.param("server", marks=pytest.mark.nightly)])
 def test_a_build_that_is_killed_at_many_moments_loses_and_doubles_nothing(
     corpus: Path, tmp_path: Path, on: str
 ) -> None:
@@ -152,7 +152,7 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs `unshare -rm` and mount, to make a small disk")
-@pytest.mark.parametrize(("batch", "left"), [(1, 20_000), (6, 2_000_000)])
+@pytest.mark.parametrize(("batch", "left"), [pytest.param(1, 20_000, marks=pytest.mark.nightly), (6, 2_000_000)])
 def test_a_full_disk_is_one_message_and_the_build_goes_on_when_there_is_room(
     corpus: Path, tmp_path: Path, batch: int, left: int
 ) -> None:

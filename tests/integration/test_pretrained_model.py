@@ -85,6 +85,7 @@ def test_instruct_models_get_their_chat_template_and_base_models_none(tokenizer:
     assert tokenizer.decode(list(plain.prompt_ids)) == "Capital of Norway?"
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the data in {DATA}")
 def test_it_trains_for_an_iteration_on_real_questions_and_passages(
     folder: Path, model: PreTrainedModel, tmp_path: Path

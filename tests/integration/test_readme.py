@@ -80,6 +80,7 @@ def test_every_command_parses(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_notebook_runs_from_the_quickstart_to_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ def test_gold_passages_are_found(gold: GoldSet, folder: Path, name: str, floor: 
 
 
 @needs_minilm
+@pytest.mark.nightly
 def test_minilm_finds_gold_passages_among_a_hundred(gold: GoldSet, folder: Path) -> None:
     titles = gold.titles[:20]  # all 994 passages take it a minute or two
     wanted = set().union(*titles)

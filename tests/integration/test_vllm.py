@@ -61,6 +61,7 @@ def test_log_probs_agree_with_the_trainer_after_each_of_twenty_updates(found: di
     assert max(found["updates"]) <= 1e-4
 
 
+@pytest.mark.nightly
 def test_log_probs_agree_with_the_trainer_of_a_model_with_experts(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(POLICY)
     config = Qwen3MoeConfig(

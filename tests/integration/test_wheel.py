@@ -112,6 +112,7 @@ def test_the_quickstart_trains_and_goes_on_from_another_folder_and_is_measured(
     assert any(record.iterdir())
 
 
+@pytest.mark.nightly
 def test_a_copy_of_the_agent_with_a_tool_trains_from_where_it_lies(python: Path, empty: Path, tmp_path: Path) -> None:
     said = llds(python, empty, "configs", "copy", "agents/calculator", "mine")
     assert "Run it: llds fit -c llds:quickstart -c mine/calculator.yaml" in said

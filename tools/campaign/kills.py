@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import psutil
 import torch
 
 from llds.evaluation.model_card import CARD
@@ -55,11 +56,14 @@ CASES: dict[str, tuple[str, ...]] = {
     "stragglers": ("-c", "conf/rollout/stragglers.yaml"),
     "two ranks": ("--trainer.strategy=ddp", "--trainer.devices=2"),
     "vLLM in process": ("-c", "conf/rollout/vllm_in_process.yaml"),
+    "vLLM server": ("-c", "conf/rollout/vllm_server.yaml"),
 }  # fmt: skip
 """Settings of ``llds fit``."""
-_SLOW = ("two ranks", "vLLM in process")
+_SLOW = ("two ranks", "vLLM in process", "vLLM server")
 _DEPENDS_ON_TIME = ("stragglers",)
 _DEADLINE_S = 240.0
+_LEFT_BEHIND_S = 40.0
+"""What a killed run has started must have ended by then, by itself: a rank waits for a lost one a little, a server less."""
 _MARKERS = """\
     - class_path: tools.campaign.kills.PhaseMarkers
       init_args: {{path: {pipe}}}"""
@@ -133,6 +137,7 @@ class Result:
     markers: list[tuple[float, str, int]] = field(default_factory=list)
     was_killed: bool = False
     exit_status: int | None = 0
+    left_behind: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -182,11 +187,20 @@ def train(setup: Setup, root: Path, plan: Plan | None, lengths: dict[str, float]
             result.exit_status = process.wait(_DEADLINE_S)
         except subprocess.TimeoutExpired:
             result.exit_status = None
-        if result.was_killed and plan is not None and plan.signal == "KILL":
-            for one in others:  # ranks that the killed one has left behind
-                if one.is_running():
-                    one.kill()
+        if result.was_killed:
+            result.left_behind = _end(others)
     return result
+
+
+def _end(processes: Sequence[psutil.Process]) -> list[str]:
+    """Wait for what a killed run has started; the names of what had to be ended."""
+    _, left = psutil.wait_procs(processes, _LEFT_BEHIND_S)
+    names = []
+    for one in left:
+        with suppress(psutil.NoSuchProcess):
+            names.append(one.name())
+            one.kill()
+    return names
 
 
 def read_markers(pipe: Path, process: "Fork | subprocess.Popen[bytes]") -> Iterator[tuple[str, int]]:
@@ -271,6 +285,8 @@ def chain(
         said.append(f"{plan.signal} in {plan.phase} {plan.iteration}+{plan.share:.2f}")
         if not (plan.fits(result.exit_status) if result.was_killed else result.exit_status == 0):
             return Outcome(case, f"status {result.exit_status} after {'; '.join(said)}: {log(killed)}", max(kills, 1))
+        if result.left_behind:
+            return Outcome(case, f"left {result.left_behind} behind after {'; '.join(said)}", kills)
         for path in (killed / "checkpoints").glob("iteration-*.ckpt"):
             torch.load(path, weights_only=True)
     last = train(setup, killed, None, {})

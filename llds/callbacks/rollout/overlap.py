@@ -122,7 +122,8 @@ class NextRollout:
         _keep_as_sampled(ahead)
         by_rank = gather(ahead.as_sampled or ([], []))
         packed = packed_trajectories([one for trajectories, _ in by_rank for one in trajectories])
-        return {"iteration": self._iteration, "tool_statistics": [counted for _, counted in by_rank]} | packed
+        counted = [one for _, one in by_rank]
+        return {"iteration": self._iteration, "group_size": self._group_size, "tool_statistics": counted} | packed
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
@@ -130,6 +131,13 @@ class NextRollout:
             rank_zero_warn(
                 "Expected a checkpoint whose rollout is in tensors, got one of an earlier version of llds: its next "
                 "iteration is sampled anew by the present weights."
+            )
+            state = {}
+        saved = state.get("group_size", self._group_size)  # earlier versions do not say
+        if saved != self._group_size:
+            rank_zero_warn(
+                f"The checkpoint's rollout has {saved} trajectories of each prompt, and `rollout.group_size` is "
+                f"{self._group_size} now: its next iteration is sampled anew by the present weights."
             )
             state = {}
         self._saved = state

@@ -12,8 +12,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_STOOD_IN = ("transformers", "torch._dynamo", "aiohttp", "triton")
-"""transformers is imported by torchmetrics too (for its scores of texts), ``torch._dynamo`` and triton by Lightning."""
+_STOOD_IN = ("transformers", "torch._dynamo", "aiohttp", "triton", "torchmetrics.utilities.plot", "pyarrow")
+"""transformers is imported by torchmetrics too, as is matplotlib by its plots; ``torch._dynamo`` and triton by Lightning."""
 
 
 class _Names(type):

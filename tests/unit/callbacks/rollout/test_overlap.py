@@ -113,6 +113,27 @@ def test_a_run_that_resumes_equals_one_that_was_never_stopped(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("has_overlap", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_goes_on_with_another_group_size(tmp_path: Path, has_overlap: bool) -> None:
+    settings: dict[str, Any] = {"overlap": has_overlap}
+    overlapped(tmp_path, iterations=4, rollout=settings, limit_train_batches=2).fit()
+    resumed = overlapped(tmp_path, iterations=4, rollout=settings | {"group_size": 3})
+    sizes: list[list[int]] = []
+    original = resumed.module.training_step
+
+    def step(batch: RolloutBatch, batch_idx: int) -> None:
+        prompts = [one.prompt.prompt_id for one in batch.trajectories]
+        sizes.append([prompts.count(one) for one in sorted(set(prompts))])
+        original(batch, batch_idx)
+
+    resumed.module.training_step = step  # type: ignore[method-assign]
+    resumed.fit(resume=True)
+    assert sizes == [[3, 3], [3, 3]]  # not the four of each that were sampled ahead
+    lags = [row["rollout/weight_lag"] for row in by_iteration(tmp_path).values()]
+    assert lags == (["0.0", "1.0", "0.0", "1.0"] if has_overlap else ["0.0"] * 4)
+
+
+@pytest.mark.slow
 def test_no_prompt_is_lost_or_rolled_out_twice(tmp_path: Path) -> None:
     def run(folder: Path, is_overlapped: bool, **changes: Any) -> tuple[Run, list[list[str]]]:
         sampler, prompts = scripted(answers), []
