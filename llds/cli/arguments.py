@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from llds.cli.config.accepted import nearest
 from llds.cli.help_format import ParagraphFormatter
+from llds.cli.plain import say
 from llds.errors import ConfigurationError
 
 
@@ -37,6 +38,29 @@ class ArgumentParser(argparse.ArgumentParser):
             options = [word for action in self._actions for word in action.option_strings if word.startswith("--")]
             advice = f" {nearest(unknown[1], options)}"
         raise ConfigurationError(f"Expected `{self.usage}`, got: {message}.{advice}")
+
+
+def runs_among(paths: Sequence[str]) -> list[str]:
+    """Those of several paths that can be runs, so that ``runs/*`` may be said.
+
+    What llds itself puts beside runs, the index of a retriever or a page about several runs, is left out, with a line.
+
+    Args:
+        paths: As they were typed; one alone is kept, whatever it is.
+    """
+    beside = [path for path in paths if len(paths) > 1 and _stands_beside_runs(Path(path))]
+    for path in beside:
+        say(f"Left out: {path}, which is {'a page' if Path(path).is_file() else 'an index'} and no run.", is_error=True)
+    return [path for path in paths if path not in beside] or list(paths)
+
+
+def _stands_beside_runs(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix == ".html"
+    try:
+        return '"passages_hash"' in (path / "manifest.json").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def names_of(paths: Sequence[str | Path]) -> list[str]:

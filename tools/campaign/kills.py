@@ -63,7 +63,7 @@ _SLOW = ("two ranks", "vLLM in process", "vLLM server")
 _DEPENDS_ON_TIME = ("stragglers",)
 _DEADLINE_S = 240.0
 _LEFT_BEHIND_S = 40.0
-"""What a killed run has started must have ended by then, by itself: a rank waits for a lost one a little, a server less."""
+"""By then what a killed run has started must have ended by itself: ranks that miss it, servers."""
 _MARKERS = """\
     - class_path: tools.campaign.kills.PhaseMarkers
       init_args: {{path: {pipe}}}"""

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llds.cli.arguments import ArgumentParser, names_of
+from llds.cli.arguments import ArgumentParser, names_of, runs_among
 from llds.cli.commands.compare_seeds import seeded_run, table_of_groups
 from llds.errors import ConfigurationError
 from llds.evaluation import (
@@ -72,7 +72,6 @@ def compare(args: Sequence[str]) -> None:
     parser.add_argument(
         "runs",
         nargs="+",
-        type=Path,
         metavar="RUN",
         help="folder of a run that was tested (its latest evaluation counts), or of one evaluation",
     )
@@ -90,15 +89,16 @@ def compare(args: Sequence[str]) -> None:
         metavar="FORMAT",
     )
     options = parser.parse_args(list(args))
-    if len(options.runs) < 2:
+    runs = [Path(path) for path in runs_among(options.runs)]
+    if len(runs) < 2:
         raise ConfigurationError("Expected at least two runs to compare, got one. Name another.")
-    records = [read_record(path) for path in options.runs]
+    records = [read_record(path) for path in runs]
     if len({record.folder.resolve() for record in records}) < len(records):
         raise ConfigurationError("Expected different evaluations, got the same one twice. Name another.")
     if options.format is None:
-        show(Console(), records, options.runs, options.metric)
+        show(Console(), records, runs, options.metric)
     else:
-        write_table(records, names_of(options.runs), options.metric, options.format)
+        write_table(records, names_of(runs), options.metric, options.format)
 
 
 def show(console: Console, records: Sequence[EvaluationRecord], paths: Sequence[Path], metric: Metric) -> None:
@@ -188,7 +188,9 @@ def _show_groups(console: Console, records: Sequence[EvaluationRecord], metric: 
         return set()
     table = table_of_groups(groups, runs, records, metric, _TITLES[metric])
     title = f"{_TITLES[metric]}, mean over training runs ± half of its 95% interval (%)"
-    shown = _table(title, ("", *table.labels, *table.figures))
+    shown = _table(title, ("", *_last_parts(table.labels), *table.figures))
+    for column in shown.columns[-len(table.figures) :]:
+        column.no_wrap = True  # a mean, its sign and its interval stay on one line
     for row, (group, names) in enumerate(zip(groups, table.names, strict=True)):
         shown.add_row(", ".join(runs[number].name for number in group.members), *names, *table.cells(row))
     console.print(shown)
@@ -198,6 +200,12 @@ def _show_groups(console: Console, records: Sequence[EvaluationRecord], metric: 
         return {*groups[0].members, *groups[0].repeats}
     console.print("For differences question by question, compare one run of each.", highlight=False)
     return set(range(len(runs)))
+
+
+def _last_parts(keys: Sequence[str]) -> list[str]:
+    """Keys without what stands before their last dot, where that tells them apart."""
+    short = [key.rpartition(".")[2] for key in keys]
+    return short if len(set(short)) == len(keys) else list(keys)
 
 
 def _grouped(records: Sequence[EvaluationRecord], names: Sequence[str]) -> tuple[list[SeedGroup], list[SeededRun]]:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from llds.cli.arguments import ArgumentParser, names_of
+from llds.cli.arguments import ArgumentParser, names_of, runs_among
 from llds.cli.plain import say
 from llds.errors import LLDSError
 
@@ -40,8 +40,9 @@ def report(args: Sequence[str]) -> None:
         options = parser.parse_args(list(args))
         from llds.report import read_run, write_report
 
-        runs = [read_run(path, name) for path, name in zip(options.runs, names_of(options.runs), strict=True)]
-        path = write_report(runs, options.output or _page(options.runs))
+        paths = runs_among(options.runs)
+        runs = [read_run(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
+        path = write_report(runs, options.output or _page(paths))
     except LLDSError as error:
         sys.exit(f"llds: {error}")
     except OSError as error:

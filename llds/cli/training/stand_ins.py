@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 _STOOD_IN = ("transformers", "torch._dynamo", "aiohttp", "triton", "torchmetrics.utilities.plot", "pyarrow")
-"""transformers is imported by torchmetrics too, as is matplotlib by its plots; ``torch._dynamo`` and triton by Lightning."""
+"""torchmetrics imports transformers too, and in its plots matplotlib; Lightning ``torch._dynamo`` and triton."""
 
 
 class _Names(type):

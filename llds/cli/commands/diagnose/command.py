@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llds.cli.arguments import ArgumentParser
+from llds.cli.arguments import ArgumentParser, runs_among
 from llds.cli.commands.diagnose.judged import Diagnosed, read_diagnosed
 from llds.cli.commands.diagnose.text import print_all
 from llds.cli.commands.diagnose.watch import watch
@@ -47,8 +47,8 @@ def diagnose(args: Sequence[str]) -> None:
         if options.watch is not None and options.watch <= 0:
             raise ConfigurationError(f"Expected `--watch` > 0 seconds, got {options.watch:g}.")
         if options.watch is not None:
-            sys.exit(status(watch(options.paths, options.warmup, options.watch)))
-        by_path, unread = _read(options.paths, options.warmup)
+            sys.exit(status(watch(runs_among(options.paths), options.warmup, options.watch)))
+        by_path, unread = _read(runs_among(options.paths), options.warmup)
         found = list(by_path.values())
         if options.explain:
             _explain(list(by_path), options.explain)

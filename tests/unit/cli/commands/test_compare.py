@@ -198,3 +198,22 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         assert str(stopped.value.code).startswith("llds: Expected")
         assert message in str(stopped.value.code)
         assert "\n" not in str(stopped.value.code)
+
+
+def test_what_llds_puts_beside_runs_is_left_out_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = run(tmp_path / "a", [1.0, 0.0]), run(tmp_path / "b", [1.0, 1.0])
+    (tmp_path / "quickstart-index").mkdir()
+    (tmp_path / "quickstart-index" / "manifest.json").write_text('{"format": 2, "passages_hash": "05ec"}')
+    (tmp_path / "report-a-b.html").write_text("<html>")
+    main(["compare", *sorted(map(str, tmp_path.iterdir()))])  # runs/*, as a shell writes it out
+    said = capsys.readouterr()
+    assert f"A: {first}" in said.out
+    assert f"B: {second}" in said.out
+    assert said.err.splitlines() == [
+        f"Left out: {tmp_path / 'quickstart-index'}, which is an index and no run.",
+        f"Left out: {tmp_path / 'report-a-b.html'}, which is a page and no run.",
+    ]
+    with pytest.raises(SystemExit, match=r"got an empty or other folder"):
+        main(["compare", first, str(tmp_path)])  # what nothing tells apart from a run stays an error
