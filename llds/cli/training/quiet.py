@@ -1,7 +1,9 @@
 """Of other libraries warnings and errors reach the screen, not advertisements."""
 
 import logging
+import threading
 import warnings
+from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
@@ -17,7 +19,7 @@ _NOISE = (
 
 
 def quiet() -> None:
-    """Silence progress bars of transformers, tips of Lightning, and warnings that no user can act on."""
+    """Silence progress bars of transformers, tips of Lightning, and what no user can act on or is told twice."""
     transformers_logging.disable_progress_bar()
     for name in _LIGHTNING:
         for handler in logging.getLogger(name).handlers:
@@ -30,6 +32,19 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*DeepSpeed Stage 3 checkpoint")  # `llds export` serves
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # the frozen reference is
+    threading.excepthook = _Threads(threading.excepthook)
+
+
+class _Threads:
+    """Tells what ends a thread, but for a disk that fails TensorBoard's: the same error ends the run in one line."""
+
+    def __init__(self, before: Any) -> None:
+        self._before = before._before if isinstance(before, _Threads) else before
+
+    def __call__(self, args: Any) -> None:
+        is_told = isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")
+        if not is_told:
+            self._before(args)
 
 
 def quiet_lightning() -> None:

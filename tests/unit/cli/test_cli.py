@@ -1,11 +1,15 @@
 """The command line before anything runs: a typo gets one sentence with the nearest right key, help can be read."""
 
 import logging
+import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor
 
 from llds.callbacks import CollapseMonitor
@@ -266,6 +270,26 @@ def test_advertisements_are_silent_and_warnings_are_not() -> None:
     finally:
         logger.removeHandler(recorder)
     assert seen == ["the loss is not finite"]
+
+
+def test_a_disk_that_fails_the_thread_of_tensorboard_is_told_once_by_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    quiet()
+    quiet()
+    writer = EventFileWriter(str(tmp_path / "gone"))
+    writer.flush()
+    shutil.rmtree(tmp_path / "gone")
+    writer.add_event(Event(step=1))
+    with pytest.raises(FileNotFoundError):
+        writer.flush()
+    assert told == []
+    other = threading.Thread(target=(tmp_path / "nothing").read_text)
+    other.start()
+    other.join()
+    assert [type(one.exc_value) for one in told] == [FileNotFoundError]
 
 
 def test_windows_is_refused_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
