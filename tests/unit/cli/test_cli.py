@@ -272,6 +272,13 @@ def test_advertisements_are_silent_and_warnings_are_not() -> None:
     assert seen == ["the loss is not finite"]
 
 
+def write_on(writer: EventFileWriter) -> None:
+    """Until the writer hears from its thread, which may be a call later."""
+    for _ in range(1000):
+        writer.add_event(Event(step=1))
+        writer.flush()
+
+
 def test_a_disk_that_fails_the_thread_of_tensorboard_is_told_once_by_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,9 +289,9 @@ def test_a_disk_that_fails_the_thread_of_tensorboard_is_told_once_by_the_run(
     writer = EventFileWriter(str(tmp_path / "gone"))
     writer.flush()
     shutil.rmtree(tmp_path / "gone")
-    writer.add_event(Event(step=1))
     with pytest.raises(FileNotFoundError):
-        writer.flush()
+        write_on(writer)
+    writer._async_writer._worker.join()
     assert told == []
     other = threading.Thread(target=(tmp_path / "nothing").read_text)
     other.start()
