@@ -6,6 +6,7 @@ from llds.agent_tools.environment import EnvironmentFactory
 from llds.agent_tools.function import FunctionTool
 from llds.agent_tools.http import HTTPTool
 from llds.agent_tools.mcp import MCPTools
+from llds.agent_tools.openapi import OpenAPITools
 from llds.agent_tools.python import PythonTool
 from llds.agent_tools.search import SearchStatistics, SearchTool
 from llds.agent_tools.web import WebSearchTool
@@ -17,6 +18,7 @@ __all__ = [
     "FunctionTool",
     "HTTPTool",
     "MCPTools",
+    "OpenAPITools",
     "PythonTool",
     "SearchStatistics",
     "SearchTool",

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from llds.agent_tools.base import AgentTool, checked_tool_name
 from llds.errors import ConfigurationError, ToolFailure, ToolInputError
@@ -71,20 +72,38 @@ class HTTPTool(AgentTool):
             ToolFailure: It cannot be reached, is busy, or broken.
             ConfigurationError: It refuses for good.
         """
-        headers = {"Authorization": f"Bearer {self._token}"} if self.token_variable else {}
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token_variable else {}
+        text = await self.ask("POST", self.url, headers=headers, json=arguments)
+        return ToolResult(text if self.result is None else self._field(text))
+
+    async def ask(self, method: str, url: str | URL, **request: Any) -> str:
+        """The text of a reply that is no error.
+
+        Args:
+            method: Of HTTP.
+            url: Where to.
+            request: What aiohttp sends with it.
+
+        Raises:
+            ToolInputError: The server does not take the arguments.
+            ToolFailure: It cannot be reached, is busy, or broken.
+            ConfigurationError: It refuses for good.
+        """
         try:
-            async with (
-                aiohttp.ClientSession(headers=headers) as session,
-                session.post(self.url, json=arguments) as reply,
-            ):
+            async with aiohttp.ClientSession() as session, session.request(method, url, **request) as reply:
                 text = await read_text(reply)
         except aiohttp.ClientError as error:
             raise ToolFailure(f"{self.url} cannot be asked: {error}") from error
         self._check(reply.status, text)
-        return ToolResult(text if self.result is None else self._field(text))
+        return text
 
     @property
-    def _token(self) -> str:
+    def token(self) -> str:
+        """What stands in `token_variable`.
+
+        Raises:
+            ConfigurationError: Nothing does.
+        """
         token = os.environ.get(self.token_variable or "", "")
         if not token:
             raise ConfigurationError(f"Expected a token for {self.url} in ${self.token_variable}, got none. Set it.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from llds.agent_tools import HTTPTool, MCPTools, PythonTool, ToolContext, WebSearchTool
+from llds.agent_tools import HTTPTool, MCPTools, OpenAPITools, PythonTool, ToolContext, WebSearchTool
 from llds.errors import BudgetError, ConfigurationError, ToolFailure, ToolInputError
 from llds.rollout import ToolCallPolicy
 from llds.rollout.tool_calls import call_tool
+from llds.types import ToolResult
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
@@ -66,6 +68,208 @@ def test_an_address_is_a_tool_whose_status_says_whose_mistake_it_was(monkeypatch
     monkeypatch.delenv("WEATHER")
     [unset] = asyncio.run(ask())
     assert "$WEATHER" in str(unset)
+
+
+PETS = """
+openapi: 3.0.3
+info: {title: Pets, version: 2024-01-01}
+servers:
+  - url: "{root}/v2"
+    variables: {root: {default: /api}}
+security: [{key: []}]
+paths:
+  /pets:
+    parameters:
+      - {$ref: "#/components/parameters/Country"}
+    get:
+      summary: Finds pets.
+      operationId: findPets
+      parameters:
+        - {name: tags, in: query, description: To look for., schema: {type: array, items: {type: string}}}
+        - {name: ids, in: query, explode: false, schema: {type: array, items: {type: integer}}}
+        - {name: piped, in: query, style: pipeDelimited, explode: false, schema: {type: array, items: {type: string}}}
+        - {name: size, in: query, style: deepObject, schema: {type: object, properties: {cm: {type: number}}}}
+        - {name: filter, in: query, content: {application/json: {schema: {type: object}}}}
+        - {name: tame, in: query, schema: {type: boolean, nullable: true}}
+        - {name: X-Trace, in: header, schema: {type: string}}
+        - {name: Authorization, in: header, required: true, schema: {type: string}}
+    post:
+      operationId: addPet
+      requestBody:
+        required: true
+        content: {application/xml: {}, application/json; charset=utf-8: {schema: {$ref: "#/components/schemas/Pet"}}}
+  "/pets/{id}/{part}":
+    get:
+      parameters:
+        - {name: id, in: path, required: true, schema: {type: integer, minimum: 0, exclusiveMinimum: true}}
+        - {name: part, in: path, required: true, schema: {type: string}}
+    put:
+      operationId: setPart
+      parameters:
+        - {name: id, in: path, required: true, schema: {type: integer}}
+        - {name: part, in: path, required: true, schema: {type: string}}
+      requestBody: {content: {application/json: {schema: {$ref: "#/components/schemas/Pet"}}}}
+  /photo:
+    post:
+      operationId: uploadPhoto
+      requestBody: {content: {multipart/form-data: {}}}
+  /session:
+    get:
+      operationId: session
+      parameters: [{name: session, in: cookie, required: true, schema: {type: string}}]
+  /elsewhere:
+    get:
+      operationId: elsewhere
+      parameters: [{$ref: "other.yaml#/Thing"}]
+components:
+  securitySchemes: {key: {type: apiKey, in: header, name: X-Key}}
+  parameters:
+    Country: {name: country, in: query, schema: {type: string, enum: [NO, SE]}}
+  schemas:
+    Pet:
+      type: object
+      required: [id, name]
+      properties:
+        id: {type: integer, readOnly: true}
+        name: {type: string, example: Rex}
+        tag: {type: string, nullable: true}
+        mother: {$ref: "#/components/schemas/Pet"}
+"""
+"""In the form of the specification's pet store, with all that an argument can be."""
+CALLABLE = ["findPets", "addPet", "get_pets_id_part", "setPart"]
+
+
+class Mirror:
+    """A server that answers with the request, and has a document."""
+
+    def __init__(self, document: str) -> None:
+        self.document = document
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Say what came."""
+        if request.path == "/docs/openapi.yaml":
+            return web.Response(text=self.document)
+        if "missing" in request.raw_path:
+            return web.Response(status=404, text="No such pet.")
+        headers = {name: request.headers.get(name) for name in ("X-Key", "X-Trace", "Authorization")}
+        sent = {name: value for name, value in headers.items() if value}
+        return web.json_response([request.method, request.raw_path, sent, await request.text()])
+
+    def use(self, tools: Callable[[str], OpenAPITools], *calls: tuple[str, dict[str, Any]]) -> list[Any]:
+        """What calls bring while it serves, as a request or an error."""
+
+        async def served() -> list[Any]:
+            runner = web.ServerRunner(web.Server(self.answer))
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            try:
+                given = tools(f"http://127.0.0.1:{runner.addresses[0][1]}")
+                known = {tool.name: tool for tool in await asyncio.to_thread(given.expand)}
+                made = [known[name].call(arguments, ToolContext()) for name, arguments in calls]
+                return await asyncio.gather(*made, return_exceptions=True)
+            finally:
+                await runner.cleanup()
+
+        return [json.loads(one.text) if isinstance(one, ToolResult) else one for one in asyncio.run(served())]
+
+
+def test_operations_of_a_document_at_a_url_are_called_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETS", "secret")
+    query = {"tags": ["a b", "ø&"], "ids": [1, 2.0], "piped": ["x", "y"], "size": {"cm": 1.5}, "filter": {"a": [1]}}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("find_pets", query | {"tame": True, "country": "NO", "X-Trace": "t"}),
+        ("find_pets", {"tame": None}),
+        ("add_pet", {"name": "Rex", "tag": None, "mother": {"name": "Ada", "mother": {"name": "Eve"}}}),
+        ("get_pets_id_part", {"id": 7, "part": "a/b?{id}"}),
+        ("set_part", {"id": 7, "part": "ear"}),
+        ("set_part", {"id": 7, "part": "ear", "body": {"name": "Rex"}}),
+        ("get_pets_id_part", {"id": 7, "part": "missing"}),
+        ("get_pets_id_part", {"id": 7, "part": ".."}),
+        ("get_pets_id_part", {"id": 7, "part": "\ud800"}),
+        ("get_pets_id_part", {"id": 0, "part": "ear"}),
+        ("add_pet", {"name": "Rex", "mother": {"name": "Ada", "mother": {}}}),
+        ("add_pet", {"name": "Rex", "id": 3}),
+        ("find_pets", {"X-Trace": "a\r\nX-Key: mine"}),
+        ("find_pets", {"country": "no"}),
+    ]
+    found, nothing, added, part, bare, whole, *wrong = Mirror(PETS).use(
+        lambda url: OpenAPITools(f"{url}/docs/openapi.yaml", CALLABLE, token_variable="PETS"), *calls
+    )
+    key = {"X-Key": "secret"}
+    assert found[:1] + found[2:] == ["GET", key | {"X-Trace": "t"}, ""]
+    path, _, sent = found[1].partition("?")
+    assert path == "/api/v2/pets"
+    assert sent.split("&") == [
+        *("tags=a%20b", "tags=%C3%B8%26", "ids=1,2", "piped=x%7Cy", "size%5Bcm%5D=1.5"),
+        *("filter=%7B%22a%22%3A%20%5B1%5D%7D", "tame=true", "country=NO"),
+    ]
+    assert nothing == ["GET", "/api/v2/pets", key, ""]
+    assert added[:3] == ["POST", "/api/v2/pets", key]
+    assert json.loads(added[3]) == calls[2][1]
+    assert part[1] == "/api/v2/pets/7/a%2Fb%3F%7Bid%7D"
+    assert bare == ["PUT", "/api/v2/pets/7/ear", key, ""]
+    assert whole == ["PUT", "/api/v2/pets/7/ear", key, '{"name": "Rex"}']
+    assert [type(one) for one in wrong] == [ToolInputError] * len(wrong)
+    assert str(wrong[0]) == "No such pet."
+
+
+def test_the_model_is_told_the_arguments_that_a_document_describes(tmp_path: Path) -> None:
+    file = tmp_path / "pets.yaml"
+    file.write_text(PETS)
+    tools = OpenAPITools(str(file), CALLABLE, base_url="http://pets.test/").expand()
+    find, add, get, put = (tool.schema["function"] for tool in tools)
+    assert (find["name"], find["description"]) == ("find_pets", "Finds pets.")
+    known = find["parameters"]["properties"]
+    assert known["tags"] == {"type": "array", "items": {"type": "string"}, "description": "To look for."}
+    assert known["tame"] == {"type": ["boolean", "null"]}
+    assert {"country", "X-Trace"} <= known.keys()
+    assert "Authorization" not in known
+    assert add["parameters"]["required"] == ["name"]  # its id is the server's
+    assert add["parameters"]["properties"]["name"] == {"type": "string"}
+    assert add["parameters"]["properties"]["mother"] == {"$ref": "#/$defs/Pet"}
+    assert get["description"] == "GET /pets/{id}/{part}"
+    assert get["parameters"]["properties"]["id"] == {"type": "integer", "exclusiveMinimum": 0}
+    assert put["parameters"]["required"] == ["id", "part"]  # a body may be left out, and then is whole
+    assert "body" in put["parameters"]["properties"]
+    assert tools[2].describe()["url"] == "http://pets.test/pets/{id}/{part}"
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "said"),
+    [
+        ({}, {}, r"uploadPhoto: its body is multipart/form-data.*\(and 2 more\).*`only`.*: find_pets, add_pet"),
+        ({}, {"only": ["session"]}, "session: its parameter 'session' goes into the cookie"),
+        ({}, {"only": ["elsewhere"]}, r"elsewhere: its reference 'other.yaml#/Thing' leads to nothing"),
+        ({}, {"only": ["findDogs"]}, r"'findDogs'.*findPets.*`only`"),
+        ({}, {"only": []}, "got none"),
+        ({}, {"only": ["addPet"], "base_url": None}, r"addPet: its server is '/api/v2'.*`base_url`"),
+        ({"type: apiKey, in: header": "type: apiKey, in: cookie"}, {"only": ["addPet"]}, "none of its security"),
+        ({"/{part}": ""}, {"only": ["setPart"]}, "setPart: its path.*'part'"),
+        ({"enum: [NO, SE]": "pattern: ("}, {"only": ["addPet"]}, "addPet: the schema .* at `properties.country"),
+        ({"openapi: 3.0.3": "swagger: 2.0"}, {}, "3.0 or 3.1, got version 2.0"),
+        ({"paths:": "paths: ["}, {}, "JSON or YAML"),
+        ({"paths:": "_:"}, {}, "Expected operations in .*, got none"),
+    ],
+)
+def test_what_no_tool_can_do_is_refused_with_the_file_and_the_operation(
+    tmp_path: Path, change: dict[str, str], settings: dict[str, Any], said: str
+) -> None:
+    text = PETS
+    for old, new in change.items():
+        assert old in text
+        text = text.replace(old, new)
+    file = tmp_path / "pets.yaml"
+    file.write_text(text)
+    tools = OpenAPITools(str(file), **{"base_url": "http://pets.test", "token_variable": "PETS"} | settings)
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        tools.expand()
+    assert str(file) in str(caught.value)
+
+
+def test_a_document_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for document in (str(tmp_path / "none.yaml"), "http://127.0.0.1:9/openapi.json"):
+        with pytest.raises(ConfigurationError, match=f"document at {document}.*`document`"):
+            OpenAPITools(document).expand()
 
 
 SHAPES: dict[str, Any] = {
