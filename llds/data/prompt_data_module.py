@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from llds.data.loader import PromptLoader
 from llds.data.prompt_table import PromptTable
 from llds.data.source import DataSource
-from llds.data.source_reader import SourceQuestions, join_unique, raise_together, read_source
+from llds.data.source_reader import SKIP_ADVICE, SourceQuestions, join_unique, raise_together, read_source
 from llds.data.template import PromptTemplate
 from llds.errors import ConfigurationError, DataError
 from llds.types import Prompt
@@ -243,7 +243,7 @@ class PromptDataModule(LightningDataModule):
                 except DataError as error:
                     bad_rows.take(error)
                     too_long.add(number)
-        bad_rows.check(questions.source.path)
+        bad_rows.check(questions.source.path, SKIP_ADVICE)
         if len(too_long) == len(prompts):
             raise DataError(
                 f"Expected at least one prompt of at most {self.max_prompt_tokens} tokens in {questions.source.path}, "

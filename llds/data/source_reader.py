@@ -25,6 +25,7 @@ from llds.errors import DataError
 from llds.files import BadRows, Row, file_hash, read_rows
 from llds.types import Prompt
 
+SKIP_ADVICE = "`on_bad_row: skip` of the file leaves them out."
 _AT_ONCE = 256
 _ROW_BITS = 40
 _Prompt = TypeVar("_Prompt", Prompt, PromptRow)
@@ -141,7 +142,7 @@ def _check_rows(source: DataSource, bad_rows: BadRows, usable: int) -> None:
             f"Expected at least one usable row in {source.path}, got {_malformed(bad_rows.count)}. The first: "
             f"{bad_rows.first}"
         )
-    bad_rows.check(source.path, "`on_bad_row: skip` of the file leaves them out.")
+    bad_rows.check(source.path, SKIP_ADVICE)
     if not usable:
         raise DataError(f"Expected at least one row in {source.path}, got an empty data set. Check the file.")
 

@@ -92,7 +92,7 @@ class PromptTemplate:
         if _TOOLS_SLOT in self.text + self.system and not announcement.text:
             raise ConfigurationError(
                 f"Expected no {_TOOLS_SLOT} in `data.template`: there are no tools, or the protocol (`model.protocol`) "
-                "tells of them in another place. Remove it."
+                "tells of them in another place or not at all. Remove it."
             )
         told = replace(self)
         object.__setattr__(told, "announcement", announcement)

@@ -107,7 +107,7 @@ def read_record(path: Path) -> EvaluationRecord:
     elif records := list_records(path):
         folder = records[-1]
     else:
-        found = "an empty or other folder" if path.is_dir() else "a file" if path.exists() else "nothing"
+        found = "a folder without one" if path.is_dir() else "a file" if path.exists() else "nothing"
         raise DataError(
             f"Expected {path} to be the folder of a run that was tested, or of one of its evaluations, got {found}. "
             "Run llds test first; it writes RUN/evaluation/..."

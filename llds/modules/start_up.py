@@ -37,9 +37,11 @@ def check_training(trainer: pl.Trainer, prompts: int, optimization: Optimization
             "Raise it, or take fewer processes."
         )
     if prompts % optimization.mini_batch_size:
+        most = min(optimization.mini_batch_size, max(prompts // 2, 1))  # two steps at least, for an anchor `old`
+        fitting = next(size for size in range(most, 0, -1) if prompts % size == 0)
         raise ConfigurationError(
             f"Expected `data.batch_size` to be a multiple of `model.optimization.mini_batch_size`, got {prompts} and "
-            f"{optimization.mini_batch_size} prompts. Change one of them."
+            f"{optimization.mini_batch_size} prompts. Change one of them: a mini_batch_size of {fitting} would fit."
         )
     proxy_share(objective.selections)
     names = ["policy", "kl", "llds", *(term.name for term in objective.further)]

@@ -159,8 +159,8 @@ def passage_from_row(row: Row) -> Passage:
     values = row.values
     if "contents" not in values and "text" not in values:
         raise DataError(
-            f"{row.origin}: Expected the fields `id` and `contents`, or `id`, `title` and `text`, got "
-            f"{sorted(values)}. Rename or add it."
+            f"{row.origin}: Expected the fields `contents`, or `title` and `text`, with or without `id`, "
+            f"got {sorted(values)}. Rename or add them."
         )
     id_column = _id_column(row)
     document_id = _text(row, id_column, (str, int)) if id_column else str(row.number)

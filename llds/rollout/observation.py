@@ -69,8 +69,9 @@ class ObservationEncoder:
         room, is_cut = limit_tokens - frame, False
         if room < 0:
             raise ConfigurationError(
-                "Expected `limits.observation_tokens` to leave room for the protocol's own words in an observation "
-                f"({frame} tokens), got {limit_tokens}. Raise the limit."
+                "Expected `rollout.limits.observation_tokens` (in evaluation `rollout.eval_limits.observation_tokens`) "
+                f"to leave room for the protocol's own words in an observation ({frame} tokens), got "
+                f"{limit_tokens}. Raise the limit."
             )
         for number, ((body_text, _), closing) in enumerate(zip(text.parts, closings, strict=True)):
             share = room // (len(closings) - number)  # several bodies share it; what one leaves is for those after it

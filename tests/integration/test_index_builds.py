@@ -202,7 +202,7 @@ def test_the_script_builds_verifies_and_says_how_it_goes(
     ("args", "message"),
     [
         (["--retrieval.retriever.corpus", "nowhere.jsonl"], "Expected a corpus file, got nowhere.jsonl"),
-        (["--retrieval.retriever.corpus", "bad.jsonl"], "bad.jsonl:2: Expected the fields `id` and `contents`"),
+        (["--retrieval.retriever.corpus", "bad.jsonl"], "bad.jsonl:2: Expected the fields `contents`"),
         (["--retrieval.retriever.corpus", "twice.jsonl"], "twice.jsonl:3: Expected every `id` once, got '0' again"),
         (["--retrieval.retriever.corpus", "pointer.jsonl"], "a pointer of Git LFS"),
         (["--retrieval.retriever.corpuss", "x"], "corpuss"),

@@ -59,9 +59,8 @@ def check_limits(key: str, limits: EpisodeLimits, pl_module: SearchAgentModule, 
         prompt_tokens: Most tokens of a prompt.
     """
     check_room(key, limits, prompt_tokens, pl_module.opening_tool is not None)
-    check_positions(
-        load_config(pl_module.policy_path), pl_module.policy_path, f"rollout.{key}.total_tokens", limits.total_tokens
-    )
+    config, name = load_config(pl_module.policy_path), f"rollout.{key}.total_tokens"
+    check_positions(config, pl_module.policy_path, name, limits.total_tokens, prompt_tokens)
     pl_module.protocol.attach(pl_module.tokenizer, pl_module.agent_tools)
     names = [tool.name for tool in pl_module.agent_tools]
     ObservationEncoder(pl_module.tokenizer, pl_module.protocol, names).check_limit(limits.observation_tokens)

@@ -17,7 +17,7 @@ _BY_LENGTH = ("dynamic", "longrope")
 """Kinds whose frequencies go by the longest row of a batch."""
 
 
-def check_positions(config: PreTrainedConfig, model: str, key: str, total_tokens: int) -> None:
+def check_positions(config: PreTrainedConfig, model: str, key: str, total_tokens: int, prompt_tokens: int = 0) -> None:
     """Refuse trajectories that are longer than the model's positions, or whose neighbours would change them.
 
     Args:
@@ -25,6 +25,7 @@ def check_positions(config: PreTrainedConfig, model: str, key: str, total_tokens
         model: Its folder or name, for the message.
         key: The key of the limit, for the message.
         total_tokens: Most tokens of a trajectory.
+        prompt_tokens: Most tokens of a prompt, where it must be lowered, too.
 
     Raises:
         ConfigurationError: Naming both numbers.
@@ -44,10 +45,11 @@ def check_positions(config: PreTrainedConfig, model: str, key: str, total_tokens
             )
     most = max([positions, *(_stretched(rope, positions) for rope in ropes)])
     if total_tokens > most:
+        too = f", and `data.max_prompt_tokens` ({prompt_tokens}) below it" if prompt_tokens >= most else ""
         raise ConfigurationError(
             f"Expected `{key}` to be at most {most}, the positions that {model} was made for "
-            f"(`max_position_embeddings` of its config.json), got {total_tokens}. Lower it, or choose a model with a "
-            "longer context."
+            f"(`max_position_embeddings` of its config.json), got {total_tokens}. Lower it{too}; or choose a model "
+            "with a longer context."
         )
 
 

@@ -10,6 +10,8 @@ from llds.files import FROM_FOLDER, errors_of_folder, model_folder
 from llds.paths import where_looked
 from llds.strategies import whole_shape
 
+_TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
+
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder.
@@ -37,6 +39,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.deprecation_warnings[_TOO_LONG] = True  # as if it had warned already: what is too long is cut or refused
     return tokenizer
 
 

@@ -93,7 +93,7 @@ def test_the_filter_comes_before_the_limit_and_is_on_record(write_jsonl: Write, 
 
 def test_a_corpus_that_cannot_be_read_is_an_error_with_its_row(write_jsonl: Write, tmp_path: Path) -> None:
     golds = [("Oslo",)]
-    with pytest.raises(DataError, match=r"corpus.jsonl:1: Expected the fields `id` and `contents`"):
+    with pytest.raises(DataError, match=r"corpus.jsonl:1: Expected the fields `contents`"):
         with_answer_in(golds, write_jsonl({"words": 3}, name="corpus.jsonl"))
     with pytest.raises(DataError, match="no such file"):
         with_answer_in(golds, tmp_path / "nowhere.jsonl")

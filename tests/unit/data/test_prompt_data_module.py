@@ -221,6 +221,15 @@ def test_prompts_over_the_limit_are_skipped_where_malformed_rows_are(
         set_up(data, tokenizer)
 
 
+def test_several_prompts_over_the_limit_are_named_together_with_a_way_to_leave_them_out(
+    write_jsonl: Callable[..., str], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = write_jsonl(row(1), row(2, question="word " * 50), row(3, question="word " * 60))
+    data = PromptDataModule(train=path, template=PromptTemplate("{question}"), max_prompt_tokens=60)
+    with pytest.raises(DataError, match=r"(?s)got 2 that cannot:.*:2\. Raise.*:3\. Raise.*`on_bad_row: skip`"):
+        set_up(data, tokenizer)
+
+
 def test_the_description_has_a_record_for_each_source_of_each_stage(
     path: str, write_jsonl: Callable[..., str], tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -66,7 +66,7 @@ def test_a_half_written_record_is_not_found(tmp_path: Path) -> None:
     folder = written(tmp_path)
     folder.rename(folder.with_name(f".partial-{folder.name}"))
     assert list_records(tmp_path) == []
-    with pytest.raises(DataError, match=r"to be the folder of a run that was tested.*got an empty or other folder"):
+    with pytest.raises(DataError, match=r"to be the folder of a run that was tested.*got a folder without one"):
         read_record(tmp_path)
 
 

@@ -408,7 +408,7 @@ def test_llds_that_can_never_act_is_refused_with_the_way_out(make_module: MakeMo
 
 
 def test_a_batch_that_mini_batches_do_not_divide_is_refused(make_module: MakeModule) -> None:
-    with pytest.raises(ConfigurationError, match=r"data\.batch_size.*multiple of.*got 4 and 3"):
+    with pytest.raises(ConfigurationError, match=r"data\.batch_size.*multiple of.*got 4 and 3 .* of 2 would fit"):
         make_module(optimization=Optimization(mini_batch_size=3))
 
 

@@ -1,6 +1,7 @@
 """Settings that cannot train are refused before any weight is loaded, with the keys and a way out."""
 
 import json
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_scaled_losses_are_refused() -> None:
     mixed.strategy.precision_plugin.precision = "16-mixed"  # type: ignore[misc]
     with pytest.raises(ConfigurationError, match="16-mixed"):
         check_training(mixed, 8, Optimization(), OBJECTIVE)
+
+
+def test_a_long_text_that_will_be_cut_brings_no_warning_of_indexing_errors(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer, logger = load_tokenizer(POLICY), logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)  # it does not propagate
+    try:
+        assert len(tokenizer("word " * 600)["input_ids"]) > tokenizer.model_max_length
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("settings", [{}, {"precision": "bf16-mixed"}, {"fast_dev_run": True}, {"max_epochs": 3}])

@@ -110,7 +110,7 @@ def test_a_corpus_that_changes_while_it_is_read_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "1"}, "Expected the fields `id` and `contents`, or `id`, `title` and `text`, got ['id']"),
+        ({"id": "1"}, "Expected the fields `contents`, or `title` and `text`, with or without `id`, got ['id']"),
         ({"id": "1", "contents": ["x"]}, "Expected `contents` to be a text that is not empty, got ['x']"),
         ({"id": " ", "contents": "x"}, "Expected `id` to be a text that is not empty or a number, got ' '"),
         ({"id": None, "contents": "x"}, "Expected `id` to be a text that is not empty or a number, got None"),

@@ -39,6 +39,12 @@ def test_a_trajectory_is_at_most_as_long_as_the_positions(rope: dict[str, Any], 
         check_positions(llama(rope), "M", KEY, most + 1)
 
 
+def test_where_the_prompt_must_be_shorter_too_it_is_said_at_once() -> None:
+    for prompt_tokens, advice in ((512, r"max_prompt_tokens` \(512\) below it; or"), (511, r"got 4096\. Lower it; or")):
+        with pytest.raises(ConfigurationError, match=advice):
+            check_positions(llama(), "M", KEY, 4096, prompt_tokens)
+
+
 def test_positions_that_go_by_the_longest_row_are_refused_from_where_they_change() -> None:
     factors = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
     config = Phi3Config(
