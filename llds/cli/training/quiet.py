@@ -39,7 +39,7 @@ class _Threads:
     """Tells what ends a thread, but for a disk that fails TensorBoard's: the same error ends the run in one line."""
 
     def __init__(self, before: Any) -> None:
-        self._before = before._before if isinstance(before, _Threads) else before
+        self._before: Any = before._before if isinstance(before, _Threads) else before
 
     def __call__(self, args: Any) -> None:
         is_told = isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")
