@@ -15,6 +15,12 @@ from llds.types import Action
 _TAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
+def _told(tool: AgentTool) -> str:
+    names = list(tool.schema["function"]["parameters"].get("properties", {}))
+    shown = ", ".join(f'"{name}": ...' for name in names)
+    return f"{tool.description} As JSON: {{{shown}}}" if len(names) > 1 else tool.description
+
+
 class TagProtocol(Protocol):
     """Actions end at ``</tool>`` or ``</answer>``; results come back between ``<information>`` tags.
 
@@ -51,8 +57,8 @@ class TagProtocol(Protocol):
         self.say_why = say_why
 
     def announce(self, tools: Sequence[AgentTool]) -> ToolAnnouncement:
-        """A line for each tool: its tags, and its own description."""
-        return ToolAnnouncement("\n".join(f"<{one.name}> ... </{one.name}>: {one.description}" for one in tools))
+        """A line for each tool: its tags, its own description, and the names of its arguments if there are several."""
+        return ToolAnnouncement("\n".join(f"<{one.name}> ... </{one.name}>: {_told(one)}" for one in tools))
 
     def check_tool_names(self, tool_names: Sequence[str]) -> None:
         """Raise a `ConfigurationError` unless the names can be tags beside the protocol's own."""

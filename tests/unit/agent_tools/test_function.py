@@ -122,10 +122,11 @@ def test_a_function_that_leaves_something_open_is_refused(function: Any, said: s
 
 
 def test_tags_announce_tools_and_call_typed_ones() -> None:
-    protocol, tools = TagProtocol(), [FunctionTool(look_up), CalculatorTool()]
+    protocol, tools = TagProtocol(), [FunctionTool(look_up), CalculatorTool(), FunctionTool(add)]
     assert protocol.announce(tools).text.splitlines() == [
         "<look_up> ... </look_up>: Explains a word.",
         f"<calculate> ... </calculate>: {CalculatorTool.description}",
+        '<add> ... </add>: Adds two numbers. As JSON: {"first": ..., "second": ...}',
     ]
     action = protocol.parse("<look_up> sild </look_up>", ["look_up"])
     [outcome] = asyncio.run(run_calls({"look_up": tools[0]}, action.tool_calls, ToolCallPolicy(), CONTEXT))
