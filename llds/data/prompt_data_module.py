@@ -146,7 +146,7 @@ class PromptDataModule(LightningDataModule):
             encode=self._encode,
         )
         if self._restored:
-            loader.go_to(self._restored)
+            self._go_on(loader)
         self._train_loader = loader
         return loader
 
@@ -188,7 +188,21 @@ class PromptDataModule(LightningDataModule):
         """
         self._restored = state_dict
         if self._train_loader is not None:
-            self._train_loader.go_to(self._restored)
+            self._go_on(self._train_loader)
+
+    def _go_on(self, loader: PromptLoader) -> None:
+        """Take the restored position; Lightning would make one iteration more than a run of fewer has.
+
+        Raises:
+            ConfigurationError: If the run ends before it.
+        """
+        loader.go_to(self._restored)
+        epochs = (self.trainer.max_epochs or 0) if self.trainer is not None else 0
+        if 0 < len(loader) * epochs < loader.position:
+            raise ConfigurationError(
+                f"Expected `data.iterations` to be at least the {loader.position} that the checkpoint has done, got "
+                f"{len(loader)}. Raise it, or go on from an earlier checkpoint by `--ckpt_path`."
+            )
 
     def _sources_of(self, name: str) -> list[DataSource]:
         sources = self.sources[name]

@@ -183,6 +183,10 @@ def test_too_many_failures_stop_the_run_with_a_checkpoint_that_goes_on_to_the_bi
     whole = make_run(tmp_path / "b", iterations=3, sampler=scripted(answers), every=10).fit()
     assert all(torch.equal(value, whole.weights[name]) for name, value in resumed.weights.items())
     assert by_iteration(tmp_path / "a") == by_iteration(tmp_path / "b")
+    with pytest.raises(ConfigurationError, match=r"`data\.iterations` to be at least the 3 that .*, got 2\. Raise it"):
+        make_run(tmp_path / "a", iterations=2, sampler=scripted(answers)).fit(resume=True)
+    done = make_run(tmp_path / "a", iterations=3, sampler=scripted(answers)).fit(resume=True)
+    assert done.module.iteration == 3  # all are done: nothing is made again
 
 
 @pytest.mark.slow
