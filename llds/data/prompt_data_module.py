@@ -247,7 +247,7 @@ class PromptDataModule(LightningDataModule):
     def _fitting(self, questions: SourceQuestions) -> SourceQuestions:
         """The questions whose prompts are not too long; only those that could be are tokenized to find out."""
         prompts, bad_rows = questions.prompts, questions.bad_rows
-        could_be, too_long = self._could_be_too_long(prompts), set()
+        could_be, too_long, longest = self._could_be_too_long(prompts), set(), 0
         for start in range(0, len(could_be), _ENCODED_AT_ONCE):
             numbers = could_be[start : start + _ENCODED_AT_ONCE]
             encoded = self.template.encode_batch(list(prompts.select(numbers)), self._find_tokenizer())
@@ -257,7 +257,8 @@ class PromptDataModule(LightningDataModule):
                 except DataError as error:
                     bad_rows.take(error)
                     too_long.add(number)
-        bad_rows.check(questions.source.path, SKIP_ADVICE)
+                    longest = max(longest, len(prompt.prompt_ids))
+        bad_rows.check(questions.source.path, f"The longest has {longest:,} tokens. {SKIP_ADVICE}")
         if len(too_long) == len(prompts):
             raise DataError(
                 f"Expected at least one prompt of at most {self.max_prompt_tokens} tokens in {questions.source.path}, "

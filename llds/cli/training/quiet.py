@@ -15,6 +15,7 @@ _NOISE = (
     "Restored all states",  # after a line that says from where
     "`Trainer.fit` stopped",  # the progress line says that all iterations are done
     "Setting accelerator to CPU",  # DeepSpeed, wherever it is installed
+    "model's predefined maximum length",  # counts padding, too; `limits.total_tokens` is checked at the start
 )
 
 
@@ -25,6 +26,7 @@ def quiet() -> None:
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_is_wanted)
     logging.getLogger("DeepSpeed").addFilter(_is_wanted)
+    logging.getLogger("transformers.generation.stopping_criteria").addFilter(_is_wanted)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own code
     warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # a default of a class of Lightning
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # prompts are in memory
