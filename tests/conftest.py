@@ -22,8 +22,7 @@ os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")  # read once, wh
 
 _SLOW_ONES = re.compile("slow|nightly")
 _FILL_THE_MACHINE = {
-    "test_campaign.py", "test_gpu_check.py", "test_lost_rank.py", "test_slurm.py", "test_two_ranks.py", "test_vllm.py",
-    "test_wheel.py",
+    "test_campaign.py", "test_gpu_check.py", "test_lost_rank.py", "test_slurm.py", "test_two_ranks.py", "test_vllm.py"
 }  # fmt: skip
 
 EXACT = 1e-12
