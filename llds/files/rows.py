@@ -12,7 +12,6 @@ OnBadRow = Literal["error", "skip"]
 """What becomes of malformed rows: they stop the run, or are left out and counted."""
 
 _NAMED = 10  # of them, in a message
-_PLACE = re.compile(r":\d+(?=[:.,\s]|$)")
 _REPR_OF_ARRAY = re.compile(r"\s*\[?\s*(array\(\s*\[|(np|numpy)\.\w+\().*\)\s*\]?\s*", re.DOTALL)
 _ARRAYS = ("array(", "np.", "numpy.")
 
@@ -86,9 +85,6 @@ class BadRows:
             return
         if self.count == 1:
             raise self.named[0]
-        if self.count > len(self.named) and len({_PLACE.sub("", str(error)) for error in self.named}) == 1:
-            rest = f"{self.named[0]} The same is wrong with {self.count - 1:,} more rows."
-            raise DataError(f"{rest} {advice}".rstrip())
         rest = [f"... and {self.count - len(self.named):,} more."] * (self.count > len(self.named))
         raise DataError(
             "\n  ".join(

@@ -174,16 +174,6 @@ def test_all_bad_rows_are_named_at_once(tmp_path):
     assert lines[-1].strip() == "... and 12 more."
 
 
-def test_what_is_wrong_with_all_rows_is_said_once(tmp_path):
-    path = tmp_path / "c.csv"
-    path.write_text("headline,body\n" + "a,b\n" * 40)
-    with pytest.raises(DataError) as caught:
-        check_corpus(path)
-    [line] = str(caught.value).splitlines()
-    assert line.startswith(f"{path}:2: Expected the fields `contents`, or `title` and `text`")
-    assert line.endswith("Rename or add them. The same is wrong with 39 more rows.")
-
-
 @pytest.mark.slow
 def test_memory_grows_by_what_is_stated_and_not_with_the_texts(tmp_path):
     def peak(rows: int) -> int:
