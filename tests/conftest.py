@@ -7,10 +7,8 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Processes as many as cores: several threads in each would wait for each other, three times as long in all.
@@ -21,9 +19,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")  # read once, when Trackio is imported
 
 _SLOW_ONES = re.compile("slow|nightly")
-_FILL_THE_MACHINE = {
-    "test_campaign.py", "test_gpu_check.py", "test_lost_rank.py", "test_slurm.py", "test_two_ranks.py", "test_vllm.py"
-}  # fmt: skip
 
 EXACT = 1e-12
 """Absolute, for float64 results that must agree but for the order of sums."""
@@ -71,23 +66,10 @@ def _talkative() -> None:
             logger.disabled = False  # a server that was set up in this process may have switched others' loggers off
 
 
-class OneMachineAtATime(LoadFileScheduling):
-    """By files, in their order; of those that fill the machine with processes of their own, one after another.
-
-    Two of them at once take more than twice as long: ranks and servers that wait keep the cores busy.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return "machine" if Path(file).name in _FILL_THE_MACHINE else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneMachineAtATime | None:
-    """Of slow tests; without an order of theirs, a long file would come last, alone."""
-    if not _SLOW_ONES.match(config.getoption("markexpr")):
-        return None
-    config.option.loadscopereorder = False
-    return OneMachineAtATime(config, log)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order of slow files: xdist would begin with those of most tests, and end with a long one alone."""
+    if _SLOW_ONES.match(config.getoption("markexpr")):
+        config.option.loadscopereorder = False
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

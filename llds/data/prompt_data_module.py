@@ -199,8 +199,9 @@ class PromptDataModule(LightningDataModule):
         loader.go_to(self._restored)
         epochs = (self.trainer.max_epochs or 0) if self.trainer is not None else 0
         if 0 < len(loader) * epochs < loader.position:
+            done = -(-loader.position // epochs)
             raise ConfigurationError(
-                f"Expected `data.iterations` to be at least the {loader.position} that the checkpoint has done, got "
+                f"Expected `data.iterations` to be at least the {done} that the checkpoint has done, got "
                 f"{len(loader)}. Raise it, or go on from an earlier checkpoint by `--ckpt_path`."
             )
 
