@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llds.monitor.detector import diagnose
-from tools.experiments.cures.runs import recorded
+from tools.experiments.cures.runs import RATES, recorded
 from tools.experiments.cures.tables import names_of, shared_runs
 from tools.experiments.inference import standard_error
 from tools.experiments.records_table import FIXED, REWARD, Run, read_runs, smooth
@@ -174,21 +174,29 @@ def paired() -> Figure | None:
 
 
 def cures() -> Figure | None:
-    """Each cure's last reward against the share of its runs that collapsed, over all rates and seeds."""
+    """Each cure's last reward, best first, and how many of its runs collapsed, over the places that all have."""
     runs = recorded()
-    names = names_of(runs)
+    names = names_of(runs, RATES[0])
     shared = shared_runs(names, runs)
     if len(names) < 3 or not shared:
         return None
-    figure, axes = plt.subplots(figsize=(6.5, 4), constrained_layout=True)
-    for name in names:
-        found = [by_name[name] for by_name in shared.values()]
-        share, last = mean(run.collapsed for run in found), [run.last for run in found]
-        color = "#b2182b" if name == "grpo" else "#1b9e77" if "llds" in name else "#444444"
-        axes.errorbar(share, mean(last), yerr=standard_error(last), fmt="o", color=color, markersize=3, linewidth=0.7)
-        axes.annotate(name, (share, mean(last)), xytext=(3, 2), textcoords="offset points", fontsize=6, color=color)
-    axes.set_xlabel("share of runs that collapsed")
-    axes.set_ylabel("reward of the last iterations")
+    found = {name: [by_name[name] for by_name in shared.values()] for name in names}
+    names.sort(key=lambda name: mean(run.last for run in found[name]))
+    figure, axes = plt.subplots(figsize=(6.5, 0.7 + 0.19 * len(names)), constrained_layout=True)
+    for row, name in enumerate(names):
+        last, collapsed = [run.last for run in found[name]], sum(run.collapsed for run in found[name])
+        shade = plt.get_cmap("RdYlBu_r")(collapsed / len(last))
+        axes.errorbar(mean(last), row, xerr=standard_error(last), color="#777777", linewidth=0.7, zorder=1)
+        axes.scatter(mean(last), row, s=26, color=[shade], edgecolors="black", linewidths=0.4, zorder=2)
+        axes.annotate(
+            f"{collapsed} of {len(last)}", (1.01, row), xycoords=("axes fraction", "data"), fontsize=6, va="center"
+        )
+    axes.set_yticks(range(len(names)), names, fontsize=6)
+    for label in axes.get_yticklabels():
+        label.set_fontweight("bold" if "llds" in label.get_text() or label.get_text() == "grpo" else "normal")
+    axes.set_ylim(-0.7, len(names) - 0.3)
+    axes.set_xlabel("reward of the last iterations; right, and by color: runs that collapsed")
+    axes.grid(axis="x", linewidth=0.3)
     return figure
 
 

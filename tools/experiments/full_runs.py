@@ -214,16 +214,16 @@ def claimed(name: str) -> Iterator[bool]:
 def run(job: Job, fixed: FixedSet) -> list[Row]:
     """Train once; the signals of each iteration."""
     record, folder = Record(), RUNS / "work" / job.name
-    train(job.task, job.settings, [fixed, *(_protection() if job.is_protected else []), record], folder)
+    train(job.task, job.settings, [fixed, *(protection() if job.is_protected else []), record], folder)
     shutil.rmtree(folder, ignore_errors=True)
     return record.rows
 
 
-def _protection() -> list[pl.Callback]:
-    """The monitor as the overlay configures it, and checkpoints to go back to."""
+def protection(name: str = "protect") -> list[pl.Callback]:
+    """The monitor as a file of `conf/collapse/` configures it, and checkpoints to go back to."""
     parser = ArgumentParser()
     parser.add_class_arguments(CollapseMonitor, "collapse")
-    config = parser.parse_path(Path("conf/collapse/protect.yaml"))
+    config = parser.parse_path(Path(f"conf/collapse/{name}.yaml"))
     return [parser.instantiate_classes(config).collapse, IterationCheckpoint(every_n_iterations=1, keep_last=1)]
 
 

@@ -1,7 +1,7 @@
 """The bench of cures on the small task, run by run.
 
     python -m tools.experiments.cures                          # what is left of everything: hours on two cores
-    python -m tools.experiments.cures --entries grpo llds_1 --seeds 100 101
+    python -m tools.experiments.cures --entries grpo llds_1 early+llds --seeds 100 101
     python -m tools.experiments.cures --usual --rates 1e-3     # each knob at its usual value, without the choice
     python -m tools.experiments.cures --pairs                  # then the three best, with LLDS on top
     python -m tools.experiments.cures --list                   # what is left, and nothing is run
@@ -19,9 +19,21 @@ from collections.abc import Sequence
 
 import torch
 
-from tools.experiments.cures.entries import ANSWER, BY_NAME, entry_of
-from tools.experiments.cures.runs import PAIRS, RATES, SECONDS, SIGNALS, STUDY, TEST_SEEDS, Job, best, left, recorded
-from tools.experiments.full_runs import claimed
+from tools.experiments.cures.entries import ANSWER, BY_NAME, PAIR, entry_of
+from tools.experiments.cures.runs import (
+    PAIRS,
+    RATES,
+    SECONDS,
+    SIGNALS,
+    STUDY,
+    TEST_SEEDS,
+    USUAL_SEEDS,
+    Job,
+    best,
+    left,
+    recorded,
+)
+from tools.experiments.full_runs import claimed, protection
 from tools.experiments.recording import FixedSet, Record, Row, correct_trajectories
 from tools.experiments.tasks import RUNS, SMALL, Settings, train
 
@@ -39,7 +51,8 @@ def run(job: Job) -> list[Row]:
     """Train once; what is kept of each iteration."""
     fixed = FixedSet(correct_trajectories(SMALL))
     record, folder, started = Record(), RUNS / "work" / job.name, time.process_time()
-    train(SMALL, settings(job), [fixed, record], folder)
+    ladder = entry_of(job.entry).make(job.value).ladder
+    train(SMALL, settings(job), [fixed, *(protection(ladder) if ladder else []), record], folder)
     shutil.rmtree(folder, ignore_errors=True)
     seconds = time.process_time() - started
     for row in record.rows:
@@ -69,8 +82,9 @@ def bench(names: Sequence[str], seeds: Sequence[int], rates: Sequence[float], us
 def main() -> None:
     """Do what is left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entries", nargs="+", choices=list(BY_NAME), default=list(BY_NAME))
-    parser.add_argument("--seeds", nargs="+", type=int, choices=TEST_SEEDS, default=list(TEST_SEEDS))
+    known = [*BY_NAME, *(name + PAIR for name in BY_NAME)]
+    parser.add_argument("--entries", nargs="+", choices=known, default=list(BY_NAME), metavar="CURE")
+    parser.add_argument("--seeds", nargs="+", type=int, choices=TEST_SEEDS, default=list(TEST_SEEDS[:USUAL_SEEDS]))
     parser.add_argument("--rates", nargs="+", type=float, choices=RATES, default=list(RATES))
     parser.add_argument("--usual", action="store_true", help="each knob at its usual value, without the choice")
     parser.add_argument("--pairs", nargs="?", type=int, const=PAIRS, help="so many of the best, with LLDS on top (3)")

@@ -26,6 +26,7 @@ class Changes:
         kl: Coefficient of the KL penalty.
         rate: Times the learning rate.
         reward: None is exact match.
+        ladder: The file of `conf/collapse/` that acts on it; empty for none.
     """
 
     module: Mapping[str, Any] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Changes:
     kl: float = 0.0
     rate: float = 1.0
     reward: Reward | None = None
+    ladder: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def _kl_cov(share: float) -> Changes:
 ENTRIES = (
     Entry("grpo", lambda _: Changes()),
     Entry("half_rate", lambda value: Changes(rate=value), (0.5,)),
+    Entry("protect", lambda _: Changes(ladder="protect")),
+    Entry("early", lambda _: Changes(ladder="early")),
     Entry("kl", lambda value: Changes(kl=value), (0.001, 0.01, 0.1)),
     Entry("llds_0.2", _llds(), (0.2,)),
     Entry("llds_1", _llds(), (1.0,)),

@@ -13,7 +13,9 @@ from tools.study import Cells, Study
 STUDY = Study(RECORDS / "cures")
 CHOICE_SEEDS = range(700, 702)
 """Seeds on which each cure chooses the value of its knob, apart from those of the table."""
-TEST_SEEDS = range(100, 110)
+TEST_SEEDS = range(100, 120)
+"""Of the table; a cure runs on the first `USUAL_SEEDS` of them, and on all where these cannot tell."""
+USUAL_SEEDS = 10
 RATES = (1e-3, 1.5e-3, 5e-4)
 """Learning rates of the small task, those of study 3; the first is that of the choice."""
 PAIRS = 3

@@ -8,7 +8,18 @@ import numpy as np
 
 from llds.evaluation.intervals import mean_estimate
 from tools.experiments.cures.entries import ENTRIES, PAIR, entry_of
-from tools.experiments.cures.runs import BLOCK, EDGE, RATES, SECONDS, Run, chosen, recorded, table_runs, value_of
+from tools.experiments.cures.runs import (
+    BLOCK,
+    EDGE,
+    RATES,
+    SECONDS,
+    TEST_SEEDS,
+    Run,
+    chosen,
+    recorded,
+    table_runs,
+    value_of,
+)
 from tools.experiments.inference import paired_difference
 from tools.experiments.records_table import smooth
 from tools.experiments.tables import markdown
@@ -18,17 +29,22 @@ DOCS = Path(__file__).parents[3] / "docs"
 NOTHING = "No runs yet: `python -m tools.experiments.cures`.\n"
 
 
-def names_of(runs: Sequence[Run], rate: float | None = None) -> list[str]:
-    """The cures that have at least `BLOCK` runs in the table, in the order of the entries, pairs last."""
+def names_of(runs: Sequence[Run], rate: float | None = None, least: int = BLOCK) -> list[str]:
+    """The cures that have at least so many runs in the table, in the order of the entries, pairs last."""
     known = {run.job.entry for run in runs}
     names = [entry.name for entry in ENTRIES] + sorted(name for name in known if name.endswith(PAIR))
-    return [name for name in names if name in known and len(table_runs(name, runs, rate)) >= BLOCK]
+    return [name for name in names if name in known and len(table_runs(name, runs, rate)) >= least]
 
 
-def rate_table(rate: float) -> str:
-    """What became of each cure at one learning rate."""
+def rate_table(rate: float, least: int = BLOCK) -> str:
+    """What became of each cure at one learning rate.
+
+    Args:
+        rate: The learning rate.
+        least: Runs that a cure needs to be shown.
+    """
     runs = recorded()
-    names = names_of(runs, rate)
+    names = names_of(runs, rate, least)
     shared = shared_runs(names, runs, rate)
     found = {name: [shared[place][name] for place in sorted(shared)] for name in names}
     plain = {run.job.seed: run for run in found.get("grpo", [])}
@@ -44,7 +60,7 @@ def rate_table(rate: float) -> str:
 def ranking_table() -> str:
     """Cures by their last reward over all rates and seeds, with what chance leaves of the order."""
     runs = recorded()
-    names = names_of(runs)
+    names = names_of(runs, RATES[0])
     shared = shared_runs(names, runs)
     if len(names) < 2 or not shared:
         return NOTHING
@@ -145,5 +161,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "cures-choice": choice_table,
     "cures-middle": lambda: rate_table(RATES[0]),
     "cures-highest": lambda: rate_table(RATES[1]),
+    "cures-aim": lambda: rate_table(RATES[1], len(TEST_SEEDS)),
     "cures-lowest": lambda: rate_table(RATES[2]),
 }
