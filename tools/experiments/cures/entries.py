@@ -122,6 +122,7 @@ ENTRIES = (
     Entry("reinforce_pp_baseline", _advantages(lambda _: losses.ReinforcePlusPlusAdvantages(baseline=True))),
     Entry("w_reinforce", _advantages(lambda value: losses.SignedAdvantages(value, 1.0)), (0.1, 0.3, 1.0)),
     Entry("psr", _advantages(lambda _: losses.SignedAdvantages(1.0, 0.0))),
+    Entry("psr_early", lambda _: Changes({"advantages": losses.SignedAdvantages(1.0, 0.0)}, ladder="early")),
     Entry("nsr", _advantages(lambda _: losses.SignedAdvantages(0.0, 1.0))),
     Entry("negative_weight", _advantages(losses.NegativeWeight), (0.5, 0.25, 0.1)),
     Entry("nthr", _advantages(lambda value: losses.NTHRAdvantages(scale=value)), (1.0, 0.5, 2.0)),
