@@ -25,7 +25,7 @@ from llds.report.seeds import experiments
 from llds.report.style import GAINED, LOST, styled
 from llds.report.tables import comparison, config_differences
 from llds.report.thinning import thinned
-from llds.report.trajectories import Token, chosen_iterations, reported_trajectories
+from llds.report.trajectories import Token, chosen_iterations, reported_questions, reported_trajectories
 from tools.experiments.trajectory import most_telling, picture
 
 INJECTION = "</script><script>alert('x')</script>"
@@ -279,6 +279,25 @@ def test_equal_trajectories_are_shown_once_and_counted(tmp_path: Path) -> None:
     [[question]] = reported_trajectories(read_run(folder), [], 10**6).values()
     assert [(one.reward, one.count) for one in question.trajectories] == [(1.0, 2), (0.0, 1)]
     assert (question.count, question.right) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("read", "shown"),
+    [
+        ({"kind": "tool", "name": "search"}, ""),
+        (
+            {"kind": "tool", "calls": [{"name": "buy", "arguments": {"item": "tea", "count": 2}}]},
+            'buy(item="tea", count=2)',
+        ),
+        ({"kind": "invalid", "reason": "no opening tag"}, "not valid: no opening tag"),
+        ({"kind": "invalid"}, "not valid"),
+    ],
+)
+def test_an_action_is_shown_as_it_was_understood(read: dict[str, Any], shown: str) -> None:
+    record = trajectory()
+    record["turns"] = [record["turns"][0] | read]
+    [question] = reported_questions([record])
+    assert question.trajectories[0].turns[0].understood == shown
 
 
 @pytest.mark.parametrize(
