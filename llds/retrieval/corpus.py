@@ -2,10 +2,10 @@ r"""A corpus in the file format of Search-R1: read through once to check it, the
 
 Rows are ``{"id": "0", "contents": "\"title\"\ntext"}`` or have the columns ``id``, ``title`` (may be missing) and
 ``text``, or what these are called in BEIR, Tevatron, ir_datasets, Haystack and MuSiQue; a ``title`` may stand beside
-``contents``, as Pyserini has it. Rows without an id get their number, those without a text are left out. Files are those
-of `llds.files` (jsonl, also in gzip, parquet, ...). A JSON object from titles to lists of sentences, as HippoRAG has
-it, is a corpus too: the titles are the ids. Comes before everything else of retrieval: what is wrong with a corpus is said
-here, with its file and row, before anything is built from it.
+``contents``, as Pyserini has it. Rows without an id get their number, those without a text are left out. Files are
+those of `llds.files` (jsonl, also in gzip, parquet, ...). A JSON object from titles to lists of sentences, as HippoRAG
+has it, is a corpus too: the titles are the ids. Comes before everything else of retrieval: what is wrong with a corpus
+is said here, with its file and row, before anything is built from it.
 """
 
 import hashlib
