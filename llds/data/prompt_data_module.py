@@ -238,7 +238,7 @@ class PromptDataModule(LightningDataModule):
             self.template = self.template.announcing(module.protocol.announce(module.agent_tools))
 
     def _note_unnamed_tools(self) -> None:
-        """Say which tools the first prompt does not name, unless their tags are tokens: the model was made with them."""
+        """Say which tools the first prompt does not name, unless their tags are tokens that the model was made with."""
         module: Any = None if self.trainer is None else self.trainer.lightning_module
         if module is None:
             return
