@@ -128,6 +128,8 @@ class PromptDataModule(LightningDataModule):
                 )
             refused += self._read(name, sources)
         raise_together(refused)
+        if stage == "fit":
+            self._note_unnamed_tools()
 
     def train_dataloader(self) -> PromptLoader:
         """Return the loader of training prompts, at the position of the checkpoint that a run resumes from."""
@@ -234,6 +236,21 @@ class PromptDataModule(LightningDataModule):
         module: Any = None if self.trainer is None else self.trainer.lightning_module
         if module is not None:
             self.template = self.template.announcing(module.protocol.announce(module.agent_tools))
+
+    def _note_unnamed_tools(self) -> None:
+        """Say which tools the first prompt does not name, unless their tags are tokens that the model was made with."""
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        if module is None:
+            return
+        tokenizer = self._find_tokenizer()
+        text = tokenizer.decode(self._encode([self.prompts["train"][0]])[0].prompt_ids)
+        names = [tool.name for tool in module.agent_tools if tool.name not in text]
+        unnamed = [name for name in names if len(tokenizer.encode(f"<{name}>", add_special_tokens=False)) > 1]
+        if unnamed:
+            rank_zero_info(
+                f"`data.template`: the prompt does not name {', '.join(unnamed)}: a model that was not trained to call "
+                "such a tool will not. Put {tools} into `data.template.text`, where the protocol tells of them."
+            )
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:

@@ -15,13 +15,14 @@ from jinja2 import Environment, Template
 from markupsafe import Markup, escape
 
 from llds.monitor.diagnosis import PHASES
+from llds.report.courses import Course, color_of, courses
 from llds.report.curves import Axis, alarm_starts, curve
 from llds.report.events import events
 from llds.report.panels import Panel, other_panels, sections
 from llds.report.probes import Pull, agreement_plot, bars, drawn_probes, strongest_pulls
 from llds.report.run import Run
 from llds.report.seeds import experiments
-from llds.report.style import COLORS, PHASE_COLORS
+from llds.report.style import PHASE_COLORS
 from llds.report.tables import comparison, config_differences, settings
 from llds.report.thinning import MOST_POINTS
 from llds.report.trajectories import FULL_COLOR, LEVELS, reported_trajectories
@@ -53,21 +54,23 @@ def write_report(runs: Sequence[Run], path: str | Path) -> Path:
 def render(runs: Sequence[Run]) -> str:
     """The page as text."""
     logged = {signal for run in runs for signal in run.logged}
-    axis, plots = Axis.over(runs), _Plots()
+    drawn = courses(runs)
+    axis, plots = Axis.over(runs, drawn), _Plots()
     curves = [
-        (one.title, [plots.add(panel.title, _curve(panel, runs, axis)) for panel in one.panels])
+        (one.title, [plots.add(panel.title, _curve(panel, drawn, axis)) for panel in one.panels])
         for one in sections(logged)
     ]
     probed = [(run, *_probe_plots(run, plots)) for run in runs if run.probes]
-    axis, others = Axis.over(runs), _Plots()  # a range is shared by the plots of one document
+    axis, others = Axis.over(runs, drawn), _Plots()  # a range is shared by the plots of one document
     for panel in other_panels(logged):
-        others.add(panel.about, _curve(panel, runs, axis, MOST_POINTS // 2))
+        others.add(panel.about, _curve(panel, drawn, axis, MOST_POINTS // 2))
     places, script = plots.embedded()
     other_places, other_script = others.embedded()
     room = ROOM_FOR_TRAJECTORIES // len(runs)
     return _page().render(
         runs=runs,
-        colors=COLORS,
+        drawn=drawn,
+        colors=[color_of(run, drawn) for run in runs],
         phases=[(PHASES[phase], color) for phase, color in PHASE_COLORS.items() if phase != "healthy"],
         verdicts=[run.diagnoses[-1] for run in runs],
         judged=[run.verdict for run in runs],
@@ -116,8 +119,8 @@ class _Plots:
         return [(title, Markup(place)) for title, place in pairs], Markup(script)  # noqa: S704 (bokeh's own)
 
 
-def _curve(panel: Panel, runs: Sequence[Run], axis: Axis, points: int = MOST_POINTS) -> figure:
-    return curve(panel, runs, axis, points * _FULL_POINTS_RUNS // max(_FULL_POINTS_RUNS, len(runs)))
+def _curve(panel: Panel, drawn: Sequence[Course], axis: Axis, points: int = MOST_POINTS) -> figure:
+    return curve(panel, drawn, axis, points * _FULL_POINTS_RUNS // max(_FULL_POINTS_RUNS, len(drawn)))
 
 
 def _probe_plots(run: Run, plots: _Plots) -> tuple[list[int], int | None, list[Pull]]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from llds.evaluation import SeededRun, SeedGroup, group_by_seed, missing_figures, seed_notes, seed_table
-from llds.evaluation.settings import run_settings
+from llds.evaluation import SeedGroup, group_by_seed, missing_figures, seed_notes, seed_table
 from llds.monitor import signals as s
+from llds.report.courses import seeded
 from llds.report.curves import alarm_starts
 from llds.report.run import Run
 from llds.report.tables import LAST, Table
@@ -41,27 +41,22 @@ def experiments(runs: Sequence[Run]) -> Experiments | None:
     Args:
         runs: Of the page.
     """
-    seeded = [_seeded(run) for run in runs]
-    groups = group_by_seed(seeded)
+    all_seeded = [seeded(run) for run in runs]
+    groups = group_by_seed(all_seeded)
     if len(groups) == len(runs):
         return None
     note = (
         f"Means over training runs, of the training's own figures (last {LAST}: mean of the last {LAST} iterations, "
         "or of all where there are fewer); after ± half of the 95% interval of the mean (Student's t)."
     )
-    table = seed_table(groups, seeded, [_figures(run) for run in runs], _DIGITS, note)
+    table = seed_table(groups, all_seeded, [_figures(run) for run in runs], _DIGITS, note)
     shown = Table(
         [*table.labels, *table.figures],
         [[*names, *table.cells(row)] for row, names in enumerate(table.names)],
     )
     texts = {"CSV": table.text("csv"), "Markdown": table.text("md"), "LaTeX": table.text("latex")}
-    notes = [*seed_notes(groups, seeded), *missing_figures(table, groups, seeded), *_lengths(groups, runs)]
+    notes = [*seed_notes(groups, all_seeded), *missing_figures(table, groups, all_seeded), *_lengths(groups, runs)]
     return Experiments(shown, texts, [note, *notes])
-
-
-def _seeded(run: Run) -> SeededRun:
-    result = tuple(tuple(run.series(signal)[1]) for signal in (s.REWARD, s.LIKELIHOOD_CORRECT, s.ENTROPY))
-    return SeededRun(run.name, run_settings(run.config), {}, result)
 
 
 def _figures(run: Run) -> dict[str, float]:

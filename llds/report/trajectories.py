@@ -4,6 +4,7 @@ Questions, so that right and wrong trajectories stand beside each other. As many
 size to keep. Left out on purpose: what is written to disk (`llds.callbacks.trajectory_log.callback`).
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -75,11 +76,14 @@ class ReportedTurn:
         tokens: The action.
         observation: As text; empty without one.
         documents: Ids of the passages in it.
+        understood: The action as the protocol read it, where its text does not show that by itself: calls with named
+            arguments, or why it is not valid.
     """
 
     tokens: list[Token]
     observation: str
     documents: list[str]
+    understood: str = ""
 
     @property
     def change(self) -> float | None:
@@ -130,7 +134,11 @@ class ReportedTrajectory:
     @property
     def size(self) -> int:
         """Bytes on the page, roughly."""
-        texts = [text for turn in self.turns for text in (turn.observation, *(token.text for token in turn.tokens))]
+        texts = [
+            text
+            for turn in self.turns
+            for text in (turn.observation, turn.understood, *(token.text for token in turn.tokens))
+        ]
         return sum(len(text.encode()) for text in texts) + _TOKEN_BYTES * len(texts)
 
 
@@ -256,4 +264,13 @@ def _turn(turn: dict[str, Any], advantage: float | None) -> ReportedTurn:
     changes = turn.get("log_prob_changes") or [None] * len(texts)
     log_probs = turn["behavior_log_probs"] if len(texts) == len(turn["behavior_log_probs"]) else [0.0] * len(texts)
     tokens = [Token(*one, advantage) for one in zip(texts, changes, log_probs, strict=True)]
-    return ReportedTurn(tokens, turn["observation"], turn["document_ids"])
+    return ReportedTurn(tokens, turn["observation"], turn["document_ids"], _understood(turn))
+
+
+def _understood(turn: dict[str, Any]) -> str:
+    if turn.get("kind") == "invalid":
+        return f"not valid: {turn['reason']}" if turn.get("reason") else "not valid"
+    return "; ".join(
+        f"{call['name']}({', '.join(f'{key}={json.dumps(value)}' for key, value in call['arguments'].items())})"
+        for call in turn.get("calls", [])
+    )

@@ -1,10 +1,11 @@
 r"""A corpus in the file format of Search-R1: read through once to check it, then as often as it is needed.
 
-Rows are ``{"id": "0", "contents": "\"title\"\ntext"}`` or have the columns ``id`` (or BEIR's ``_id``), ``title`` (may
-be missing) and ``text``; rows without an id get their number, those without a text are left out. Files are those of
-`llds.files` (jsonl, also in gzip, parquet, ...). A JSON object from titles to lists of sentences, as HippoRAG has it,
-is a corpus too: the titles are the ids. Comes before everything else of retrieval: what is wrong with a corpus is said
-here, with its file and row, before anything is built from it.
+Rows are ``{"id": "0", "contents": "\"title\"\ntext"}`` or have the columns ``id``, ``title`` (may be missing) and
+``text``, or what these are called in BEIR, Tevatron, ir_datasets, Haystack and MuSiQue; a ``title`` may stand beside
+``contents``, as Pyserini has it. Rows without an id get their number, those without a text are left out. Files are
+those of `llds.files` (jsonl, also in gzip, parquet, ...). A JSON object from titles to lists of sentences, as HippoRAG
+has it, is a corpus too: the titles are the ids. Comes before everything else of retrieval: what is wrong with a corpus
+is said here, with its file and row, before anything is built from it.
 """
 
 import hashlib
@@ -23,8 +24,10 @@ from llds.files.rows import is_array_repr, is_unicode, shorten
 from llds.paths import where_looked
 from llds.retrieval.base import Passage
 
-_ID_COLUMNS = ("id", "_id")
-_COLUMNS = {*_ID_COLUMNS, "contents", "title", "text"}
+_ID_COLUMNS = ("id", "_id", "docid", "doc_id")
+_TEXT_COLUMNS = ("text", "content", "passage", "paragraph_text")
+"""Of several, the first counts."""
+_COLUMNS = {*_ID_COLUMNS, *_TEXT_COLUMNS, "contents", "title"}
 _KEY_BYTES = 8
 _log = logging.getLogger(__name__)
 
@@ -157,19 +160,22 @@ def passage_from_row(row: Row) -> Passage:
         DataError: If a field is missing or holds something else than it must.
     """
     values = row.values
-    if "contents" not in values and "text" not in values:
+    text_column = next((name for name in _TEXT_COLUMNS if name in values), "")
+    if "contents" not in values and not text_column:
         raise DataError(
             f"{row.origin}: Expected the fields `contents`, or `title` and `text`, with or without `id`, "
             f"got {sorted(values)}. Rename or add them."
         )
     id_column = _id_column(row)
     document_id = _text(row, id_column, (str, int)) if id_column else str(row.number)
-    if "contents" in values:
-        title, text = split_contents(_text(row, "contents", may_be_empty=True))
-    else:
-        title = _text(row, "title", may_be_empty=True)
-        text = _text(row, "text", may_be_empty=True).strip()
-    return Passage(document_id=document_id, title=title.strip(), text=text)
+    title = _text(row, "title", may_be_empty=True).strip()
+    if "contents" not in values:
+        return Passage(document_id, title, _text(row, text_column, may_be_empty=True).strip())
+    contents = _text(row, "contents", may_be_empty=True)
+    first_line, rest = split_contents(contents)
+    if title and title != first_line:  # the first line is text, too
+        return Passage(document_id, title, contents.strip())
+    return Passage(document_id, first_line, rest)
 
 
 class _PassagesDigest:

@@ -91,6 +91,7 @@ def test_a_build_of_another_corpus_is_not_gone_on_with(corpus: Path, tmp_path: P
         check_holds_the_corpus(retriever._opened().collection, corpus)
 
 
+@pytest.mark.nightly
 def test_a_server_that_dies_during_a_build_is_one_message_and_the_build_goes_on(corpus: Path, tmp_path: Path) -> None:
     chroma = RunningChroma(tmp_path / "chroma")
     try:

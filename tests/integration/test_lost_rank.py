@@ -65,7 +65,7 @@ def test_a_killed_rank_ends_the_run_which_then_goes_on(tmp_path: Path, corpus: P
             time.sleep(0.2)
         [other] = [child for child in psutil.Process(run.pid).children() if "fit" in child.cmdline()]
         other.kill()
-        said = run.communicate(timeout=60)[0]  # the bound
+        said = run.communicate(timeout=120)[0]  # it ends within seconds; a loaded machine takes longer
     assert run.returncode != 0
     if run.returncode == -signal.SIGKILL:  # Lightning, which looks every five seconds, saw it before rank 0 did
         assert "terminated with code -9. Forcefully terminating all other processes" in said, said[-3000:]
@@ -75,7 +75,7 @@ def test_a_killed_rank_ends_the_run_which_then_goes_on(tmp_path: Path, corpus: P
     assert "Traceback" not in said
 
     with started(command(tmp_path, corpus, "--ckpt_path", "last")) as again:
-        said = again.communicate(timeout=200)[0]
+        said = again.communicate(timeout=400)[0]
     assert again.returncode == 0, said[-3000:]
     last = checkpoints / f"iteration-{ITERATIONS:06d}.ckpt"
     assert sorted(checkpoints.iterdir())[-1] == last

@@ -15,7 +15,7 @@ COMMAND = [sys.executable, "-m", "llds", "serve-retriever"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, marks=pytest.mark.nightly), signal.SIGTERM])
 def test_it_says_where_it_serves_and_stops_without_noise(stop: signal.Signals, tmp_path: Path) -> None:
     index = ("--retrieval.retriever.path", str(tmp_path / "index"))
     arguments = ["-c", "conf/quickstart.yaml", *index, "--port", "0", "--top_k", "2"]

@@ -238,6 +238,7 @@ def refusals(urls: list[str], logs: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.nightly
 def test_servers_that_are_killed_in_mid_rollout_cost_nothing_but_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ def _pieces(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _turn_record(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in turn.action.calls]
     return {
         "action": tokenizer.decode(turn.action_ids),
         "kind": turn.action.kind,
@@ -147,6 +148,7 @@ def _turn_record(turn: Turn, tokenizer: PreTrainedTokenizerBase) -> dict[str, An
         "document_ids": turn.document_ids,
         "tool_s": round(turn.tool_s, 4),
         "tool_errors": turn.tool_errors,
+        **({"calls": calls} if calls else {}),
         **({"rewards": turn.rewards} if turn.rewards else {}),
         **({"reason": turn.action.reason} if turn.action.reason else {}),
     }

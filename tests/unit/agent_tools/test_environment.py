@@ -258,8 +258,9 @@ def test_the_page_about_an_agent_of_ones_own_runs(
         (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     configurations = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
-    assert len(configurations) == 4
-    functions = [one["init_args"]["function"] for one in configurations[0]["model"]["init_args"]["agent_tools"][1:]]
+    assert len(configurations) == 5
+    added, own = (one["model"]["init_args"] for one in configurations[:2])
+    functions = [one["init_args"]["function"] for one in added["agent_tools+"] + own["agent_tools"][1:]]
     tools = {tool.name: tool for tool in map(FunctionTool, functions)}
     context = ToolContext({"hint": "It is a city."})
     assert asyncio.run(tools["population"].call('{"city": "Oslo", "year": 2020}', context)).text == "717710"
@@ -277,7 +278,7 @@ def test_the_page_about_an_agent_of_ones_own_runs(
     assert (said[0], said[2]) == ("result: 717710\n", "wrong: There is no such tool.\n")
     assert said[1].startswith("result: Error: ")
     assert episode.answer == "717710"
-    shop = EnvironmentFactory(**configurations[2]["model"]["init_args"]["environment"])
+    shop = EnvironmentFactory(**configurations[3]["model"]["init_args"]["environment"])
     trajectory = Trajectory(Prompt("p", "?", ("1",), row={"budget": 5}), "g", 0, SamplingParams())
 
     async def buy() -> str:

@@ -40,7 +40,7 @@ def signals(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+@pytest.mark.parametrize("lora", [None, pytest.param(LoRA(rank=2), marks=pytest.mark.nightly)])
 def test_a_run_with_probes_is_the_run_without_to_the_bit(tmp_path: Path, lora: LoRA | None) -> None:
     lagged = {"lora": lora, "llds_penalty": LLDSPenalty(anchor="lagged", anchor_lag=1)}
     torch.manual_seed(0)  # adapters begin with random weights

@@ -92,6 +92,7 @@ def test_help_of_light_commands_imports_no_library_of_training() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_help_with_stand_ins_is_the_help_without() -> None:
     with_stand_ins, without = (
         subprocess.run(

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from transformers import PreTrainedTokenizerFast
 
-from llds.agent_tools import AgentTool
+from llds.agent_tools import AgentTool, CalculatorTool
 from llds.batches import RolloutBatch
 from llds.data import DataSource, PromptDataModule, PromptTemplate
 from llds.errors import ConfigurationError, DataError
@@ -272,6 +272,23 @@ def test_the_tokenizer_of_the_module_is_used_under_a_trainer_and_batches_come_th
     assert prompts == data.template.encode_batch(data.prompts["test"], chat_tokenizer)
     assert str(chat_tokenizer.decode(list(prompts[0].prompt_ids))).startswith("<|im_start|>user\nQuestion 0?")
     assert torch.get_default_dtype() is torch.float32
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("text", "is_told"), [("{question}", True), ("{tools}\n{question}", False), ("Use calculate. {question}", False)]
+)
+def test_a_prompt_that_names_no_tool_is_said(
+    path: str, chat_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture, text: str, is_told: bool
+) -> None:
+    trainer, module = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False), _Witness(chat_tokenizer)
+    module.agent_tools = [CalculatorTool()]
+    trainer.strategy.connect(module)
+    data = PromptDataModule(train=path, template=PromptTemplate(text))
+    data.trainer = trainer
+    with caplog.at_level("INFO"):
+        set_up(data, chat_tokenizer)
+    assert ("the prompt does not name calculate" in caplog.text) == is_told
 
 
 YAML = """

@@ -16,15 +16,16 @@ from llds.evaluation.settings import flatten
 from llds.monitor import Diagnosis
 from llds.monitor import signals as s
 from llds.report import read_run, write_report
-from llds.report.curves import alarm_starts, phase_bands
+from llds.report.courses import color_of, courses
+from llds.report.curves import Axis, alarm_starts, curve, phase_bands
 from llds.report.events import events
-from llds.report.panels import other_panels, sections
+from llds.report.panels import Panel, other_panels, sections
 from llds.report.probes import drawn_probes, strongest_pulls
 from llds.report.seeds import experiments
 from llds.report.style import GAINED, LOST, styled
 from llds.report.tables import comparison, config_differences
 from llds.report.thinning import thinned
-from llds.report.trajectories import Token, chosen_iterations, reported_trajectories
+from llds.report.trajectories import Token, chosen_iterations, reported_questions, reported_trajectories
 from tools.experiments.trajectory import most_telling, picture
 
 INJECTION = "</script><script>alert('x')</script>"
@@ -169,6 +170,28 @@ def test_runs_that_differ_in_their_seeds_are_one_row_that_can_be_copied(tmp_path
     assert experiments(runs[1:]) is None
 
 
+def test_runs_that_differ_in_their_seeds_are_one_line_with_a_band(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, rewards) for name, rewards in {"a": [0.1, 0.5], "b": [0.3, 0.7, 0.9]}.items()]
+    folders += [make_run(tmp_path / "c", [0.2], lr=1e-3), make_run(tmp_path / "d", [0.1, 0.5])]
+    for seed, folder in zip((0, 1, 2, 0), folders, strict=True):
+        with (folder / "config.yaml").open("a") as file:
+            file.write(f"seed_everything: {seed}\n")
+    runs = [read_run(folder) for folder in folders]
+    both, alone = courses(runs)
+    assert both.name == "optimization.learning_rate 0.0001 (2 seeds)"
+    xs, means, band = both.series("reward/mean")
+    assert xs == [1, 2]  # a has no third iteration
+    assert means == pytest.approx([0.2, 0.6])
+    assert band == {1: (0.1, 0.3), 2: (0.5, 0.7)}
+    assert alone.name == "c"
+    assert alone.series("reward/mean") == ([1], [0.2], {})
+    colors = [color_of(run, [both, alone]) for run in runs]
+    assert colors == [both.color, both.color, alone.color, both.color]  # d is a again
+    plot = curve(Panel("Reward", "", {"reward/mean": "reward"}), [both, alone], Axis.over(runs, [both, alone]), 10)
+    highs = [one.data_source.data["high"] for one in plot.renderers if "high" in one.data_source.data]
+    assert [list(high) for high in highs] == [pytest.approx([0.3, 0.7])]
+
+
 def test_a_page_about_several_runs_is_one_of_its_own(tmp_path: Path) -> None:
     first, second = (make_run(tmp_path / name, [0.1]) for name in ("a", "b c"))
     (first / "report.html").write_text("a's")
@@ -256,6 +279,25 @@ def test_equal_trajectories_are_shown_once_and_counted(tmp_path: Path) -> None:
     [[question]] = reported_trajectories(read_run(folder), [], 10**6).values()
     assert [(one.reward, one.count) for one in question.trajectories] == [(1.0, 2), (0.0, 1)]
     assert (question.count, question.right) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("read", "shown"),
+    [
+        ({"kind": "tool", "name": "search"}, ""),
+        (
+            {"kind": "tool", "calls": [{"name": "buy", "arguments": {"item": "tea", "count": 2}}]},
+            'buy(item="tea", count=2)',
+        ),
+        ({"kind": "invalid", "reason": "no opening tag"}, "not valid: no opening tag"),
+        ({"kind": "invalid"}, "not valid"),
+    ],
+)
+def test_an_action_is_shown_as_it_was_understood(read: dict[str, Any], shown: str) -> None:
+    record = trajectory()
+    record["turns"] = [record["turns"][0] | read]
+    [question] = reported_questions([record])
+    assert question.trajectories[0].turns[0].understood == shown
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,25 @@ def test_the_ids_of_beir_are_ids_and_missing_ones_are_numbered(tmp_path):
     assert corpus.oddities.numbered == 1
 
 
+@pytest.mark.parametrize(
+    ("row", "title", "text"),
+    [
+        ({"docid": "7", "title": "Hunger", "text": "A novel."}, "Hunger", "A novel."),  # Tevatron
+        ({"doc_id": "7", "text": "A novel."}, "", "A novel."),  # ir_datasets
+        ({"id": "7", "content": "A novel.", "meta": {}}, "", "A novel."),  # Haystack
+        ({"id": 7, "title": "Hunger", "paragraph_text": "A novel."}, "Hunger", "A novel."),  # MuSiQue
+        ({"id": "7", "title": "Hunger", "contents": "A novel."}, "Hunger", "A novel."),  # Pyserini
+        ({"id": "7", "title": "Hunger", "contents": "A novel.\nBy Hamsun."}, "Hunger", "A novel.\nBy Hamsun."),
+        ({"id": "7", "title": "Hunger", "contents": "Hunger\nA novel."}, "Hunger", "A novel."),
+        ({"id": "7", "text": "A novel.", "content": "other"}, "", "A novel."),
+    ],
+)
+def test_columns_are_read_by_the_names_that_others_give_them(tmp_path, row, title, text):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert list(read_corpus(path)) == [Passage("7", title, text)]
+
+
 def test_a_list_as_numpy_writes_it_is_no_text(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_text(json.dumps({"id": "1", "title": "T", "text": "array(['x', 'y'], dtype=object)"}))

@@ -225,13 +225,14 @@ class Stops(FirstIsRight):
 
 
 SHORT = {"limits": replace(LIMITS, action_tokens=8)}
+NIGHTLY = (pytest.mark.slow, pytest.mark.nightly)
 
 
 @pytest.mark.parametrize(
     ("place", "signal"),
     [
-        pytest.param("reward", SIGTERMException(143), marks=pytest.mark.slow),
-        pytest.param("prepare", KeyboardInterrupt(), marks=pytest.mark.slow),
+        pytest.param("reward", SIGTERMException(143), marks=NIGHTLY),
+        pytest.param("prepare", KeyboardInterrupt(), marks=NIGHTLY),
         pytest.param("wait", SIGTERMException(143), marks=pytest.mark.slow),
     ],
 )

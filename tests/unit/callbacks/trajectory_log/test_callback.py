@@ -13,7 +13,7 @@ from llds.callbacks.trajectory_log.file import TrajectoryUpdate, trajectory_reco
 from llds.errors import ConfigurationError
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.rewards import Reward
-from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
+from llds.types import Action, Prompt, SamplingParams, ToolCall, Trajectory, Turn
 from tests.runs import POLICY, answers, make_run, scripted
 
 
@@ -99,10 +99,14 @@ def test_an_action_of_one_token_is_recorded_as_one() -> None:
     tokenizer = load_tokenizer(POLICY)
     [closing] = tokenizer.encode("</answer>", add_special_tokens=False)
     two = tokenizer.encode("<answer> Ghana", add_special_tokens=False)
-    turns = [Turn(ids, [0.0] * len(ids), "stop", Action("invalid")) for ids in ([closing], two)]
+    calls = (ToolCall("buy", {"item": "tea", "count": 2}),)
+    actions = (Action("invalid", reason="no opening tag"), Action("tool", "buy", calls=calls))
+    turns = [Turn(ids, [0.0] * len(ids), "stop", action) for ids, action in zip(([closing], two), actions, strict=True)]
     trajectory = Trajectory(Prompt("p", "?", ("a",)), "g", 0, SamplingParams(), turns=turns)
     record = trajectory_record(trajectory, tokenizer, TrajectoryUpdate(0.5, [0.1] * (1 + len(two))))
     assert record["turns"][0]["action_tokens"] == ["</answer>"]
+    assert record["turns"][0]["reason"] == "no opening tag"
+    assert record["turns"][1]["calls"] == [{"name": "buy", "arguments": {"item": "tea", "count": 2}}]
     for turn in record["turns"]:
         assert len(turn["action_tokens"]) == len(turn["log_prob_changes"]) == len(turn["action_ids"])
         assert "".join(turn["action_tokens"]) == turn["action"]

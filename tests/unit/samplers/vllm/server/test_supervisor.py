@@ -91,7 +91,7 @@ def test_closing_ends_all_of_a_server(server: tuple[list[str], str, Path], tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)])
 def test_a_trainer_that_dies_takes_its_server_along(
     server: tuple[list[str], str, Path], tmp_path: Path, how: signal.Signals
 ) -> None:
