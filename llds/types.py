@@ -134,6 +134,11 @@ class Action:
     reason: str = ""
 
     @property
+    def call_count(self) -> int:
+        """Number of `tool_calls`."""
+        return len(self.calls) or int(self.kind == "tool")
+
+    @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """All calls that it makes."""
         if self.calls or self.kind != "tool":

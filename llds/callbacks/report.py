@@ -8,10 +8,10 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from llds.callbacks.best_effort import best_effort
 from llds.errors import ConfigurationError, LLDSError
 from llds.modules import SearchAgentModule
 from llds.monitor.verdict import UNJUDGED
+from llds.strategies import best_effort
 
 _SECONDS_OF_A_PAGE = 5.0
 """What the first page is expected to take; then each is expected to take as long as the one before."""

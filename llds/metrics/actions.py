@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llds.metrics.averages import RowMeans, Scalars
 from llds.types import Trajectory
 
 
@@ -44,3 +45,19 @@ class ActionKinds:
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Name and mask of each kind."""
         yield from (("first", self.first), ("later", self.later), ("answer", self.answer))
+
+
+def by_outcome(name: str, values: Tensor, mask: Tensor, correct: Tensor, kinds: ActionKinds) -> Scalars:
+    """Means of correct and of incorrect trajectories, per token, then over trajectories: of all actions, and by kind.
+
+    Args:
+        name: Begins the keys: ``name_correct``, ``name_correct_first``, and so on.
+        values: ``[B, T]``; anything off the mask.
+        mask: True on action tokens, ``[B, T]``.
+        correct: Whether each trajectory is correct, ``[B]`` bool.
+        kinds: Of the action tokens.
+    """
+    tokens = {"": mask, **{f"_{kind}": of for kind, of in kinds}}
+    means = {kind: RowMeans.of(values, of) for kind, of in tokens.items()}
+    rows = {"correct": correct, "incorrect": ~correct}
+    return {f"{name}_{outcome}{kind}": one.over(rows[outcome]) for outcome in rows for kind, one in means.items()}

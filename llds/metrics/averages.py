@@ -5,12 +5,45 @@ NaN stands for "undefined" within an iteration's arithmetic; `as_floats` and `me
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 Scalars = Mapping[str, Tensor | float]
 """Numbers by metric key; NaN where undefined."""
+
+
+@dataclass(frozen=True)
+class RowMeans:
+    """The mean over the tokens of each row.
+
+    Attributes:
+        means: ``[B]``; 0 in a row without a token.
+        has_any: Whether the row has a token, ``[B]`` bool.
+    """
+
+    means: Tensor
+    has_any: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, mask: Tensor) -> "RowMeans":
+        """Average.
+
+        Args:
+            values: ``[B, T]``; anything off the mask.
+            mask: ``[B, T]`` bool.
+        """
+        tokens = mask.sum(dim=1)
+        return cls(torch.where(mask, values, 0.0).sum(dim=1) / tokens.clamp(min=1), tokens > 0)
+
+    def over(self, rows: Tensor) -> Tensor:
+        """Mean over those of the rows, ``[B]`` bool, that have a token; NaN without one."""
+        return torch.where(rows, self.means, 0.0).sum() / (self.has_any & rows).sum()
+
+    def over_all(self) -> Tensor:
+        """Mean over all rows that have a token; NaN without one."""
+        return self.means.sum() / self.has_any.sum()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -20,9 +53,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
         values: ``[B, T]``; anything off the mask.
         mask: ``[B, T]`` bool.
     """
-    tokens = mask.sum(dim=1)
-    means = torch.where(mask, values, 0.0).sum(dim=1) / tokens.clamp(min=1)
-    return means.sum() / (tokens > 0).sum()  # rows without a token add 0
+    return RowMeans.of(values, mask).over_all()
 
 
 def share(selected: Tensor, of: Tensor) -> Tensor:

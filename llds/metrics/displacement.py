@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from llds.metrics.actions import ActionKinds
-from llds.metrics.averages import Scalars, as_floats, masked_mean, share
+from llds.metrics.actions import ActionKinds, by_outcome
+from llds.metrics.averages import Scalars, as_floats, share
 
 
 def displacement_metrics(
@@ -28,15 +28,10 @@ def displacement_metrics(
         per token over those, 0 where none fell).
     """
     mask = action_index >= 0
-    rows_correct = correct[:, None]
     change = torch.where(mask, after - before, 0.0)
     kinds = ActionKinds.of(action_index, answered)
-    values: dict[str, Tensor | float] = {}
-    for name, rows in (("correct", rows_correct), ("incorrect", ~rows_correct)):
-        values[f"llds/displacement_{name}"] = masked_mean(change, mask & rows)
-        for kind, tokens in kinds:
-            values[f"llds/displacement_{name}_{kind}"] = masked_mean(change, tokens & rows)
-    return as_floats({**values, **_lazy_likelihood(change, action_index, rows_correct, kinds)})
+    values = by_outcome("llds/displacement", change, mask, correct, kinds)
+    return as_floats({**values, **_lazy_likelihood(change, action_index, correct[:, None], kinds)})
 
 
 def _lazy_likelihood(change: Tensor, action_index: Tensor, correct: Tensor, kinds: ActionKinds) -> Scalars:

@@ -1,12 +1,12 @@
 """Signals of the policy: how likely it finds the actions, how far the updates moved it, how far it is from others."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llds.metrics.actions import ActionKinds
-from llds.metrics.averages import Scalars, as_floats, masked_mean
+from llds.metrics.actions import ActionKinds, by_outcome
+from llds.metrics.averages import RowMeans, Scalars, as_floats, masked_mean
 
 ROUNDS = 3
 """Tool rounds whose actions have a likelihood of their own; those after more rounds are taken together."""
@@ -44,59 +44,64 @@ def policy_metrics(
         KL(behavior || old), per token), ``policy/behavior_ess`` (effective sample size of the trajectories as samples
         of the old policy, as a share, 0-1; 1 without a gap); ``policy/kl_ref`` (k3 of the old policy).
     """
-    packed = _action_tokens(action_index >= 0)
-    action_index = packed(action_index, -1)
-    old_log_probs, new_log_probs, behavior_log_probs, entropy = (
-        packed(values, 0.0) for values in (old_log_probs, new_log_probs, behavior_log_probs, entropy)
-    )
-    ref_log_probs = None if ref_log_probs is None else packed(ref_log_probs, 0.0)
-    mask = action_index >= 0
-    rows_correct = correct[:, None]
-    kinds = ActionKinds.of(action_index, answered)
+    tokens = _ActionTokens.of(action_index >= 0)
+    old, change = tokens.flat(old_log_probs), tokens.flat(new_log_probs) - tokens.flat(old_log_probs)
+    log_probs, index = tokens.rows(old, 0.0), tokens.rows(tokens.flat(action_index), -1)
+    mask, kinds = index >= 0, ActionKinds.of(index, answered)
     values: dict[str, Tensor | float] = {
-        **_likelihoods(old_log_probs, mask, rows_correct, kinds),
-        **_entropies(entropy, mask, rows_correct, kinds),
-        **_rounds(old_log_probs, action_index),
-        **_ratios((new_log_probs - old_log_probs)[mask]),
-        **_behavior_gap(torch.where(mask, old_log_probs - behavior_log_probs, 0.0), mask),
+        **by_outcome("policy/log_likelihood", log_probs, mask, correct, kinds),
+        **_entropies(tokens.rows(tokens.flat(entropy), 0.0), mask, correct, kinds),
+        **_rounds(log_probs, index),
     }
+    if len(old):
+        gap = old - tokens.flat(behavior_log_probs)
+        values |= {**_ratios(change), **_behavior_gap(gap, tokens.rows(gap, 0.0)[mask.any(dim=1)])}
     if ref_log_probs is not None:
-        difference = (ref_log_probs - old_log_probs)[mask].clamp(max=20)  # keeps the exponential finite
+        difference = (tokens.flat(ref_log_probs) - old).clamp(max=20)  # keeps the exponential finite
         values["policy/kl_ref"] = (difference.expm1() - difference).clamp(max=10).mean()
     return as_floats(values)
 
 
-def _action_tokens(mask: Tensor) -> Callable[[Tensor, float], Tensor]:
-    """Takes the tokens on a mask out of a tensor: ``[B, T]`` to ``[B, most of a row]``, in their order, then filled.
+@dataclass(frozen=True)
+class _ActionTokens:
+    """Finds action tokens: two thirds of a search agent's are prompts and observations, which no signal here reads.
 
-    Two thirds of a search agent's tokens are prompts and observations, which no signal here reads.
+    Attributes:
+        sources: Their places in a tensor ``[B, T]`` that is flat, ``[N]``.
+        places: Their places in one with as many columns as a row has at most, ``[B, most of a row]``.
+        shape: Of the latter.
     """
-    rows, columns = mask.nonzero(as_tuple=True)
-    places = (mask.cumsum(dim=1) - 1)[rows, columns]
-    width = max(1, int(mask.sum(dim=1).max()))
 
-    def packed(values: Tensor, filling: float) -> Tensor:
-        result = values.new_full((len(mask), width), filling)
-        result[rows, places] = values[rows, columns]
+    sources: Tensor
+    places: Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "_ActionTokens":
+        """Find those on a mask, ``[B, T]``."""
+        counts = mask.sum(dim=1, keepdim=True)
+        is_there = torch.arange(max(1, int(counts.max())), device=mask.device) < counts
+        sources, places = (one.flatten().nonzero()[:, 0] for one in (mask, is_there))
+        return cls(sources, places, (len(mask), is_there.shape[1]))
+
+    def flat(self, values: Tensor) -> Tensor:
+        """The tokens' values in order: ``[B, T]`` to ``[N]``."""
+        return values.flatten()[self.sources]
+
+    def rows(self, flat: Tensor, filling: float) -> Tensor:
+        """The same by row, then filled: ``[N]`` to ``[B, most of a row]``."""
+        result = flat.new_full(self.shape, filling)
+        result.view(-1)[self.places] = flat
         return result
-
-    return packed
-
-
-def _likelihoods(log_probs: Tensor, mask: Tensor, correct: Tensor, kinds: ActionKinds) -> Scalars:
-    values = {}
-    for name, rows in (("correct", correct), ("incorrect", ~correct)):
-        values[f"policy/log_likelihood_{name}"] = masked_mean(log_probs, mask & rows)
-        for kind, tokens in kinds:
-            values[f"policy/log_likelihood_{name}_{kind}"] = masked_mean(log_probs, tokens & rows)
-    return values
 
 
 def _entropies(entropy: Tensor, mask: Tensor, correct: Tensor, kinds: ActionKinds) -> Scalars:
-    parts = {"correct": mask & correct, "incorrect": mask & ~correct, **dict(kinds)}
+    means = RowMeans.of(entropy, mask)
     return {
-        "policy/entropy": masked_mean(entropy, mask),
-        **{f"policy/entropy_{name}": masked_mean(entropy, tokens) for name, tokens in parts.items()},
+        "policy/entropy": means.over_all(),
+        "policy/entropy_correct": means.over(correct),
+        "policy/entropy_incorrect": means.over(~correct),
+        **{f"policy/entropy_{kind}": masked_mean(entropy, tokens) for kind, tokens in kinds},
     }
 
 
@@ -106,9 +111,7 @@ def _rounds(log_probs: Tensor, action_index: Tensor) -> Scalars:
 
 
 def _ratios(change: Tensor) -> Scalars:
-    """Likelihood ratios new / old of the action tokens, ``[N]``."""
-    if not len(change):
-        return {}
+    """Likelihood ratios new / old of the action tokens, ``[N]``, at least one."""
     ratio = change.exp()
     return {
         "policy/ratio_max": ratio.max(),
@@ -117,13 +120,12 @@ def _ratios(change: Tensor) -> Scalars:
     }
 
 
-def _behavior_gap(log_ratio: Tensor, mask: Tensor) -> Scalars:
-    """How far the sampler is from the old policy; ``[B, T]``, 0 off the mask."""
-    gap = log_ratio[mask]
-    if not len(gap):
-        return {}
-    # Of whole trajectories, over those with actions; shifted by the largest, which cancels.
-    log_weights = log_ratio.double().sum(dim=1)[mask.any(dim=1)]
+def _behavior_gap(gap: Tensor, by_row: Tensor) -> Scalars:
+    """How far the sampler is from the old policy: old - behavior, ``[N]``, at least one; and by row, 0 where none is.
+
+    Rows without an action have been taken out.
+    """
+    log_weights = by_row.double().sum(dim=1)  # of whole trajectories; shifted by the largest, which cancels
     weights = (log_weights - log_weights.max()).exp()
     return {
         "policy/behavior_gap_mean": gap.abs().mean(),

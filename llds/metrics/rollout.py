@@ -46,7 +46,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory], iteration: int) -> dict[
         "rollout/tool_calls": _mean(served_calls(trajectory) for trajectory in alive),
         "rollout/turns": _mean(len(trajectory.turns) for trajectory in alive),
         "rollout/action_tokens": _mean(sum(len(turn.action_ids) for turn in t.turns) for t in alive),
-        "rollout/total_tokens": _mean(len(trajectory.token_ids) for trajectory in alive),
+        "rollout/total_tokens": _mean(trajectory.length for trajectory in alive),
         "rollout/valid_action_rate": _mean(turn.action.kind != "invalid" for turn in turns),
         "rollout/action_cut": _mean(turn.stop_reason == "length" for turn in turns),
         "rollout/observation_cut": _mean(turn.observation_is_cut for turn in observed),
@@ -78,7 +78,7 @@ def abandoned_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     abandoned = [one for one in trajectories if one.failed_by == "time"]
     values = {
         "rollout/abandoned": len(abandoned) / len(trajectories),
-        "rollout/abandoned_tokens": _mean(len(one.token_ids) for one in abandoned),
+        "rollout/abandoned_tokens": _mean(one.length for one in abandoned),
     }
     return {key: value for key, value in values.items() if value is not None}
 
@@ -90,7 +90,7 @@ def served_calls(trajectory: Trajectory) -> int:
 
 def _calls(turn: Turn) -> int:
     """Tool calls whose answer, or refusal, was seen."""
-    return len(turn.action.tool_calls) if turn.observation_ids else 0
+    return turn.action.call_count if turn.observation_ids else 0
 
 
 def by_group(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
@@ -136,18 +136,20 @@ def _repeated_ngrams(trajectories: Sequence[Trajectory]) -> float | None:
     if max(lengths, default=0) < NGRAM:
         return None
     tokens = np.fromiter(chain.from_iterable(ids for _, ids in actions), np.uint64, sum(lengths))
+    starts = len(tokens) - NGRAM + 1
     action = np.repeat(np.arange(len(actions)), lengths)
-    starts = (action[: 1 - NGRAM] == action[NGRAM - 1 :]).nonzero()[0]
-    trajectory = np.repeat(np.array([number for number, _ in actions], np.uint64), lengths)[starts]
+    is_within = action[:starts] == action[-starts:]
+    trajectory = np.repeat(np.array([number for number, _ in actions]), lengths)[:starts][is_within]
     # A polynomial of the ids modulo 2^64 stands for each n-gram; its upper bits, below the trajectory's number, are
     # sorted as plain numbers, which is far quicker than sorting rows. That two n-grams of one trajectory share them by
     # chance happens once in millions of trajectories.
-    hashes = np.zeros(len(starts), np.uint64)
+    hashes = np.zeros(starts, np.uint64)
     for offset in range(NGRAM):
-        hashes = (hashes + tokens[starts + offset]) * np.uint64(0x9E3779B97F4A7C15)
-    keys = np.sort((trajectory << _HASH_BITS) | (hashes >> (np.uint64(64) - _HASH_BITS)))
+        hashes = (hashes + tokens[offset : starts + offset]) * np.uint64(0x9E3779B97F4A7C15)
+    keys = (trajectory.astype(np.uint64) << _HASH_BITS) | (hashes[is_within] >> (np.uint64(64) - _HASH_BITS))
+    keys.sort()
     is_first = np.append(True, keys[1:] != keys[:-1])
-    counts = np.bincount(trajectory.astype(np.int64))
+    counts = np.bincount(trajectory)
     distinct = np.bincount((keys[is_first] >> _HASH_BITS).astype(np.int64), minlength=len(counts))
     return float(np.mean(1 - distinct[counts > 0] / counts[counts > 0]))
 

@@ -8,7 +8,7 @@ from llds.modules.measuring import MetricSource
 from llds.modules.nonfinite import NonFiniteGuard, all_finite
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
-from llds.modules.policy import LoRA, Policy, PolicyOutput, weights_hash
+from llds.modules.policy import LoRA, Policy, PolicyOutput, hash_on_first_rank, weights_hash
 from llds.modules.search_agent import SearchAgentModule
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "PolicyOutput",
     "SearchAgentModule",
     "all_finite",
+    "hash_on_first_rank",
     "weights_hash",
 ]

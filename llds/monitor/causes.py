@@ -59,6 +59,7 @@ def attribute(
     fallen_from: int | None,
     departures: Mapping[str, Departure],
     position: int,
+    judged_from: int,
 ) -> Attribution:
     """Name the cause of a run's trouble; unknown without evidence.
 
@@ -70,11 +71,16 @@ def attribute(
         fallen_from: Position at which the reward fell or the policy became unstable; None while neither is so.
         departures: Of the signals from their usual levels.
         position: Of the row.
+        judged_from: Position of the first row after the warm-up.
     """
 
     def is_first(name: str) -> bool:
         """Whether a symptom is no consequence of instability."""
-        return unstable_from is None or _start(symptoms[name], departures) <= unstable_from + HEAD_START
+        if unstable_from is None:
+            return True
+        # Nobody has seen in which order those began that are there when the warm-up ends; `_follows` looks at some
+        is_seen = unstable_from > judged_from or name in _AHEAD
+        return _start(symptoms[name], departures) <= (unstable_from if is_seen else 0) + HEAD_START
 
     for cause, names, only_if_first in _RULES:
         marks = [symptoms[name] for name in names if name in symptoms and (not only_if_first or is_first(name))]

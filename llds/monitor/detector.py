@@ -318,6 +318,7 @@ class CollapseDetector:
             fallen_from=min(fallen, default=None),
             departures=self.departures,
             position=self._position,
+            judged_from=self.warmup,
         )
 
     def _confidence(self, votes: list[Symptom], signs: list[Symptom]) -> float:

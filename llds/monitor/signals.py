@@ -277,7 +277,12 @@ SIGNALS = (
     Signal(WEIGHT_LAG, "Updates by which the sampler's weights are behind the trainer's", "iterations", "0", "up"),
     Signal(REPEATED_PROMPTS, "Prompts that the same epoch has already trained on", "share", "0", "up"),
     Signal(QUERIES, "Queries of the iteration", "count", "holds"),
-    Signal("retrieval/asked_before", "Queries that were answered from the cache", "share", "-"),
+    Signal(
+        "retrieval/asked_before",
+        "Queries that the same process had asked in this iteration: with more processes, fewer",
+        "share",
+        "-",
+    ),
     Signal("retrieval/failed_calls", "Calls of the retriever that failed, after its own retries", "count", "0", "up"),
     Signal(EMPTY_SEARCHES, "Queries that found nothing", "share", "near 0", "up"),
     Signal(HIT_RATE, "Trajectories whose passages hold a gold answer", "share", "rises or holds", "down"),

@@ -122,7 +122,7 @@ async def _take_turn(environment: Environment, trajectory: Trajectory, seed: tup
     if room < 1:
         trajectory.status = "out_of_room"
         return False
-    turn = await _act(environment, trajectory, min(room, environment.limits.action_tokens), seed)
+    turn, said = await _act(environment, trajectory, min(room, environment.limits.action_tokens), seed)
     if environment.watcher is not None:
         environment.watcher.acted(turn)
     if turn.action.kind == "answer":
@@ -133,7 +133,7 @@ async def _take_turn(environment: Environment, trajectory: Trajectory, seed: tup
         return False
     room -= len(turn.action_ids)
     if room > 0:
-        await _observe(environment, trajectory, turn, seed)
+        await _observe(environment, trajectory, turn, said, seed)
         if environment.watcher is not None:
             environment.watcher.observed(turn)
     if len(turn.observation_ids) >= room:  # an observation without room for an action after it is of no use
@@ -143,7 +143,9 @@ async def _take_turn(environment: Environment, trajectory: Trajectory, seed: tup
     return True
 
 
-async def _act(environment: Environment, trajectory: Trajectory, max_tokens: int, seed: tuple[int, ...]) -> Turn:
+async def _act(
+    environment: Environment, trajectory: Trajectory, max_tokens: int, seed: tuple[int, ...]
+) -> tuple[Turn, str]:
     names = list(environment.tools)
     completion = await environment.sampler.sample(
         SampleRequest(
@@ -156,32 +158,25 @@ async def _act(environment: Environment, trajectory: Trajectory, max_tokens: int
             seed=seed,
         )
     )
-    action = environment.protocol.parse(_decode(environment, completion.token_ids), names)
-    turn = Turn(completion.token_ids, completion.log_probs, completion.stop_reason, action)
+    ids = completion.token_ids
+    said = str(environment.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    turn = Turn(ids, completion.log_probs, completion.stop_reason, environment.protocol.parse(said, names))
     trajectory.turns.append(turn)
-    return turn
+    return turn, said
 
 
-async def _observe(environment: Environment, trajectory: Trajectory, turn: Turn, seed: tuple[int, ...]) -> None:
-    started = time.perf_counter()
-    text = await _respond(environment, trajectory, turn, seed)
+async def _observe(
+    environment: Environment, trajectory: Trajectory, turn: Turn, said: str, seed: tuple[int, ...]
+) -> None:
+    started, action, names = time.perf_counter(), turn.action, list(environment.tools)
+    if action.kind == "invalid":
+        text = environment.protocol.correct(said, names, action.reason)
+    else:
+        context = ToolContext(trajectory.prompt.row, trajectory.index, len(trajectory.turns) - 1, seed)
+        outcomes = await run_calls(environment.tools, action.tool_calls, environment.tool_calls, context)
+        turn.tool_errors = sum(one.is_error for one in outcomes)
+        turn.document_ids = tuple(document for one in outcomes for document in one.document_ids)
+        text = environment.protocol.observe_all(action, said, [one.text for one in outcomes], names)
     turn.tool_s = time.perf_counter() - started
     observation = environment.encoder.encode(text, environment.limits.observation_tokens)
     turn.observation_ids, turn.observation_is_cut = observation.token_ids, observation.is_cut
-
-
-async def _respond(
-    environment: Environment, trajectory: Trajectory, turn: Turn, seed: tuple[int, ...]
-) -> ObservationText:
-    action, said = turn.action, _decode(environment, turn.action_ids)
-    if action.kind == "invalid":
-        return environment.protocol.correct(said, list(environment.tools), action.reason)
-    context = ToolContext(trajectory.prompt.row, trajectory.index, len(trajectory.turns) - 1, seed)
-    outcomes = await run_calls(environment.tools, action.tool_calls, environment.tool_calls, context)
-    turn.tool_errors = sum(one.is_error for one in outcomes)
-    turn.document_ids = tuple(document for one in outcomes for document in one.document_ids)
-    return environment.protocol.observe_all(action, said, [one.text for one in outcomes], list(environment.tools))
-
-
-def _decode(environment: Environment, ids: list[int]) -> str:
-    return str(environment.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,5 +1,6 @@
 """Training on several ranks: DeepSpeed ZeRO-3, and what the rest of llds must know of it."""
 
+from llds.strategies.best_effort import best_effort
 from llds.strategies.checkpoint_io import SealedCheckpointIO, save_training_state, use_sealed_checkpoints
 from llds.strategies.deadline import ends_within
 from llds.strategies.partitioned import assign_parts, gathered, is_partitioned, local_part, reads, whole_shape
@@ -12,6 +13,7 @@ __all__ = [
     "SealedCheckpointIO",
     "ZeRO3Strategy",
     "assign_parts",
+    "best_effort",
     "ends_within",
     "gather",
     "gathered",

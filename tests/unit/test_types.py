@@ -6,7 +6,7 @@ import random
 import pytest
 
 from llds.rewards import extract_answer
-from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
+from llds.types import Action, Prompt, SamplingParams, ToolCall, Trajectory, Turn
 
 
 def random_trajectory(rng: random.Random) -> Trajectory:
@@ -40,6 +40,12 @@ def test_the_views_of_random_trajectories_agree() -> None:
             assert [token for token, at in zip(ids, index, strict=True) if at == number] == turn.action_ids
         assert all(token < 100 or token >= 200 for token, at in zip(ids, index, strict=True) if at == -1)
         assert all((value < 0) == (at >= 0) for value, at in zip(log_probs, index, strict=True))
+
+
+def test_calls_are_counted_as_they_are_listed() -> None:
+    two = (ToolCall("search", {}), ToolCall("search", {}))
+    actions = [Action("tool", "search", "q"), Action("tool", "search", calls=two), Action("answer"), Action("invalid")]
+    assert [one.call_count for one in actions] == [len(one.tool_calls) for one in actions] == [1, 2, 0, 0]
 
 
 def test_the_views_do_not_change_the_turns_they_read() -> None:

@@ -7,14 +7,13 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
 
-from llds.callbacks.best_effort import best_effort
 from llds.callbacks.checkpoint.finite import what_is_not_finite
 from llds.callbacks.checkpoint.folder import flush_all
 from llds.errors import CheckpointError
 from llds.evaluation.model_card import Exported, write_model_card
 from llds.files import check_room, pin_of, write_manifest
-from llds.modules import SearchAgentModule, weights_hash
-from llds.strategies import gather, rank, whole_shape
+from llds.modules import SearchAgentModule, hash_on_first_rank
+from llds.strategies import best_effort, gather, rank, whole_shape
 
 _PARTIAL, _REPLACED = ".policy.partial", ".policy.replaced"
 
@@ -70,7 +69,7 @@ def _begin(partial: Path, folder: Path, module: SearchAgentModule) -> str:
 def _write(partial: Path, folder: Path, module: SearchAgentModule) -> str:
     """Write the folder and give it its name; returns what went wrong. Every rank must call, the first one writes."""
     replaced = folder.with_name(_REPLACED)
-    exported = Exported(module.iteration, weights_hash(module.policy.weights()))
+    exported = Exported(module.iteration, hash_on_first_rank(module.policy.weights()))
     try:
         module.save_pretrained(partial)
         if rank() == 0:

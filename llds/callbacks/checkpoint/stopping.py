@@ -37,7 +37,7 @@ def exit_status(trainer: pl.Trainer, status: int) -> int:
         trainer: The run's.
         status: Of the run.
     """
-    environment = trainer._accelerator_connector.cluster_environment
+    environment = getattr(trainer.strategy, "cluster_environment", None)  # none for a single device
     return 0 if isinstance(environment, LightningEnvironment) and trainer.local_rank != 0 else status
 
 

@@ -13,12 +13,11 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from llds.callbacks.best_effort import best_effort
 from llds.callbacks.collapse.worst_trajectories import worst_trajectories
 from llds.callbacks.ladder import Moment, Rung
 from llds.callbacks.trajectory_log.file import TrajectoryFile, trajectory_updates
 from llds.monitor import PHASES, Diagnosis
-from llds.strategies import rank, together
+from llds.strategies import best_effort, rank, together
 
 _FOLDER = "incidents"
 

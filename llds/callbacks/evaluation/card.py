@@ -20,7 +20,7 @@ from llds.callbacks.retrieval import RetrievalCallback
 from llds.callbacks.rollout.callback import RolloutCallback
 from llds.data import PromptDataModule
 from llds.files import redacted
-from llds.modules import SearchAgentModule, weights_hash
+from llds.modules import SearchAgentModule, hash_on_first_rank
 
 _PACKAGES = ("torch", "lightning", "transformers", "vllm", "chromadb", "numpy")
 _STAGES = {"validate": "validation", "test": "test", "predict": "predict"}
@@ -28,7 +28,7 @@ _Callback = TypeVar("_Callback", bound=pl.Callback)
 
 
 def make_card(trainer: pl.Trainer, module: SearchAgentModule) -> dict[str, Any]:
-    """The card of the evaluation that is ending. Collective: every rank must call.
+    """The card of the evaluation that is ending, whole on the first rank. Collective: every rank must call.
 
     Args:
         trainer: Runs ``validate``, ``test`` or ``predict``.
@@ -78,7 +78,7 @@ def _policy(trainer: pl.Trainer, module: SearchAgentModule) -> dict[str, Any]:
         "model": module.policy_path,
         "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         "iteration": module.iteration,
-        "weights_sha256": weights_hash(module.policy.weights()),
+        "weights_sha256": hash_on_first_rank(module.policy.weights()),
         "module": _class_path(module),
     }
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from llds.callbacks.best_effort import best_effort
+from llds.strategies import best_effort
 
 _GRACE_S = 5.0
 """What a task may take beyond its time limit, to clean up."""

@@ -8,12 +8,12 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
 from llds import alerts
-from llds.callbacks.best_effort import best_effort
 from llds.callbacks.ladder.background import Background
 from llds.callbacks.ladder.rung import Incident, Moment, Rung
 from llds.callbacks.ladder.when import When
 from llds.errors import ConfigurationError
 from llds.modules import SearchAgentModule
+from llds.strategies import best_effort
 from llds.trackio import TrackioLogger
 
 

@@ -25,15 +25,17 @@ def check_trained_ids(trajectories: Sequence[Trajectory], batch: PolicyBatch) ->
     input_ids, action_index = batch.input_ids.cpu().numpy(), batch.action_index.cpu().numpy()
     for row, trajectory in enumerate(trajectories):
         ids = list(trajectory.prompt.prompt_ids)
-        index = np.full(action_index.shape[1], -1)
+        numbers, sizes = [-1], [len(ids)]
         for number, turn in enumerate(trajectory.turns):
-            index[len(ids) : len(ids) + len(turn.action_ids)] = number
             ids += turn.action_ids + turn.observation_ids
+            numbers += [number, -1]
+            sizes += [len(turn.action_ids), len(turn.observation_ids)]
             _expect(len(turn.behavior_log_probs) == len(turn.action_ids), trajectory, "one log-prob per action token")
-        is_whole = lengths[row] == len(ids) and bool(is_token[row, : len(ids)].all())
-        _expect(is_whole and np.array_equal(input_ids[row, : len(ids)], ids), trajectory, "the token ids")
-        _expect(np.array_equal(action_index[row, : len(ids)], index[: len(ids)]), trajectory, "the action index")
-        _expect(bool((action_index[row, len(ids) :] == -1).all()), trajectory, "no action in the padding,")
+        end, index = len(ids), np.repeat(numbers, sizes)
+        is_whole = lengths[row] == end and bool(is_token[row, :end].all())
+        _expect(is_whole and input_ids[row, :end].tolist() == ids, trajectory, "the token ids")
+        _expect(np.array_equal(action_index[row, :end], index), trajectory, "the action index")
+        _expect(bool((action_index[row, end:] == -1).all()), trajectory, "no action in the padding,")
 
 
 def _expect(holds: bool, trajectory: Trajectory, what: str) -> None:

@@ -5,6 +5,6 @@ Sampling from it is in `llds.samplers`.
 
 from llds.modules.policy.adapters import LoRA
 from llds.modules.policy.policy import Policy, PolicyOutput
-from llds.modules.policy.weights import weights_hash
+from llds.modules.policy.weights import hash_on_first_rank, weights_hash
 
-__all__ = ["LoRA", "Policy", "PolicyOutput", "weights_hash"]
+__all__ = ["LoRA", "Policy", "PolicyOutput", "hash_on_first_rank", "weights_hash"]

@@ -11,14 +11,14 @@ from llds.evaluation.model_card import Exported, write_model_card
 from llds.modules.policy import LoRA, Policy
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.modules.policy.weights import weights_hash
-from llds.strategies import trained_weights
+from llds.strategies import best_effort, trained_weights
 
 _PREFIX = "policy."
 _NUMBER = re.compile(r"^iteration-(\d+)\b")
 
 
 def export_checkpoint(checkpoint: Path, folder: Path, config: Path) -> None:
-    """Write the folder, and its model card.
+    """Write the folder, and its model card where that can be made.
 
     Args:
         checkpoint: A file, or a folder of ZeRO-3.
@@ -53,7 +53,8 @@ def export_checkpoint(checkpoint: Path, folder: Path, config: Path) -> None:
     policy.save_pretrained(folder, load_tokenizer(settings["policy"]))
     number = _NUMBER.search(checkpoint.name)
     exported = Exported(int(number[1]) if number else None, weights_hash(policy.weights()))
-    write_model_card(folder, config.parent, settings["policy"], exported)
+    with best_effort("No model card", "The model is whole"):
+        write_model_card(folder, config.parent, settings["policy"], exported)
 
 
 def _model_settings(config: Path) -> dict[str, Any]:

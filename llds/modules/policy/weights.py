@@ -1,12 +1,13 @@
 """Weights of a model as a stream of names and full tensors, also where ranks hold parts of them."""
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from llds.strategies import gathered
+from llds.strategies import gathered, rank
 
 
 def full_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -33,3 +34,15 @@ def weights_hash(weights: Iterable[tuple[str, Tensor]]) -> str:
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
         parts.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data).hexdigest()}")
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+
+def hash_on_first_rank(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """`weights_hash` on the first rank, which writes it; the others only take part in gathering, and get an empty one.
+
+    Args:
+        weights: Names and full tensors; exhausted on every rank.
+    """
+    if rank() == 0:
+        return weights_hash(weights)
+    deque(weights, maxlen=0)
+    return ""

@@ -14,6 +14,7 @@ from llds.losses import AdvantageInputs, Advantages
 from llds.rewards import ExactMatchReward, GoldPassageReward, SumOfRewards
 from llds.rollout.scoring import Scoring
 from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
+from tests.trajectories import random_trajectories
 
 
 def trajectory(group: str, reward: float, prompt: int, *parts: tuple[int, int]) -> Trajectory:
@@ -47,17 +48,17 @@ def trajectories() -> list[Trajectory]:
 
 
 def test_every_token_is_in_its_place(trajectories: list[Trajectory]) -> None:
-    batch = collate(trajectories)
-    assert batch.input_ids.shape == (4, 12)
-    for row, expected in enumerate(trajectories):
-        n = len(expected.token_ids)
-        assert batch.input_ids[row, :n].tolist() == expected.token_ids
-        assert batch.action_index[row, :n].tolist() == expected.action_index
-        assert batch.behavior_log_probs[row, :n].tolist() == pytest.approx(expected.behavior_log_probs)
-        assert batch.attention_mask[row].tolist() == [1] * n + [0] * (12 - n)
-        assert batch.input_ids[row, n:].tolist() == [0] * (12 - n)
-        assert batch.action_index[row, n:].tolist() == [-1] * (12 - n)
-    assert batch.lengths.tolist() == [12, 4, 8, 2]
+    for given in (random_trajectories(), trajectories):
+        batch = collate(given)
+        lengths = [len(one.token_ids) for one in given]
+        for row, expected in enumerate(given):
+            n, filling = lengths[row], max(lengths) - lengths[row]
+            assert batch.input_ids[row].tolist() == expected.token_ids + [0] * filling
+            assert batch.action_index[row].tolist() == expected.action_index + [-1] * filling
+            log_probs = torch.tensor(expected.behavior_log_probs + [0.0] * filling)
+            assert torch.equal(batch.behavior_log_probs[row], log_probs)
+            assert batch.attention_mask[row].tolist() == [1] * n + [0] * filling
+        assert batch.lengths.tolist() == lengths
     assert batch.action_index[0].tolist() == [-1, -1, -1, 0, 0, -1, -1, -1, -1, 1, 1, 1]
     assert batch.action_mask.sum(dim=1).tolist() == [5, 1, 5, 0]
 

@@ -308,8 +308,7 @@ def test_windows_is_refused_before_anything_is_imported(monkeypatch: pytest.Monk
 def test_a_run_that_its_ladder_stopped_ends_with_a_status_of_its_own() -> None:
     cli = SearchAgentCLI.__new__(SearchAgentCLI)
     monitor = CollapseMonitor()
-    connector = SimpleNamespace(cluster_environment=None)
-    cli.trainer = SimpleNamespace(callbacks=[monitor], _accelerator_connector=connector)  # type: ignore[assignment]
+    cli.trainer = SimpleNamespace(callbacks=[monitor], strategy=None)  # type: ignore[assignment]
     cli.after_fit()
     monitor.has_stopped = True
     with pytest.raises(SystemExit) as stopped:

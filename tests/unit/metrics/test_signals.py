@@ -16,7 +16,7 @@ from llds.metrics import (
     squared_adam_update,
     update_norm,
 )
-from llds.metrics.averages import masked_mean
+from llds.metrics.averages import RowMeans, masked_mean
 from llds.types import Action, Prompt, SamplingParams, Trajectory, Turn
 
 NAN = math.nan
@@ -87,6 +87,16 @@ def test_a_mean_is_over_tokens_and_then_over_rows_that_have_any() -> None:
     mask = torch.tensor([[True, True, False], [True, False, False], [False] * 3])
     assert float(masked_mean(values, mask)) == (2 + 8) / 2
     assert math.isnan(masked_mean(values, torch.zeros_like(mask)))
+
+
+def test_the_mean_over_some_rows_is_that_over_their_tokens_to_the_bit() -> None:
+    values = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+    mask = values > 0.5
+    mask[::7] = False
+    means = RowMeans.of(values, mask)
+    for rows in (values[:, 0] > 0, values[:, 0] < 9, values[:, 0] > 9):
+        expected, found = masked_mean(values, mask & rows[:, None]), means.over(rows)
+        assert torch.equal(expected, found) or (expected.isnan() and found.isnan())
 
 
 def test_what_is_not_finite_is_left_out_and_the_order_stays() -> None:

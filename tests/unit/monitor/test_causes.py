@@ -146,6 +146,19 @@ def test_a_policy_that_asks_less_is_no_outage_of_the_retriever(asked: float, cau
     assert causes(rows).most_common(1)[0][0] == cause
 
 
+@pytest.mark.parametrize(("start", "cause"), [(3, "unknown"), (20, "retriever_outage")])
+def test_nothing_is_blamed_for_what_broke_with_all_else_within_the_warm_up(
+    start: int, cause: str, healthy: Make
+) -> None:
+    rows = healthy(40)
+    for row in rows[start:]:
+        row["reward/mean"] *= 0.1
+        row["rollout/tool_calls"] *= 0.05
+        row["policy/entropy"] *= 2.0
+    assert causes(rows).most_common(1)[0][0] == cause
+    assert start > 5 or set(causes(rows)) == {cause}
+
+
 def test_a_coin_is_the_cause_although_the_policy_is_unstable_before_it_can_be_seen(healthy: Make) -> None:
     rows = healthy(40)
     noise = random.Random(0)

@@ -69,6 +69,13 @@ def test_the_quickstart_as_it_ships_ends_in_silence_with_three_seeds() -> None:
         assert {one.cause for one in said} == {None}, run
 
 
+def test_a_collapse_within_the_warm_up_is_not_the_retrievers() -> None:
+    """At three times the rate of a run that holds: from the fifth row on nothing is right, answered or found."""
+    rows = Study(WIDE.parent / "unsampled").read()["small-lr0.0015-lambda0-unsampled-seed101"]
+    said = diagnose(metrics_of(rows, "unsampled").rows)
+    assert {one.cause for one in said if one.level in ("warning", "alarm")} == {"lld_spiral"}
+
+
 @pytest.mark.slow
 def test_collapses_are_seen(held_out: dict[str, Any]) -> None:
     figures = held_out["figures"]

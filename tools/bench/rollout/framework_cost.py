@@ -154,7 +154,10 @@ class Iteration:
         batch = self.timed("collate", lambda: collate(everything))
         self.timed("check", lambda: check_trained_ids(everything, batch))
         self.timed("metrics of the rollout", lambda: rollout_metrics(everything, 0))
-        self.timed("metrics of the policy", lambda: signals(everything, batch))
+        drawn = torch.randn(batch.input_ids.shape, generator=torch.Generator().manual_seed(0))
+        drawn = drawn.where(batch.action_mask, 0.0)
+        changed, entropy = drawn + 0.01, drawn.abs()
+        self.timed("metrics of the policy", lambda: signals(everything, batch, drawn, changed, entropy))
         self.tokens = float(batch.lengths.float().mean())
 
 
@@ -174,14 +177,19 @@ def reply(ids: list[int]) -> bytes:
     return json.dumps({"request_id": "x" * 32, "choices": [choice]}).encode()
 
 
-def signals(trajectories: list[Trajectory], batch: PolicyBatch) -> dict[str, float]:
-    """The policy's signals, with log-probabilities drawn at random."""
-    drawn = torch.randn(batch.input_ids.shape, generator=torch.Generator().manual_seed(0)).where(batch.action_mask, 0.0)
+def signals(
+    trajectories: list[Trajectory],
+    batch: PolicyBatch,
+    drawn: torch.Tensor,
+    changed: torch.Tensor,
+    entropy: torch.Tensor,
+) -> dict[str, float]:
+    """The policy's signals, of log-probabilities and entropies that were drawn at random."""
     return policy_metrics(
         old_log_probs=drawn,
-        new_log_probs=drawn + 0.01,
+        new_log_probs=changed,
         behavior_log_probs=batch.behavior_log_probs,
-        entropy=drawn.abs(),
+        entropy=entropy,
         action_index=batch.action_index,
         answered=has_answer(trajectories),
         correct=batch.correct,

@@ -158,8 +158,10 @@ def test_a_rank_that_lightning_started_leaves_the_status_to_the_first() -> None:
         (LightningEnvironment(), 1, 0),
         (TorchElasticEnvironment(), 1, 143),
     ):
-        connector = SimpleNamespace(cluster_environment=environment)
-        trainer: Any = SimpleNamespace(_accelerator_connector=connector, local_rank=local_rank, is_global_zero=False)
+        found = SimpleNamespace(cluster_environment=environment)
+        trainer: Any = SimpleNamespace(
+            strategy=found, _accelerator_connector=found, local_rank=local_rank, is_global_zero=False
+        )
         with pytest.raises(SystemExit) as ended, GracefulStop(NEVER_S).handling(trainer, is_training=True):
             raise Stopped(signal.SIGTERM)
         assert ended.value.code == status

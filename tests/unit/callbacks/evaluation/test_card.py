@@ -14,7 +14,7 @@ from llds.callbacks.evaluation.card import settings_of
 from llds.data import DataSource
 from llds.errors import SamplerError
 from llds.evaluation import card_differences, list_records, read_record
-from llds.modules import weights_hash
+from llds.modules import hash_on_first_rank, weights_hash
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.rollout import ChatToolProtocol, EpisodeLimits
 from llds.types import SamplingParams
@@ -100,6 +100,14 @@ def test_the_hash_of_weights_depends_on_names_types_shapes_and_values_alone() ->
         {"a": WEIGHTS["a"]},
     ]
     assert expected not in {weights_hash(weights.items()) for weights in others}
+
+
+def test_ranks_that_write_nothing_gather_all_weights_and_hash_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hash_on_first_rank(WEIGHTS.items()) == weights_hash(WEIGHTS.items())
+    monkeypatch.setattr("llds.modules.policy.weights.rank", lambda: 1)
+    left = iter(WEIGHTS.items())
+    assert hash_on_first_rank(left) == ""
+    assert list(left) == []
 
 
 def test_failures_are_said_and_count_as_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

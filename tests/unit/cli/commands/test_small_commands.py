@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from llds.cli import main
+from llds.modules import Policy
+from tests.runs import tiny_policy
 from tests.unit.report.test_report import make_run
 
 QUICKSTART = str(Path(__file__).parents[4] / "conf" / "quickstart.yaml")
@@ -145,6 +147,23 @@ def test_what_cannot_be_exported_is_one_line(config: str | None, message: str, t
     assert message in text
     assert "\n" not in text
     assert not (tmp_path / "model").exists()
+
+
+def test_an_export_is_whole_without_its_model_card_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    policy = tiny_policy()
+    checkpoint = tmp_path / "checkpoints" / "iteration-000001.ckpt"
+    checkpoint.parent.mkdir()
+    (tmp_path / "config.yaml").write_text(f"model: {{init_args: {{policy: {policy}}}}}")
+    weights = {f"policy.{name}": value + 1 for name, value in Policy(policy).named_parameters()}
+    torch.save({"state_dict": weights}, checkpoint)
+    monkeypatch.setattr("llds.modules.policy.export.write_model_card", fails)
+    with pytest.warns(UserWarning, match="No model card: OSError: the disk is full. The model is whole"):
+        main(["export", str(checkpoint), str(tmp_path / "model")])
+    exported = dict(Policy(str(tmp_path / "model")).named_parameters())
+    assert all(torch.equal(exported[name.removeprefix("policy.")], value) for name, value in weights.items())
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
