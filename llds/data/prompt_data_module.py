@@ -243,7 +243,8 @@ class PromptDataModule(LightningDataModule):
         if module is None:
             return
         tokenizer = self._find_tokenizer()
-        text = tokenizer.decode(self._encode([self.prompts["train"][0]])[0].prompt_ids)
+        [first] = self._encode([self.prompts["train"][0]])
+        text = tokenizer.decode(list(first.prompt_ids))
         names = [tool.name for tool in module.agent_tools if tool.name not in text]
         unnamed = [name for name in names if len(tokenizer.encode(f"<{name}>", add_special_tokens=False)) > 1]
         if unnamed:
