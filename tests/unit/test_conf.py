@@ -251,8 +251,8 @@ def test_every_overlay_of_the_monitor_fits_every_recipe_and_changes_the_monitor_
         assert bool(changed) == (overlay.stem != "warn")
 
 
-def test_there_is_an_overlay_that_only_warns_and_one_with_the_whole_ladder() -> None:
-    assert {path.stem for path in GUARDS} == {"warn", "protect"}
+def test_there_is_an_overlay_that_only_warns_one_that_acts_early_and_one_with_the_whole_ladder() -> None:
+    assert {path.stem for path in GUARDS} == {"warn", "early", "protect"}
 
 
 TRAINERS = sorted((ROOT / "conf" / "trainer").glob("*.yaml"))
