@@ -152,7 +152,7 @@ def shared_runs(
 def picture() -> str:
     """The picture, where it is drawn."""
     drawn = (DOCS / "experiments" / "cures.png").exists()
-    return "![Reward against the share of collapses, by cure](experiments/cures.png)\n" if drawn else ""
+    return "![Reward of the last iterations by cure, best first, and how many runs collapsed](experiments/cures.png)\n" if drawn else ""
 
 
 TABLES: dict[str, Callable[[], str]] = {
