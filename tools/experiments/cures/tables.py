@@ -151,8 +151,8 @@ def shared_runs(
 
 def picture() -> str:
     """The picture, where it is drawn."""
-    drawn = (DOCS / "experiments" / "cures.png").exists()
-    return "![Reward of the last iterations by cure, best first, and how many runs collapsed](experiments/cures.png)\n" if drawn else ""
+    told = "Reward of the last iterations by cure, best first, and how many runs collapsed"
+    return f"![{told}](experiments/cures.png)\n" if (DOCS / "experiments" / "cures.png").exists() else ""
 
 
 TABLES: dict[str, Callable[[], str]] = {
