@@ -1,4 +1,4 @@
-"""What the curves draw: a run, or the mean of the runs that differ in their seeds alone, with the span between them."""
+"""What the curves draw: a run, or the mean of the runs that differ in their seeds alone, with the band that they span."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from llds.monitor import signals as s
 from llds.report.run import Run
 from llds.report.style import COLORS
 
-Span = dict[int, tuple[float, float]]
+Band = dict[int, tuple[float, float]]
 """Lowest and highest value of the seeds, by iteration."""
 
 
@@ -30,14 +30,14 @@ class Course:
     repeats: tuple[Run, ...]
     color: str
 
-    def series(self, signal: str) -> tuple[list[int], list[float], Span]:
-        """Iterations at which a signal is a number in each run that has it, its mean there, and its span over runs."""
+    def series(self, signal: str) -> tuple[list[int], list[float], Band]:
+        """Iterations at which a signal is a number in each run that has it, its mean there, and its band over runs."""
         found = [dict(zip(*run.series(signal), strict=True)) for run in self.runs]
         found = [points for points in found if points]
         xs = [x for x in found[0] if all(x in points for points in found)] if found else []
         values = [[points[x] for points in found] for x in xs]
-        span = {x: (min(some), max(some)) for x, some in zip(xs, values, strict=True)} if len(found) > 1 else {}
-        return xs, [fmean(some) for some in values], span
+        band = {x: (min(some), max(some)) for x, some in zip(xs, values, strict=True)} if len(found) > 1 else {}
+        return xs, [fmean(some) for some in values], band
 
 
 def courses(runs: Sequence[Run]) -> list[Course]:

@@ -16,8 +16,7 @@ from bokeh.models.annotations import Legend, LegendItem, Span
 from bokeh.plotting import figure
 
 from llds.monitor import Diagnosis, Phase
-from llds.report.courses import Course, color_of
-from llds.report.courses import Span as Band
+from llds.report.courses import Band, Course, color_of
 from llds.report.panels import Panel
 from llds.report.run import Run
 from llds.report.style import COLORS, DASHES, PHASE_COLORS, PLAIN, styled

@@ -168,12 +168,13 @@ def passage_from_row(row: Row) -> Passage:
         )
     id_column = _id_column(row)
     document_id = _text(row, id_column, (str, int)) if id_column else str(row.number)
-    title = _text(row, "title", may_be_empty=True).strip()
     if "contents" not in values:
+        title = _text(row, "title", may_be_empty=True).strip()
         return Passage(document_id, title, _text(row, text_column, may_be_empty=True).strip())
     contents = _text(row, "contents", may_be_empty=True)
     first_line, rest = split_contents(contents)
-    if title and title != first_line:  # the first line is text, too
+    title = _text(row, "title", (str, int), may_be_empty=True).strip()
+    if title.strip('"') not in ("", first_line):  # the first line is text, too
         return Passage(document_id, title, contents.strip())
     return Passage(document_id, first_line, rest)
 

@@ -159,6 +159,12 @@ def test_the_ids_of_beir_are_ids_and_missing_ones_are_numbered(tmp_path):
         ({"id": "7", "title": "Hunger", "contents": "A novel."}, "Hunger", "A novel."),  # Pyserini
         ({"id": "7", "title": "Hunger", "contents": "A novel.\nBy Hamsun."}, "Hunger", "A novel.\nBy Hamsun."),
         ({"id": "7", "title": "Hunger", "contents": "Hunger\nA novel."}, "Hunger", "A novel."),
+        (
+            {"id": "7", "title": '"Hunger"', "contents": '"Hunger"\nA novel.'},
+            "Hunger",
+            "A novel.",
+        ),  # FlashRAG, from DPR
+        ({"id": "7", "title": 1984, "contents": "1984\nA novel."}, "1984", "A novel."),
         ({"id": "7", "text": "A novel.", "content": "other"}, "", "A novel."),
     ],
 )
