@@ -1,4 +1,4 @@
-"""What the curves draw: a run, or the mean of the runs that differ in their seeds alone, with the band that they span."""
+"""What the curves draw: a run, or the mean of the runs that differ in their seeds alone, with the band they span."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
