@@ -31,11 +31,12 @@ class Course:
     color: str
 
     def series(self, signal: str) -> tuple[list[int], list[float], Band]:
-        """Iterations at which a signal is a number in each run that has it, its mean there, and its band over runs."""
+        """Iterations as far as all runs that have the signal go, its mean over those that have it there, its band."""
         found = [dict(zip(*run.series(signal), strict=True)) for run in self.runs]
         found = [points for points in found if points]
-        xs = [x for x in found[0] if all(x in points for points in found)] if found else []
-        values = [[points[x] for points in found] for x in xs]
+        last = min((max(points) for points in found), default=0)
+        xs = sorted({x for points in found for x in points if x <= last})
+        values = [[points[x] for points in found if x in points] for x in xs]
         band = {x: (min(some), max(some)) for x, some in zip(xs, values, strict=True)} if len(found) > 1 else {}
         return xs, [fmean(some) for some in values], band
 

@@ -181,6 +181,10 @@ def test_runs_that_differ_in_their_seeds_are_one_line_with_a_band(tmp_path: Path
     assert both.name == "optimization.learning_rate 0.0001 (2 seeds)"
     xs, means, band = both.series("reward/mean")
     assert xs == [1, 2]  # a has no third iteration
+    late = {"x": 1.0}  # a signal that not every run has in every iteration
+    both.runs[0].table.rows[1][1].update(late)
+    both.runs[1].table.rows[2][1].update(late)
+    assert both.series("x") == ([2], [1.0], {2: (1.0, 1.0)})
     assert means == pytest.approx([0.2, 0.6])
     assert band == {1: (0.1, 0.3), 2: (0.5, 0.7)}
     assert alone.name == "c"
