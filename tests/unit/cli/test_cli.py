@@ -192,6 +192,12 @@ def test_a_record_on_the_command_line_takes_the_place_of_a_path(parser: Configur
     assert (train.path, train.question_field, train.answer_field) == ("qa.jsonl", "q", "a")
 
 
+def test_files_of_a_recipe_come_from_the_hub_where_the_root_of_the_data_is_there(parser: ConfigurationParser) -> None:
+    hub = "hf://datasets/RUC-NLPIR/FlashRAG_datasets"
+    config = parser.parse_args(["fit", "-c", QUICKSTART, "-c", "llds:eval/benchmarks", "--data_root", hub]).fit
+    assert config.data.init_args.test[0].path == f"{hub}/nq/test.jsonl"
+
+
 def test_help_of_fit_begins_with_our_own_keys_and_explains_them(
     parser: ConfigurationParser, capsys: pytest.CaptureFixture[str]
 ) -> None:
