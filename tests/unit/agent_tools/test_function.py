@@ -68,6 +68,15 @@ def place(
     return [near, kind, pair]
 
 
+def greet(name: str | None = None) -> str:
+    """Greets.
+
+    Args:
+        name: Of whom.
+    """
+    return f"Hello {name}"
+
+
 @dataclass
 class Point:
     """No value of JSON."""
@@ -193,6 +202,7 @@ def test_null_stands_for_none_where_a_hint_allows_it() -> None:
     given = {"near": None, "kind": "lake", "pair": [1, 2.5]}
     assert call(tool, given).text == '[null, "lake", [1, 2.5]]'
     assert call(tool, {"near": "Oslo", "pair": None}).text == '["Oslo", "city", null]'
+    assert [call(FunctionTool(greet), one).text for one in ("Ada", {"name": None})] == ["Hello Ada", "Hello None"]
     with pytest.raises(ToolInputError, match="`kind`: None is not of type 'string'"):
         call(tool, {"kind": None})
 
