@@ -150,6 +150,13 @@ def test_a_typo_in_a_file_gets_the_nearest_right_key_and_the_name_of_the_file(
     assert str(file) in message
 
 
+def test_a_flag_wins_over_a_file_wherever_it_stands(parser: ConfigurationParser, tmp_path: Path) -> None:
+    (tmp_path / "late.yaml").write_text("rollout: {group_size: 6}\ndata: {init_args: {batch_size: 36}}")
+    words = ["fit", "--rollout.group_size", "4", "-c", QUICKSTART, f"--config={tmp_path / 'late.yaml'}"]
+    config = parser.parse_args(words).fit
+    assert (config.rollout.group_size, config.data.init_args.batch_size) == (4, 36)
+
+
 def test_half_a_key_is_a_typo_and_not_an_abbreviation(parser: ConfigurationParser) -> None:
     assert "`rollout.group`" in refusal(parser, "--rollout.group", "4")
 
