@@ -166,7 +166,9 @@ class ConfigurationParser(ArgumentParser):
         parser = parsers.get(command[1]) if command else None
         return (parser or self).option_keys()
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **settings: Any) -> Namespace:
+    def parse_args(  # type: ignore[override] (of argparse, as jsonargparse's own)
+        self, args: Sequence[str] | None = None, *others: Any, **settings: Any
+    ) -> Namespace:
         """Parse; what the command line says wins over what files say, wherever in it they stand."""
         return super().parse_args(None if args is None else _files_first(args), *others, **settings)
 
