@@ -166,7 +166,7 @@ class ConfigurationParser(ArgumentParser):
         parser = parsers.get(command[1]) if command else None
         return (parser or self).option_keys()
 
-    def parse_args(  # type: ignore[override] (of argparse, as jsonargparse's own)
+    def parse_args(  # type: ignore[override]  # of argparse's, as jsonargparse's own
         self, args: Sequence[str] | None = None, *others: Any, **settings: Any
     ) -> Namespace:
         """Parse; what the command line says wins over what files say, wherever in it they stand."""
