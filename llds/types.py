@@ -34,7 +34,7 @@ class Prompt:
     Attributes:
         prompt_id: Identifies the question in logs; unique within its data source.
         question: The question as text.
-        golden_answers: The accepted answers, at least one.
+        golden_answers: The accepted answers, at least one; none of a question that was asked on the command line.
         data_source: Name of the data set; results are reported per data source.
         messages: Chat messages that replace the prompt template, where the data file brings them.
         origin: ``file:row`` that the prompt was read from, for error messages.

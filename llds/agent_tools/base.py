@@ -17,6 +17,7 @@ from functools import cache, cached_property
 from typing import Any, get_type_hints
 
 from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
 
 from llds.errors import ConfigurationError, ToolInputError
 from llds.types import ARGUMENT, ToolResult
@@ -160,7 +161,7 @@ class AgentTool(ABC):
     def _from_text(self, text: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
         if not known and not text.strip():
             return {}
-        if len(known) == 1 and next(iter(known.values())).get("type") == "string":
+        if len(known) == 1 and _may_be_text(next(iter(known.values()))):
             return {next(iter(known)): text}
         try:
             found = json.loads(text)
@@ -201,6 +202,25 @@ def checked_tool_name(name: str, config_key: str) -> str:
             f"{sorted(RESERVED_NAMES)}, got {name!r}. The model writes it as <{name}>...</{name}>: choose another."
         )
     return name
+
+
+def _may_be_text(schema: Mapping[str, Any] | bool) -> bool:
+    if isinstance(schema, bool):  # of anything, or of nothing
+        return schema
+    kinds = schema.get("type", ())
+    is_text = "string" in ([kinds] if isinstance(kinds, str) else kinds)
+    return is_text or any(_may_be_text(one) for one in schema.get("anyOf", ()))
+
+
+def check_parameters(tool: AgentTool) -> None:
+    """Raise a `ConfigurationError` if what a tool gives as `parameters` is no JSON schema: no call would fit it."""
+    try:
+        Draft202012Validator.check_schema(tool.schema["function"]["parameters"])
+    except SchemaError as error:
+        raise ConfigurationError(
+            f"Expected `parameters` of the tool {tool.name!r} to be a JSON schema, got one that is wrong at "
+            f"`{error.json_path}`: {error.message[:_MOST_CHARS]}. Correct it."
+        ) from error
 
 
 @cache

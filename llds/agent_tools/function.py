@@ -9,7 +9,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 from transformers.utils.chat_template_utils import (
     DocstringParsingException,
@@ -18,14 +18,20 @@ from transformers.utils.chat_template_utils import (
 )
 
 from llds.agent_tools.base import AgentTool, ToolContext, checked_tool_name, context_parameter
+from llds.agent_tools.openapi.schemas import Schemas
 from llds.errors import ConfigurationError, ToolInputError
+from llds.files.rows import shorten
 from llds.types import ToolResult
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_OF_JSON = {int, float, str, bool, type(None), list, tuple, dict, Any}
 
 
 class FunctionTool(AgentTool):
     """Calls a function, plain or ``async``, with the arguments that the model gives.
 
-    The function needs type hints and a docstring in Google's style with a line for each argument. What it returns
+    The function needs type hints and a docstring in Google's style with a line for each argument. A hint is of what
+    JSON can say: numbers, texts, bool, None, list, tuple, dict, Literal, unions of them, and Any. What it returns
     becomes the observation: a text as it is, a `ToolResult` likewise, anything else as JSON. `ToolInputError` and
     `ValueError` are the model's mistake, whose words it reads; `ToolFailure` and `OSError` are tried again; anything
     else is a bug. A plain function runs in a thread, so it may block.
@@ -35,7 +41,8 @@ class FunctionTool(AgentTool):
         name: What the model calls it by; None is the function's own name.
 
     Raises:
-        ConfigurationError: It cannot be imported, or does not say of each argument what it is.
+        ConfigurationError: It cannot be imported, does not say of each argument what it is, or cannot be given
+            arguments by name.
     """
 
     def __init__(self, function: str | Callable[..., Any], name: str | None = None) -> None:
@@ -74,6 +81,8 @@ async def run_function(function: Callable[..., Any], arguments: dict[str, Any]) 
             value = await function(**arguments)
         else:
             value = await asyncio.to_thread(functools.partial(function, **arguments))
+            if inspect.isawaitable(value):  # of an async function behind a plain decorator
+                value = await value
     except ValueError as error:
         raise ToolInputError(str(error)) from error
     if isinstance(value, ToolResult):
@@ -87,6 +96,7 @@ def function_schema(function: Callable[..., Any]) -> dict[str, Any]:
     Raises:
         ConfigurationError: If type hints or docstring leave something open.
     """
+    _check_kind(function)
     shown = _without(function, context_parameter(function))
     try:
         found: dict[str, Any] = get_json_schema(shown)["function"]
@@ -99,7 +109,9 @@ def function_schema(function: Callable[..., Any]) -> dict[str, Any]:
         raise ConfigurationError(
             f"Expected the docstring of {function.__qualname__} to begin with what it does, got none. Add it."
         )
-    return found
+    _check_hints(shown)
+    # Of None beside another type it says what OpenAPI 3.0 does (`nullable`), which JSON schema does not know.
+    return found | {"parameters": Schemas(lambda _: {}).converted(found["parameters"])}
 
 
 def imported_function(path: str) -> Callable[..., Any]:
@@ -119,6 +131,45 @@ def imported_function(path: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigurationError(f"Expected `function` to be a function, got {path!r}, a {type(found).__name__}.")
     return found
+
+
+def _check_kind(function: Callable[..., Any]) -> None:
+    """Refuse what cannot be called with arguments by name, or returns no result."""
+    if not inspect.isroutine(function) or inspect.isbuiltin(function):
+        raise ConfigurationError(
+            f"Expected a function for a tool, got {shorten(function)}. Write a function around it, with type hints and "
+            "a docstring."
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"Expected the function of a tool to return its result, got {function.__qualname__}, which yields. Return "
+            "all of it at once."
+        )
+    parameters = inspect.signature(function).parameters.values()
+    if unnamed := [one for one in parameters if one.kind not in _BY_NAME]:
+        raise ConfigurationError(
+            f"Expected the function of a tool to take its arguments by name, got `{unnamed[0]}` of "
+            f"{function.__qualname__}. Give each argument a name."
+        )
+
+
+def _check_hints(function: Callable[..., Any]) -> None:
+    """Refuse types that the function would not get: a class is an object of JSON to the model, and stays a dict."""
+    for name, hint in get_type_hints(function).items():
+        if name != "return" and (foreign := [one for one in _leaves(hint) if one not in _OF_JSON]):
+            raise ConfigurationError(
+                f"Expected type hints of what JSON can say (int, float, str, bool, None, list, tuple, dict, Literal, "
+                f"Any) for a tool, got {foreign[0].__name__} for `{name}` of {function.__qualname__}. Take one of "
+                "those, and make the other of it in the function."
+            )
+
+
+def _leaves(hint: Any) -> list[Any]:
+    """The classes that a type hint is made of; a typed dictionary is a dictionary."""
+    if get_origin(hint) is Literal or is_typeddict(hint):
+        return []
+    inner = [leaf for one in get_args(hint) for leaf in _leaves(one)]
+    return [hint, *inner] if isinstance(hint, type) and not get_args(hint) else inner
 
 
 def _without(function: Callable[..., Any], parameter: str) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ process.
 """
 
 import asyncio
+import json
 import re
 import sys
 import threading
@@ -66,11 +67,12 @@ class MCPTools(AgentTool):
     def expand(self) -> list[AgentTool]:
         """Connect, and list the server's tools."""
         try:
-            listed = self.connection().wait(lambda client: client.list_tools(), self.deadline_s).tools
+            listed = self.connection().wait(_listed, self.deadline_s)
         except (ToolFailure, TimeoutError) as error:
+            reason = str(error) or f"no answer within {self.deadline_s:g} s"
             raise ConfigurationError(
-                f"Expected the tools of the MCP server {self.name}, got no list of them: {error}. Start it, or correct "
-                "`url` or `command`."
+                f"Expected the tools of the MCP server {self.name}, got no list of them: {reason}. Start it, or "
+                "correct `url` or `command`."
             ) from error
         known = {tool.name: tool for tool in listed}
         if missing := [name for name in self._only or () if name not in known]:
@@ -128,7 +130,8 @@ class MCPTool(AgentTool):
         connection = await asyncio.to_thread(self._server.connection)
         found = await connection.ask(lambda client: client.call_tool(self._called, arguments))
         texts = [block.text for block in found.content if getattr(block, "text", None) is not None]
-        text = "\n".join(texts) if texts else str(found.structured_content or "")
+        structured = found.structured_content
+        text = "\n".join(texts) if texts or not structured else json.dumps(structured, ensure_ascii=False)
         if found.is_error:
             raise ToolInputError(text)
         return ToolResult(text)
@@ -208,6 +211,16 @@ class _Connection:
                 self._ready.set_exception(ToolFailure(f"it cannot be reached: {_in_words(error)}"))
         finally:
             self._client = None
+
+
+async def _listed(client: Any) -> list[Any]:
+    """All tools of a server, which may list them page by page."""
+    page = await client.list_tools()
+    tools = list(page.tools)
+    while page.next_cursor:
+        page = await client.list_tools(cursor=page.next_cursor)
+        tools += page.tools
+    return tools
 
 
 def _in_words(error: BaseException) -> str:

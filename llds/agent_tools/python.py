@@ -11,21 +11,29 @@ import resource
 import signal
 import sys
 import tempfile
+from typing import IO
 
 from llds.agent_tools.base import AgentTool, checked_tool_name
 from llds.errors import ConfigurationError, ToolFailure, ToolInputError
 from llds.types import ToolResult
 
 _PRELUDE = """
-import sys
+import resource, sys
+for _kind, _value in {limits}:
+    _most = resource.getrlimit(_kind)[1]
+    _value = _value if _most == resource.RLIM_INFINITY else min(_value, _most)
+    try:
+        resource.setrlimit(_kind, (_value, _value))
+    except (ValueError, OSError):
+        pass  # macOS bounds no memory
 def _refuse(event, arguments):
     if event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn")):
-        raise PermissionError(f"{event} is not allowed here")
+        raise PermissionError(f"{{event}} is not allowed here")
 sys.addaudithook(_refuse)
-del _refuse
-exec(compile(sys.stdin.read(), "<code>", "exec"), {"__name__": "__main__"})
+del _refuse, _kind, _value, _most, resource
+exec(compile(sys.stdin.buffer.read(), "<code>", "exec"), {{"__name__": "__main__"}})
 """
-_FILES = 64
+_FILES, _MIB = 64, 2**20
 
 
 class PythonTool(AgentTool):
@@ -34,8 +42,8 @@ class PythonTool(AgentTool):
     Args:
         name: What the model calls it by.
         time_s: Longest time, in seconds.
-        memory_mb: Most memory, in MiB.
-        disk_mb: Largest file that it may write, in MiB.
+        memory_mb: Most memory, in MiB; macOS does not hold it to that.
+        disk_mb: Largest file that it may write, and most that it may print, in MiB.
         max_chars: Most characters that are returned; the end of a longer output.
 
     Raises:
@@ -65,48 +73,59 @@ class PythonTool(AgentTool):
         """
         if not argument.strip():
             raise ToolInputError("The program is empty. Write Python that prints what you want to know.")
-        with tempfile.TemporaryDirectory(prefix="llds-python-", ignore_cleanup_errors=True) as folder:
-            code, printed = await self._process(argument, folder)
-        text = printed[-self.max_chars :].strip()
+        with (
+            tempfile.TemporaryDirectory(prefix="llds-python-", ignore_cleanup_errors=True) as folder,
+            tempfile.TemporaryFile() as program,
+            tempfile.TemporaryFile() as printed,
+        ):
+            program.write(argument.encode("utf-8", "replace"))
+            program.seek(0)
+            code = await self._process(program, printed, folder)
+            size = printed.seek(0, os.SEEK_END)
+            printed.seek(max(0, size - 4 * self.max_chars))  # a character has four bytes at most
+            text = printed.read().decode("utf-8", "replace")[-self.max_chars :].strip()
+        if size >= self.disk_mb * _MIB:
+            raise ToolInputError(f"The program printed more than {self.disk_mb} MiB. Write one that prints less.")
         if code == -signal.SIGKILL:
             raise ToolInputError(f"The program was stopped after {self.time_s} s. Write one that ends sooner.")
         if code:
             raise ToolInputError(text or f"The program ended with code {code}.")
         return ToolResult(text or "It printed nothing.")
 
-    async def _process(self, program: str, folder: str) -> tuple[int, str]:
+    async def _process(self, program: IO[bytes], printed: IO[bytes], folder: str) -> int:
+        """Run a program to its end or to its limits.
+
+        It reads from a file and prints into one: pipes would have to be emptied, as fast and as long as it prints.
+
+        Returns:
+            Its exit code; that of a kill where it ran out of time.
+        """
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-c", _PRELUDE,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+                sys.executable, "-I", "-c", _PRELUDE.format(limits=self._limits),
+                stdin=program, stdout=printed, stderr=asyncio.subprocess.STDOUT,
                 cwd=folder, env={"PATH": os.defpath, "HOME": folder, "LANG": "C.UTF-8"}, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             raise ToolFailure(f"no process for {self.name}: {error}") from error
         try:
-            self._limit(process.pid)
-            sent = program.encode("utf-8", "replace")
-            printed, _ = await asyncio.wait_for(process.communicate(sent), self.time_s + 1)
-        except TimeoutError:
+            return await asyncio.wait_for(process.wait(), self.time_s + 1)
+        except BaseException as error:  # also where it was cancelled: nothing may be left running
             _kill(process.pid)
             await process.wait()
-            return -signal.SIGKILL, ""
-        except BaseException:  # cancelled: nothing may be left running
-            _kill(process.pid)
-            await process.wait()
-            raise
-        return process.returncode or 0, printed.decode("utf-8", "replace")
+            if not isinstance(error, TimeoutError):
+                raise
+            return -signal.SIGKILL
 
-    def _limit(self, pid: int) -> None:
-        """Before the program is sent: it waits for it."""
-        for kind, value in (
+    @property
+    def _limits(self) -> list[tuple[int, int]]:
+        return [
             (resource.RLIMIT_CPU, self.time_s),
-            (resource.RLIMIT_AS, self.memory_mb * 2**20),
-            (resource.RLIMIT_FSIZE, self.disk_mb * 2**20),
+            (resource.RLIMIT_AS, self.memory_mb * _MIB),
+            (resource.RLIMIT_FSIZE, self.disk_mb * _MIB),
             (resource.RLIMIT_NOFILE, _FILES),
             (resource.RLIMIT_CORE, 0),
-        ):
-            resource.prlimit(pid, kind, (value, value))
+        ]
 
 
 def _kill(pid: int) -> None:

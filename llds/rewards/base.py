@@ -52,6 +52,10 @@ class Reward(ABC):
         """
         return None
 
+    def __str__(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     def attach(self, decode: Callable[[Sequence[int]], str]) -> None:  # noqa: B027 (optional hook)
         """Hear how token ids become text, before the first trajectory."""
 

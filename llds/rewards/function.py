@@ -15,9 +15,10 @@ class FunctionReward(Reward):
     """Calls ``f(prompts, completions, **columns)``, which returns a list of numbers, None for what does not apply.
 
     The function gets the trajectories of an iteration at once; it may be ``async``. It gets, of what it has parameters
-    for: ``prompts``, ``completions``, ``completion_ids``, ``answers`` (None without one), ``golden_answers``, and every
-    column of the data file by its name. A completion is the text of all that the policy sampled; what tools returned is
-    no part of it, so that it can earn nothing.
+    for: ``prompts``, ``completions``, ``completion_ids``, every column of the data file by its name, and of llds
+    ``final_answers`` (None without one) and ``golden_answers``. A completion is the text of all that the policy
+    sampled; what tools returned is no part of it, so that it can earn nothing. What else TRL's trainer hands over
+    (``trainer_state``, ``log_metric``) is that of a trainer which is not there.
 
     Args:
         function: The function, or its import path, such as ``my_rewards.accuracy``.
@@ -70,25 +71,30 @@ class FunctionReward(Reward):
     def _arguments(self, trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         columns = dict.fromkeys(name for one in trajectories for name in one.prompt.row)
         ways: dict[str, Callable[[Trajectory], Any]] = {name: partial(_column, name) for name in columns}
-        ways |= {
+        ours: dict[str, Callable[[Trajectory], Any]] = {
             "prompts": self._prompt,
             "completions": self._completion,
             "completion_ids": lambda one: [token for turn in one.turns for token in turn.action_ids],
-            "answers": lambda one: one.answer,
+            "final_answers": lambda one: one.answer,
             "golden_answers": lambda one: list(one.prompt.golden_answers),
         }
+        ways |= ours
         parameters = inspect.signature(self.function).parameters
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind in named]
         if missing := [name for name in needed if name not in ways]:
             raise ConfigurationError(
                 f"Expected the data to have a column {missing[0]!r}, which {self._named} "
-                f"(`rollout.reward`) asks for, got {', '.join(columns) or 'none'}. Add it, or name the parameter "
-                "otherwise."
+                f"(`rollout.reward`) asks for, got {', '.join(columns) or 'none'}, and of llds {', '.join(ours)}. Add "
+                "it, name the parameter otherwise, or give it a default."
             )
         takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
         asked = {name: way for name, way in ways.items() if takes_all or name in parameters}
         return {name: [way(one) for one in trajectories] for name, way in asked.items()}
+
+    def __str__(self) -> str:
+        """What messages call it: one of several is known by its function."""
+        return f"{type(self).__name__} of {self._named}"
 
     @property
     def _named(self) -> str:

@@ -19,14 +19,17 @@ _QUESTION = (
     "Does the given answer mean the same as one of the accepted answers? Reply with yes or no only."
 )
 _VERDICT = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-_TOO_BUSY = 429
+_REFUSALS = {401, 403, 404, 405}
+"""Of any question: a wrong key, model or address."""
+_BEGIN = b'{"key": '
+"""Of a line of the cache."""
 
 
 class JudgeReward(Reward):
     """1 where the judge says yes, 0 where it says no. An answer that matches exactly is right without a question.
 
-    The same answer to the same question is judged once. A server that cannot be reached, is busy, or says neither yes
-    nor no has failed: the trajectory then counts as failed, not as wrong.
+    The same answer to the same question is judged once. A server that cannot be reached, is busy, does not take this
+    one answer, or says neither yes nor no has failed: the trajectory then counts as failed, not as wrong.
 
     Args:
         url: Of the API, such as ``http://127.0.0.1:8000/v1``.
@@ -99,13 +102,13 @@ class JudgeReward(Reward):
                 text = await reply.text()
         except (aiohttp.ClientError, UnicodeDecodeError) as error:
             raise RewardFailure(f"the judge at {self.url} cannot be asked: {error}") from error
-        if reply.status >= 500 or reply.status == _TOO_BUSY:
-            raise RewardFailure(f"the judge at {self.url} answered with status {reply.status}")
-        if reply.status >= 400:
+        if reply.status in _REFUSALS:
             raise ConfigurationError(
                 f"Expected the judge at {self.url} to take a question to the model {self.model!r}, got status "
                 f"{reply.status}: {text[:200]}. Correct `url`, `model` or the key in ${self.api_key_variable}."
             )
+        if reply.status >= 400:  # it is busy or broken, or this one answer is too long for it, or filtered out
+            raise RewardFailure(f"the judge at {self.url} answered with status {reply.status}: {text[:200]}")
         try:
             return json.loads(text)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -120,11 +123,18 @@ def _verdict(said: Any) -> float:
 
 
 def _read_cache(path: Path | None) -> dict[str, float]:
+    """The verdicts of a file; half a line at its end, which a kill left, is taken away."""
     if path is None or not path.exists():
         return {}
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return {row["key"]: float(row["verdict"]) for row in rows}
+        whole, newline, torn = path.read_bytes().rpartition(b"\n")
+        rows = [json.loads(line) for line in whole.splitlines()]
+        found = {row["key"]: float(row["verdict"]) for row in rows}
+        if torn:
+            if torn[: len(_BEGIN)] != _BEGIN[: len(torn)]:
+                raise ValueError(f"{torn[:40]!r} at the end")
+            os.truncate(path, len(whole + newline))
+        return found
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ConfigurationError(
             f"Expected verdicts in `cache` of the judge, got {error} in {path}. Remove the file, or name another."

@@ -82,6 +82,8 @@ class Scoring:
     def score(self, trajectories: Sequence[Trajectory], run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         """Give trajectories their rewards and say which are correct; those that failed get 0 and are not correct.
 
+        A question that was asked on the command line has neither gold answers nor a row, so there is nothing to reward.
+
         Args:
             trajectories: Their episodes have ended; filled in place.
             run: Runs a coroutine on an event loop to its end.
@@ -91,7 +93,7 @@ class Scoring:
         """
         for trajectory in trajectories:
             trajectory.reward, trajectory.rewards, trajectory.is_correct = 0.0, {}, False
-        alive = [trajectory for trajectory in trajectories if trajectory.status != "failed"]
+        alive = [one for one in trajectories if one.status != "failed" and one.prompt.golden_answers]
         values = {name: self._values(part, alive, run) for name, part in self._parts.items()}
         for number, trajectory in enumerate(alive):
             self._fill(trajectory, {name: found[number] for name, found in values.items()})
@@ -139,7 +141,7 @@ class Scoring:
                 last = error if str(error) else RewardFailure(f"no reward within {self.calls.deadline_s:g} s")
             except Exception as error:  # whatever a stranger's code does
                 raise _wrong(part, trajectory, error) from error
-        return RewardFailure(f"{type(part).__name__} failed {self.calls.max_retries + 1} times, last: {last}")
+        return RewardFailure(f"{part} failed {self.calls.max_retries + 1} times, last: {last}")
 
     def _fill(self, trajectory: Trajectory, values: dict[str, Any]) -> None:
         failures = [value for value in values.values() if isinstance(value, RewardFailure)]
@@ -188,7 +190,7 @@ class Scoring:
         if self._seen >= _ENOUGH:
             self._is_quiet = True
             rank_zero_warn(
-                f"{type(self.reward).__name__} (`rollout.reward`) rewarded {self._seen} trajectories, none of which is "
+                f"{self.reward} (`rollout.reward`) rewarded {self._seen} trajectories, none of which is "
                 "correct, because no answer matches a gold answer exactly: signals, probes and detector see no right "
                 "answer. If that is not meant, set `correct_from` in the class, or `rollout.correct`."
             )
@@ -198,7 +200,7 @@ def _guarded(part: Reward, trajectory: Trajectory, function: Callable[[], Any]) 
     try:
         return function()
     except (RewardFailure, OSError) as error:
-        return RewardFailure(f"{type(part).__name__}: {error}")
+        return RewardFailure(f"{part}: {error}")
     except (Exception, SystemExit) as error:  # whatever a stranger's code does
         if isinstance(error, SystemExit) and type(error) is not SystemExit:
             raise  # a signal to this process, which is no doing of the class
@@ -241,7 +243,7 @@ def _number(part: Reward, trajectory: Trajectory, value: Any) -> float:
 
 
 def _where(part: Reward, trajectory: Trajectory) -> str:
-    return f"{type(part).__name__} (`rollout.reward`) for trajectory {trajectory.index}, {_question(trajectory)}"
+    return f"{part} (`rollout.reward`) for trajectory {trajectory.index}, {_question(trajectory)}"
 
 
 def _is_finite(value: object) -> bool:

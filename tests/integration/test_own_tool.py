@@ -34,7 +34,7 @@ SMALL = ("--data.iterations", "2", "--data.batch_size", "4", "--model.optimizati
 
 
 class ComputingSampler(ScriptedSampler):
-    """Half of its trajectories compute 17 * 23 before they answer, the others answer at once."""
+    """Half of its trajectories compute 17 * 23 and double 4 before they answer, the others answer at once."""
 
     def __init__(self) -> None:
         tokenizer = AutoTokenizer.from_pretrained(resolve_path("llds:quickstart/policy"))
@@ -42,8 +42,35 @@ class ComputingSampler(ScriptedSampler):
 
     def action(self, member: int, turn: int) -> str:
         """The text of an action."""
-        computes = member == 0 and turn == 0
-        return "<calculate>17 * 23</calculate>" if computes else f"<answer>{391 if turn else 0}</answer>"
+        calls = ["<calculate>17 * 23</calculate>", '<double>{"n": 4}</double>'] if member == 0 else []
+        return calls[turn] if turn < len(calls) else f"<answer>{391 if turn else 0}</answer>"
+
+
+class JudgeAndDoubler(BaseHTTPRequestHandler):
+    """A server with an OpenAPI document, which doubles numbers; and a judge, who takes no answer for right."""
+
+    def do_GET(self) -> None:
+        """The document."""
+        field = {"n": {"type": "integer"}}
+        body = {"content": {"application/json": {"schema": {"type": "object", "properties": field}}}, "required": True}
+        operation = {"operationId": "double", "summary": "Doubles a number.", "requestBody": body}
+        self._send({"openapi": "3.1.0", "paths": {"/double": {"post": operation}}})
+
+    def do_POST(self) -> None:
+        """A number, or a verdict."""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        verdict = {"choices": [{"message": {"content": "No."}}]}
+        self._send({"doubled": 2 * asked["n"]} if self.path == "/double" else verdict)
+
+    def _send(self, found: object) -> None:
+        body = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 @pytest.fixture
@@ -94,19 +121,27 @@ def test_an_agent_with_the_tools_of_an_mcp_server_trains_without_a_retriever(
 
 
 @pytest.mark.slow
-def test_what_the_calculator_computes_comes_back_and_is_worth_a_reward(
+def test_what_tools_compute_comes_back_and_a_judge_says_what_it_is_worth(
     tmp_path: Path, questions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), JudgeAndDoubler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"127.0.0.1:{server.server_port}"
+    (tmp_path / "judge.yaml").write_text((AGENT / "judge.yaml").read_text().replace("127.0.0.1:8000", address))
+    tool = {"class_path": "llds.agent_tools.OpenAPITools", "init_args": {"document": f"http://{address}/openapi.json"}}
+    (tmp_path / "double.yaml").write_text(json.dumps({"model": {"init_args": {"agent_tools+": [tool]}}}))
     sampler = f"{ComputingSampler.__module__}.ComputingSampler"
-    args = ("--data.train", str(questions), "--data.iterations", "1", "--rollout.sampler", sampler)
+    args = ("-c", str(tmp_path / "double.yaml"), "-c", str(tmp_path / "judge.yaml"))
+    args += ("--data.train", str(questions), "--data.iterations", "1", "--rollout.sampler", sampler)
     trajectories = fit(monkeypatch, tmp_path / "run", *args)
-    computing = [trajectory for trajectory in trajectories if len(trajectory["turns"]) == 2]
+    server.shutdown()
+    computing = [trajectory for trajectory in trajectories if len(trajectory["turns"]) == 3]
     assert len(computing) == len(trajectories) / 2
-    assert {trajectory["turns"][0]["kind"] for trajectory in computing} == {"tool"}
+    assert {turn["kind"] for trajectory in computing for turn in trajectory["turns"][:2]} == {"tool"}
     assert all("391" in trajectory["turns"][0]["observation"] for trajectory in computing)
-    assert [trajectory["reward"] for trajectory in trajectories] == [
-        1.0 if len(trajectory["turns"]) == 2 else 0.0 for trajectory in trajectories
-    ]
+    assert all('{"doubled": 8}' in trajectory["turns"][1]["observation"] for trajectory in computing)
+    values = {(len(one["turns"]), round(one["reward"], 6), one["is_correct"]) for one in trajectories}
+    assert values == {(3, 1.1, True), (1, 0.1, False)}  # 1 of the judge's, 0.1 of form
 
 
 def test_the_example_is_short_enough_to_copy() -> None:

@@ -71,7 +71,7 @@ def test_a_heavy_dependency_is_imported_in_one_file_at_most(name: str) -> None:
     assert len(users) <= 1, users
 
 
-ONLY_LINUX = ("/proc", "memfd_create", "sched_getaffinity", "import fcntl")
+ONLY_LINUX = ("/proc", "memfd_create", "sched_getaffinity", "prlimit", "import fcntl")
 ASK_FOR_LINUX = {
     "callbacks/profile/peak_memory.py",  # another way where there is none
     "samplers/vllm/engine.py",  # which refuses other systems for all of samplers/vllm

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -106,7 +106,8 @@ def show(console: Console, records: Sequence[EvaluationRecord], paths: Sequence[
     for letter, record, path in zip(_letters(records), records, paths, strict=True):
         console.print(f"{letter}: {record.folder}{_said_of(record, path)}", soft_wrap=True, highlight=False)
     differences = card_differences([record.card for record in records])
-    for line in card_lines(differences, len(records)) or ["The cards are equal: one policy, measured again."]:
+    lines = card_lines(differences, len(records)) or ["The cards are equal: one policy, measured again."]
+    for line in [*lines, *(_same_policies(records) if differences else ())]:
         console.print(line, soft_wrap=True, highlight=False)
     first, *others = records
     named = list(zip(_letters(records)[1:], others, strict=True))
@@ -217,6 +218,15 @@ def _single(groups: Sequence[SeedGroup], runs: Sequence[SeededRun]) -> list[str]
     """Say which experiments have one run, and thus no interval."""
     names = [runs[group.members[0]].name for group in groups if len(group.members) == 1]
     return [f"Without an interval, as they are of one training run each: {', '.join(names)}."] if names else []
+
+
+def _same_policies(records: Sequence[EvaluationRecord]) -> list[str]:
+    """Say which runs measured one and the same policy: what differs between them is not what was trained."""
+    runs: dict[Hashable, list[str]] = {}
+    for letter, record in zip(_letters(records), records, strict=True):
+        runs.setdefault(seeded_run(record, letter).result, []).append(letter)
+    found = [" and ".join(letters) for letters in runs.values() if len(letters) > 1]
+    return [f"[bold]{letters} measured the same weights[/]: they are one policy." for letters in found]
 
 
 def _measured_otherwise(groups: Sequence[SeedGroup], records: Sequence[EvaluationRecord]) -> list[int]:

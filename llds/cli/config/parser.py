@@ -5,7 +5,7 @@ Needs neither torch nor Lightning; a training's own is in `llds.cli.training.par
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -20,6 +20,7 @@ from llds.cli.help_format import ParagraphFormatter
 from llds.errors import ConfigurationError, LLDSError
 
 CONFIG_HELP = "Configuration file, or llds:NAME for one that ships with llds (`llds configs`); may be repeated."
+_FILES = ("-c", "--config")
 _NO_KEYS = ("help", "config", "print_config", "version")
 
 
@@ -93,6 +94,17 @@ def _lists(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{word}"
 
 
+def _files_first(words: Sequence[str]) -> list[str]:
+    """The words of a command with its configurations behind the name of the subcommand, before all flags."""
+    files: list[str] = []
+    others: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        is_flag = word in _FILES or word.startswith(tuple(f"{flag}=" for flag in _FILES))
+        (files if is_flag or (before in _FILES and not word.startswith("-")) else others).append(word)
+    has_command = bool(others) and not others[0].startswith("-") and words[0] == others[0]
+    return [*others[:has_command], *files, *others[has_command:]]
+
+
 class ConfigurationAction(ActionConfigFile):
     """What ``-c`` takes: a file, or `llds:NAME` for a configuration that ships with llds."""
 
@@ -153,6 +165,12 @@ class ConfigurationParser(ArgumentParser):
         parsers: Any = self._subcommands_action.choices if self._subcommands_action else {}
         parser = parsers.get(command[1]) if command else None
         return (parser or self).option_keys()
+
+    def parse_args(  # type: ignore[override]  # of argparse's, as jsonargparse's own
+        self, args: Sequence[str] | None = None, *others: Any, **settings: Any
+    ) -> Namespace:
+        """Parse; what the command line says wins over what files say, wherever in it they stand."""
+        return super().parse_args(None if args is None else _files_first(args), *others, **settings)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Read a configuration file; an error in it names it."""

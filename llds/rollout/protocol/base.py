@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from llds.agent_tools import AgentTool
+from llds.agent_tools.base import check_parameters
+from llds.errors import ConfigurationError
 from llds.types import Action
 
 
@@ -78,13 +80,20 @@ class Protocol(ABC):
             ConfigurationError: If the protocol cannot work with them.
         """
         self.check_tool_names([tool.name for tool in tools])
+        for tool in tools:
+            check_parameters(tool)
 
     def announce(self, tools: Sequence[AgentTool]) -> ToolAnnouncement:
         """How the model is told of the tools; by default not at all."""
         return ToolAnnouncement()
 
-    def check_tool_names(self, tool_names: Sequence[str]) -> None:  # noqa: B027 (optional hook)
-        """Raise a `ConfigurationError` unless a model can call tools by these names."""
+    def check_tool_names(self, tool_names: Sequence[str]) -> None:
+        """Raise a `ConfigurationError` unless a model can call tools by these names: no two are equal."""
+        if repeated := [name for name in tool_names if list(tool_names).count(name) > 1]:
+            raise ConfigurationError(
+                f"Expected `agent_tools` names to be unique, got {repeated[0]!r} {len(repeated)} times. Give one of "
+                "those tools another `name`, or leave it out."
+            )
 
     @abstractmethod
     def stop_strings(self, tool_names: Sequence[str]) -> list[str]:

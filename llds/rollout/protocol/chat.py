@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
 from llds.agent_tools import AgentTool
@@ -88,6 +88,9 @@ class ChatToolProtocol(Protocol):
                 "Expected a tokenizer with a chat template for llds.rollout.ChatToolProtocol (`model.protocol`), got "
                 "one without. Use llds.rollout.TagProtocol, or give the tokenizer a chat template."
             )
+        for name in self.template_kwargs:
+            if name not in str(tokenizer.chat_template):
+                rank_zero_warn(f"The chat template knows no `{name}` (`protocol.template_kwargs`): it has no effect.")
         self._schemas = {tool.name: tool.schema["function"]["parameters"] for tool in tools}
         template = ChatTemplate(tokenizer, self.announce(tools).chat_arguments, self.call_text or "")
         self._find(template, tokenizer, [tool.name for tool in tools])
@@ -226,6 +229,12 @@ class ChatToolProtocol(Protocol):
         """A tool's message that says what was wrong."""
         text = f"Error: {reason or 'The message could not be understood.'}"
         return self._results([text], list(tool_names[:1]), [""], action_text)
+
+    def shortest_observations(self, tool_names: Sequence[str]) -> list[ObservationText]:
+        """Also that of as many calls as an action may make, which the model decides."""
+        count = 1 if self._known.calls.is_single else self.max_calls
+        several = self._results([""] * count, list(tool_names[:1]), [""] * count, self._known.calls.end)
+        return [*super().shortest_observations(tool_names), several]
 
     def _results(
         self, bodies: Sequence[str], names: Sequence[str], ids: Sequence[str], action_text: str

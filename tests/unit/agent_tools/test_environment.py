@@ -278,14 +278,15 @@ def test_the_page_about_an_agent_of_ones_own_runs(
     assert (said[0], said[2]) == ("result: 717710\n", "wrong: There is no such tool.\n")
     assert said[1].startswith("result: Error: ")
     assert episode.answer == "717710"
-    shop = EnvironmentFactory(**configurations[3]["model"]["init_args"]["environment"])
-    trajectory = Trajectory(Prompt("p", "?", ("1",), row={"budget": 5}), "g", 0, SamplingParams())
+    database = EnvironmentFactory(**configurations[3]["model"]["init_args"]["environment"])
+    row = {"tables": "CREATE TABLE cities (name); INSERT INTO cities VALUES ('Oslo'), ('Bergen')"}
+    trajectory = Trajectory(Prompt("p", "?", ("1",), row=row), "g", 0, SamplingParams())
 
-    async def buy() -> str:
-        async with shop.opened(trajectory):
-            with pytest.raises(ToolInputError, match="pay for 2, and there are 3"):
-                await shop.tools[0].call({"count": 3}, ToolContext())
-            return (await shop.tools[0].call("2", ToolContext())).text
+    async def ask() -> str:
+        async with database.opened(trajectory):
+            with pytest.raises(ToolInputError, match="SQLite says: no such table: towns"):
+                await database.tools[0].call({"sql": "SELECT * FROM towns"}, ToolContext())
+            return (await database.tools[0].call("SELECT name, 2 FROM cities", ToolContext())).text
 
-    assert asyncio.run(buy()) == "You have 2 apples and 1 left."
-    assert trajectory.environment_reward == pytest.approx(2 / 3)
+    assert asyncio.run(ask()) == "Oslo, 2\nBergen, 2"
+    assert trajectory.environment_reward == 0.5

@@ -1,7 +1,10 @@
 """Tools from typed functions: what the model is told, what it may give, and what becomes of what comes back."""
 
 import asyncio
-from typing import Any
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pytest
 
@@ -50,6 +53,72 @@ def untyped(x):  # type: ignore[no-untyped-def]
         x: What.
     """
     return x
+
+
+def place(
+    near: str | None = None, kind: Literal["city", "lake"] = "city", pair: tuple[int, float] | None = None
+) -> list[Any]:
+    """Names a place.
+
+    Args:
+        near: What is near.
+        kind: Of it.
+        pair: Two numbers.
+    """
+    return [near, kind, pair]
+
+
+def greet(name: str | None = None) -> str:
+    """Greets.
+
+    Args:
+        name: Of whom.
+    """
+    return f"Hello {name}"
+
+
+@dataclass
+class Point:
+    """No value of JSON."""
+
+    x: int
+
+
+def classy(points: list[Point]) -> str:
+    """Does something.
+
+    Args:
+        points: Where.
+    """
+    return str(points)
+
+
+def many(*numbers: int) -> int:
+    """Adds numbers.
+
+    Args:
+        numbers: Any.
+    """
+    return sum(numbers)
+
+
+def lazy(n: int) -> Iterator[int]:
+    """Counts.
+
+    Args:
+        n: How far.
+    """
+    yield from range(n)
+
+
+@functools.cache
+def cached(n: int) -> int:
+    """Doubles a number.
+
+    Args:
+        n: It.
+    """
+    return 2 * n
 
 
 class Both(AgentTool):
@@ -113,12 +182,38 @@ def test_what_does_not_fit_is_the_models_mistake(arguments: Any, said: str) -> N
         (untyped, "type hint"),
         ("no_such_module.f", "import path"),
         (f"{__name__}.CONTEXT", "a ToolContext"),
+        (classy, "got Point for `points` of classy"),
+        (many, r"by name, got `\*numbers: int` of many"),
+        (lazy, "lazy, which yields"),
+        (functools.partial(add, 1), "Write a function around it"),
+        (len, "Write a function around it"),
         ("add", "import path"),
     ],
 )
 def test_a_function_that_leaves_something_open_is_refused(function: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         FunctionTool(function)
+
+
+def test_null_stands_for_none_where_a_hint_allows_it() -> None:
+    tool = FunctionTool(place)
+    properties = tool.schema["function"]["parameters"]["properties"]
+    assert properties["near"] == {"type": ["string", "null"], "description": "What is near."}
+    given = {"near": None, "kind": "lake", "pair": [1, 2.5]}
+    assert call(tool, given).text == '[null, "lake", [1, 2.5]]'
+    assert call(tool, {"near": "Oslo", "pair": None}).text == '["Oslo", "city", null]'
+    assert [call(FunctionTool(greet), one).text for one in ("Ada", {"name": None})] == ["Hello Ada", "Hello None"]
+    with pytest.raises(ToolInputError, match="`kind`: None is not of type 'string'"):
+        call(tool, {"kind": None})
+
+
+def test_decorated_functions_are_called_as_what_they_are() -> None:
+    @functools.wraps(look_up)
+    def logged(*args: Any, **kwargs: Any) -> Any:
+        return look_up(*args, **kwargs)
+
+    assert call(FunctionTool(logged), "sild").text.startswith("sild Norwegian")  # the result, and not a coroutine
+    assert call(FunctionTool(cached), {"n": 4}).text == "8"
 
 
 def test_tags_announce_tools_and_call_typed_ones() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -392,41 +393,52 @@ def test_what_goes_wrong_with_a_web_search_is_nobody_elses_mistake(
 
 @pytest.mark.slow
 def test_a_program_runs_within_its_limits(tmp_path: Any) -> None:
-    tool = PythonTool(time_s=1, memory_mb=256, disk_mb=1, max_chars=50)
+    limits = {"memory_mb": 256, "disk_mb": 1, "max_chars": 50}
+    tool, hasty = PythonTool(time_s=60, **limits), PythonTool(time_s=1, **limits)
 
-    async def run(*programs: str) -> list[Any]:
+    async def run(tool: PythonTool, *programs: str) -> list[Any]:
         calls = (tool.call({"code": program}, ToolContext()) for program in programs)
-        found = await asyncio.gather(*calls, return_exceptions=True)
-        endless = asyncio.create_task(tool.run("while True: pass"))
+        return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    async def cancel() -> None:
+        endless = asyncio.create_task(hasty.run("while True: pass"))
         await asyncio.sleep(0.3)
         endless.cancel()
         await asyncio.gather(endless, return_exceptions=True)
-        return list(found)
 
-    started = time.monotonic()
-    fine, quiet, wrong, forever, sleeping, fat, wide, connected, forked, outside = asyncio.run(
+    fine, quiet, wrong, fat, wide, connected, forked, outside, chatty = asyncio.run(
         run(
+            tool,
             "print(sum(range(10)))",
             "x = 1",
             "print(1 / 0)",
-            "while True: pass",
-            "import time; time.sleep(60)",
             "x = bytearray(10**9)",
             "open('f', 'wb').write(bytes(3 * 2**20))",
             "import socket; socket.create_connection(('127.0.0.1', 80))",
             "import os; os.system('ls')",
             "import os; print(os.listdir('.'), sorted(os.environ))",
+            "print('x' * 3 * 2**20)",
         )
     )
-    assert time.monotonic() - started < 60  # none of them had its own way
+    forever, sleeping, endless = asyncio.run(
+        run(
+            hasty,
+            "while True: pass",
+            "import time; time.sleep(60)",
+            "while True:\n  try: print('x' * 2**16)\n  except OSError: pass",
+        )
+    )
+    asyncio.run(cancel())
     assert (fine.text, quiet.text) == ("45", "It printed nothing.")
-    assert all(isinstance(one, ToolInputError) for one in (wrong, forever, sleeping, fat, wide, connected, forked))
+    refused = (wrong, fat, wide, connected, forked, chatty, forever, sleeping, endless)
+    assert all(isinstance(one, ToolInputError) for one in refused)
     assert "ZeroDivisionError" in str(wrong)
-    assert "after 1 s" in str(sleeping)
     assert "MemoryError" in str(fat)
     assert "not allowed" in str(connected)
     assert "not allowed" in str(forked)
     assert outside.text.startswith("[] ['HOME'")
+    assert "printed more than 1 MiB" in str(chatty)
+    assert all("after 1 s" in str(one) for one in (forever, sleeping))
     with pytest.raises(ConfigurationError, match="at least 1"):
         PythonTool(time_s=0)
 
@@ -480,6 +492,26 @@ class MCPOverHTTP:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+
+def test_a_server_that_lists_its_tools_page_by_page_is_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        async def list_tools(self, cursor: str | None = None) -> Any:
+            names, following = {None: (["add"], "2"), "2": (["Sub"], None)}[cursor]
+            listed = [SimpleNamespace(name=name, description="", input_schema={"type": "object"}) for name in names]
+            return SimpleNamespace(tools=listed, next_cursor=following)
+
+        async def call_tool(self, name: str, arguments: Any) -> Any:
+            return SimpleNamespace(content=[], structured_content={name: True}, is_error=False)
+
+    async def ask(call: Any) -> Any:
+        return await call(Client())
+
+    connection = SimpleNamespace(wait=lambda call, deadline_s: asyncio.run(call(Client())), ask=ask)
+    monkeypatch.setattr(MCPTools, "connection", lambda self: connection)
+    tools = MCPTools(url="http://127.0.0.1:9/mcp").expand()
+    assert [tool.name for tool in tools] == ["add", "sub"]
+    assert asyncio.run(tools[1].call({}, ToolContext())).text == '{"Sub": true}'
 
 
 @pytest.mark.slow

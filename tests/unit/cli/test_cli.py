@@ -150,6 +150,13 @@ def test_a_typo_in_a_file_gets_the_nearest_right_key_and_the_name_of_the_file(
     assert str(file) in message
 
 
+def test_a_flag_wins_over_a_file_wherever_it_stands(parser: ConfigurationParser, tmp_path: Path) -> None:
+    (tmp_path / "late.yaml").write_text("rollout: {group_size: 6}\ndata: {init_args: {batch_size: 36}}")
+    words = ["fit", "--rollout.group_size", "4", "-c", QUICKSTART, f"--config={tmp_path / 'late.yaml'}"]
+    config = parser.parse_args(words).fit
+    assert (config.rollout.group_size, config.data.init_args.batch_size) == (4, 36)
+
+
 def test_half_a_key_is_a_typo_and_not_an_abbreviation(parser: ConfigurationParser) -> None:
     assert "`rollout.group`" in refusal(parser, "--rollout.group", "4")
 
@@ -190,6 +197,12 @@ def test_the_path_of_a_data_file_is_not_replaced_by_its_contents(parser: Configu
 def test_a_record_on_the_command_line_takes_the_place_of_a_path(parser: ConfigurationParser) -> None:
     train = train_files(parser, "{path: qa.jsonl, question_field: q, answer_field: a}")
     assert (train.path, train.question_field, train.answer_field) == ("qa.jsonl", "q", "a")
+
+
+def test_files_of_a_recipe_come_from_the_hub_where_the_root_of_the_data_is_there(parser: ConfigurationParser) -> None:
+    hub = "hf://datasets/RUC-NLPIR/FlashRAG_datasets"
+    config = parser.parse_args(["fit", "-c", QUICKSTART, "-c", "llds:eval/benchmarks", "--data_root", hub]).fit
+    assert config.data.init_args.test[0].path == f"{hub}/nq/test.jsonl"
 
 
 def test_help_of_fit_begins_with_our_own_keys_and_explains_them(

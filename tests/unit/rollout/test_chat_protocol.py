@@ -18,7 +18,8 @@ import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from llds.agent_tools import AgentTool, FunctionTool, ToolContext
+from llds.agent_tools import AgentTool, FunctionTool, HTTPTool, ToolContext
+from llds.agent_tools.base import check_parameters
 from llds.batches.answer_span import answer_span
 from llds.callbacks.rollout.packing import packed_trajectories, unpacked_trajectories
 from llds.data import PromptTemplate
@@ -375,12 +376,38 @@ def test_a_template_that_writes_no_calls_works_where_the_settings_say_how_the_mo
     assert protocol.parse("Oslo<|im_end|>", NAMES).content == "Oslo"
 
 
+def test_tools_that_calls_could_not_tell_apart_or_fit_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="unique, got 'search' 2 times"):
+        ChatToolProtocol().check_tool_names(["search", "add", "search"])
+    wrong = HTTPTool("post", "Posts.", "http://127.0.0.1:9", {"type": "object", "properties": {"n": {"type": "int"}}})
+    with pytest.raises(ConfigurationError, match=r"of the tool 'post'.*wrong at `\$.properties.n.type`: 'int' is"):
+        check_parameters(wrong)
+
+
 def test_the_start_says_what_was_found(attached: Attached, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         protocol = attached("qwen3")
     told = protocol._in_words(NAMES)
     assert "2 announced (search, population); a call of each reads back" in told
     assert "'<tool_call>' and ends with '<|im_end|>'" in told
+
+
+def test_a_limit_without_room_for_as_many_results_as_an_action_may_ask_for_is_refused(
+    attached: Attached, of_family: Callable[[str], PreTrainedTokenizerFast]
+) -> None:
+    few, many = (
+        ObservationEncoder(of_family("qwen2_5"), attached("qwen2_5", max_calls=count), NAMES) for count in (1, 64)
+    )
+    few.check_limit(200)
+    with pytest.raises(ConfigurationError, match=r"observation_tokens.*got 200. Raise the limit"):
+        many.check_limit(200)
+
+
+def test_an_argument_that_the_template_does_not_know_is_told(
+    of_family: Callable[[str], PreTrainedTokenizerFast],
+) -> None:
+    with pytest.warns(UserWarning, match="knows no `enable_thinkng`"):
+        ChatToolProtocol({"enable_thinking": False, "enable_thinkng": False}).attach(of_family("qwen3"), tools())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

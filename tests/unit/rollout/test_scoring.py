@@ -108,6 +108,13 @@ def test_a_trajectory_that_failed_is_not_shown_to_the_class() -> None:
     assert scored(leave, status="failed") == 0.0
 
 
+def test_a_question_that_was_asked_on_the_command_line_is_not_shown_to_the_class() -> None:
+    prompt = Prompt("asked", "Where?", ())  # without gold answers and row, which the class may count on
+    asked = Trajectory(prompt, "g", 0, SamplingParams(), turns=answered().turns, status="answered")
+    Scoring(Theirs(lambda trajectory: trajectory.prompt.row["level"])).score([asked], asyncio.run)
+    assert (asked.status, asked.reward, asked.is_correct) == ("answered", 0.0, False)
+
+
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SIGTERMException])
 def test_a_signal_is_no_doing_of_the_class(signal: type[BaseException]) -> None:
     def interrupt(_: Trajectory) -> Any:
@@ -223,7 +230,7 @@ def test_a_function_of_trls_kind_runs_unchanged() -> None:
     Scoring(chat).score(trajectories, asyncio.run)
     assert [one.reward for one in trajectories] == [1.0, 1.0]
     with pytest.raises(ConfigurationError, match=r"list of 2 rewards from .*<lambda>"):
-        Scoring(FunctionReward(lambda answers: [1.0])).score(trajectories, asyncio.run)
+        Scoring(FunctionReward(lambda final_answers: [1.0])).score(trajectories, asyncio.run)
     with pytest.raises(ConfigurationError, match="import path"):
         FunctionReward("nowhere")
     chat.function = OfAClass()
@@ -231,6 +238,12 @@ def test_a_function_of_trls_kind_runs_unchanged() -> None:
         Scoring(chat).score(trajectories, asyncio.run)
     with pytest.raises(ConfigurationError, match=r"a column 'solution', which .*<lambda>.*, got level"):
         Scoring(FunctionReward(lambda completions, solution, **_: [])).score(trajectories, asyncio.run)
+    with pytest.raises(ConfigurationError, match=r"number from FunctionReward of .*<lambda> .* for trajectory 0.*nan"):
+        Scoring(FunctionReward(lambda final_answers: [float("nan")] * 2)).score(trajectories, asyncio.run)
+    rows = [answered("Oslo", answers=["gold"])]  # a column of the data, and not what the policy answered
+    both = FunctionReward(lambda answers, final_answers: [(answers, final_answers) == ([["gold"]], ["Oslo"])])
+    Scoring(both).score(rows, asyncio.run)
+    assert [one.reward for one in rows] == [1.0]
     with pytest.raises(ConfigurationError, match="None"):  # does not apply, and there is no other part
         Scoring(reward).score([answered(level=-1)], asyncio.run)
 
@@ -297,7 +310,7 @@ class Judge:
 
 
 def test_a_judge_is_asked_once_for_an_answer_and_its_failures_are_no_verdicts(tmp_path: Path) -> None:
-    judge = Judge("Yes.", 503, "no", "maybe", "maybe", 404)
+    judge = Judge("Yes.", 503, "no", "maybe", "maybe", 404, 400)
     wrong = [answered("Oslo, Norway {golds}", 0), answered("Oslo, Norway {golds}", 1), answered("Oslo", 2)]
     doubtful = [answered("Christiania", 3), answered("The capital", 4)]
 
@@ -308,14 +321,22 @@ def test_a_judge_is_asked_once_for_an_answer_and_its_failures_are_no_verdicts(tm
             scoring_run = asyncio.to_thread(scoring.score, wrong, lambda coroutine: asyncio.run(coroutine))
             await scoring_run
             await asyncio.to_thread(scoring.score, doubtful, lambda coroutine: asyncio.run(coroutine))
+            with (tmp_path / "verdicts.jsonl").open("a") as file:
+                file.write('{"key": "of a run that was kil')
             again = JudgeReward(url, "m", cache=str(tmp_path / "verdicts.jsonl"))
             assert await again(wrong[0]) == 1.0  # of the file
             with pytest.raises(ConfigurationError, match="status 404"):
                 await again(answered("Tromsø"))
+            with pytest.raises(RewardFailure, match="status 400"):
+                await again(answered("An answer that is too long for the judge"))
 
     asyncio.run(score())
     assert [(one.reward, one.is_correct) for one in wrong] == [(1.0, True)] * 3
     assert [(one.status, one.reward) for one in doubtful] == [("answered", 0.0), ("failed", 0.0)]
     assert "neither yes nor no" in doubtful[1].failure
-    assert len(judge.asked) == 6
+    (tmp_path / "other.json").write_text('{"not": "ours"}')
+    with pytest.raises(ConfigurationError, match=r"verdicts in `cache` of the judge.*at the end in"):
+        JudgeReward("http://127.0.0.1:9", "m", cache=str(tmp_path / "other.json"))
+    assert (tmp_path / "other.json").read_text() == '{"not": "ours"}'
+    assert len(judge.asked) == 7
     assert "Given answer: Oslo, Norway {golds}" in judge.asked[0]

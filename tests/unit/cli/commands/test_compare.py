@@ -46,6 +46,7 @@ def test_runs_that_were_measured_alike_are_compared_by_question(
     main(["compare", first, second])
     shown = capsys.readouterr().out
     assert "NOT MEASURED LIKE A" not in shown
+    assert "same weights" not in shown
     assert "policy.weights_sha256   A: 1   B: 2" in shown
     assert "later" not in shown
     assert "nq 40 50.0 100.0 +50.0 (+35.0 to +65.0) < 0.001" in " ".join(shown.split())
@@ -59,6 +60,7 @@ def test_other_conditions_are_said_before_any_number(tmp_path: Path, capsys: pyt
     main(["compare", first, second, "--metric", "f1"])
     shown = capsys.readouterr().out
     assert shown.index("rollout.limits.turns") < shown.index("NOT MEASURED LIKE A") < shown.index("EM")
+    assert "A and B measured the same weights: they are one policy." in shown
     assert "B - A: F1 on the same questions" in shown
 
 
