@@ -70,7 +70,8 @@ class Card:
         self.is_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", 0) if self.is_gpu else torch.device("cpu")
         self.name = torch.cuda.get_device_name() if self.is_gpu else "CPU"
-        self.folder = Path(tempfile.mkdtemp(prefix="llds-gpu-check-"))
+        self._kept = tempfile.TemporaryDirectory(prefix="llds-gpu-check-")  # gigabytes of a model; gone at the end
+        self.folder = Path(self._kept.name)
 
     def autocast(self, *, is_on: bool = True) -> Any:
         """Mixed precision, as `bf16-mixed` has it."""

@@ -10,7 +10,7 @@ from typing import Literal
 from llds.monitor import signals as s
 from llds.monitor.diagnosis import Diagnosis
 from llds.monitor.memory.drift import LIKELIHOODS
-from llds.monitor.memory.reward import RewardWatch
+from llds.monitor.memory.reward import CONSTANT, RewardWatch
 
 Kind = Literal["alarm", "warning", "no_reward", "too_short", "no_trend", "too_noisy", "quiet"]
 ENOUGH = 12
@@ -77,17 +77,19 @@ def give_verdict(rows: Rows, diagnoses: Sequence[Diagnosis]) -> Verdict:
             f"too short to say: {rows_seen} with a reward{_in_iterations(len(rewards), stride)}, {ENOUGH} are needed"
         )
         return Verdict("too_short", words, basis)
-    kind, words = _by_the_noise(rewards, stride, _trajectories(rows))
-    if kind == "too_noisy" and LIKELIHOOD in basis:  # which shows more than the reward does
-        kind, words = "quiet", QUIET
-    return Verdict(kind, words, basis)
-
-
-def _by_the_noise(rewards: Sequence[float], stride: int, trajectories: int | None) -> tuple[Kind, str]:
-    """Whether a fall that matters would have been seen."""
     watch = RewardWatch()
     for reward in rewards:
         watch.add(reward)
+    kind, words = _by_the_noise(watch, stride, _trajectories(rows))
+    if kind == "too_noisy" and LIKELIHOOD in basis:  # which shows more than the reward does
+        kind, words = "quiet", QUIET
+    if watch.same >= CONSTANT:  # by luck, or because nothing more can be learned: too early for an alarm
+        words += f"; reward is {rewards[-1]:.3g} in each of the last {watch.same} rows"
+    return Verdict(kind, words, basis)
+
+
+def _by_the_noise(watch: RewardWatch, stride: int, trajectories: int | None) -> tuple[Kind, str]:
+    """Whether a fall that matters would have been seen."""
     noise, level = watch.noise, watch.levels["median"]
     seen = level.needed * level.error(noise)
     gain = max(one.gain(noise) for one in watch.levels.values())

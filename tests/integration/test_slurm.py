@@ -58,7 +58,6 @@ def rehearse(folder: Path, *, answers: bool) -> subprocess.CompletedProcess[str]
     environment = os.environ | {
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "SLURM_JOB_NODELIST": "machine",
-        "LLDS_SLURM": str(SLURM),
         "PYTHON": str(folder / "bin" / "server"),
         "LLDS": str(folder / "bin" / "trainer"),
         "RUN": str(folder / "run"),
@@ -101,6 +100,13 @@ def test_a_server_that_does_not_come_ends_the_job_before_anything_trains(tmp_pat
     assert "Expected a vLLM server at http://127.0.0.1:" in done.stderr
     assert not (tmp_path / "trainer").exists()
     assert left_of(tmp_path) == []
+
+
+def test_skypilot_finds_the_scripts_where_they_lie() -> None:
+    run = yaml.safe_load((SLURM / "skypilot.yml").read_text())["run"]
+    found = next(line for line in run.splitlines() if line.startswith("here="))
+    listed = subprocess.run(["bash", "-ec", f'{found}; ls "$here"'], text=True, capture_output=True, check=True)
+    assert {"servers.sh", "urls.sh"} <= set(listed.stdout.split())
 
 
 @pytest.mark.parametrize("name", ["servers.sh", "urls.sh", "train.sbatch", "skypilot.yml"])

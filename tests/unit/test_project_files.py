@@ -29,6 +29,17 @@ def test_every_check_of_ci_before_the_tests_is_a_hook() -> None:
         assert any(hook[: len(words)] == words for hook in hooks), check
 
 
+def test_the_hook_takes_every_yaml_file_that_it_looks_at() -> None:
+    hooks = load(".pre-commit-config.yaml")
+    [check] = [hook for repo in hooks["repos"] for hook in repo["hooks"] if hook["id"] == "check-yaml"]
+    left_out = re.compile(f"{hooks['exclude']}|{check['exclude']}")
+    files = [path for folder in ("conf", ".github", "tools") for path in (ROOT / folder).rglob("*.y*ml")]
+    seen = [path for path in files if not left_out.search(path.relative_to(ROOT).as_posix())]
+    assert len(seen) > 90
+    for path in seen:
+        yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+
+
 def test_the_workflow_runs_what_a_developer_runs() -> None:
     [job] = load(".github/workflows/ci.yml")["jobs"].values()
     assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]

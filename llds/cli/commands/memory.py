@@ -47,9 +47,9 @@ def memory(args: Sequence[str]) -> None:
     """
     parser = _parser()
     options = parser.parse_args(list(args))
-    for name in _NUMBERS:
-        if getattr(options, name) < 1:
-            raise ConfigurationError(f"Expected `--{name}` >= 1, got {getattr(options, name)}.")
+    for name, least in {**dict.fromkeys(_NUMBERS, 1), "lora_rank": 0}.items():
+        if getattr(options, name) < least:
+            raise ConfigurationError(f"Expected `--{name}` >= {least}, got {getattr(options, name)}.")
     from llds.strategies.memory import Setting
 
     numbers = {name: getattr(options, name) for name in _NUMBERS if name != "card"}
@@ -95,9 +95,8 @@ def _table(models: Sequence[str], setting: "Setting") -> Table:
     """A row per component, a column per model."""
     from llds.strategies.memory import engine, load, main_memory, parameters, peak, trainer
 
-    configs = {Path(name).name: load(name) for name in models}
     columns = []
-    for config in configs.values():
+    for config in map(load, models):
         needs, sampling = trainer(config, setting), engine(config, setting)
         bytes_of = needs | {
             "a GPU that trains, at most": peak(needs),
@@ -109,23 +108,28 @@ def _table(models: Sequence[str], setting: "Setting") -> Table:
     batch = f"micro-batches of {setting.rows} x {setting.tokens:,} tokens"
     title = f"GiB, {setting.strategy} on {setting.gpus} GPUs, {batch}"
     table = Table("", title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    for name in configs:
-        table.add_column(name, justify="right")
+    for name in models:
+        table.add_column(Path(name).name, justify="right")
     for row in columns[0]:
         table.add_row(row, *(column[row] for column in columns), style="bold" if row.startswith("a GPU") else None)
     return table
 
 
 def _too_large(models: Sequence[str], setting: "Setting", card_gb: int) -> list[str]:
-    """A sentence for each model that does not fit a card, with what to change."""
-    from llds.strategies.memory import load, peak, trainer
+    """A sentence for each model that does not fit a card, to train or to sample, with what to change."""
+    from llds.strategies.memory import engine, load, peak, trainer
 
-    lines = []
+    lines, room = [], (1 - _RESERVE) * card_gb
     for name in models:
-        needs, room = peak(trainer(load(name), setting)) / _GIB, (1 - _RESERVE) * card_gb
-        if needs > room:
-            lines.append(
-                f"{Path(name).name} does not fit {card_gb} GB ({needs:.0f} GiB of about {room:.0f}): smaller --rows, "
-                "then --offload_optimizer, --lora_rank, more --gpus (docs/scale.md)."
-            )
+        config = load(name)
+        training = "smaller --rows, then --offload_optimizer, --lora_rank, more --gpus (docs/scale.md)"
+        for what, needs, advice in (
+            ("", peak(trainer(config, setting)), training),
+            ("'s engine", sum(engine(config, setting).values()), "more --tensor_parallel, or fewer --sampled"),
+        ):
+            if needs / _GIB > room:
+                lines.append(
+                    f"{Path(name).name}{what} does not fit {card_gb} GB ({needs / _GIB:.0f} GiB of about {room:.0f}): "
+                    f"{advice}."
+                )
     return lines

@@ -8,6 +8,7 @@ import yaml
 
 from llds.errors import ConfigurationError
 from llds.evaluation.model_card import Exported, write_model_card
+from llds.files import pin_of
 from llds.modules.policy import LoRA, Policy
 from llds.modules.policy.tokenizer import load_tokenizer
 from llds.modules.policy.weights import weights_hash
@@ -54,7 +55,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, config: Path) -> None:
     number = _NUMBER.search(checkpoint.name)
     exported = Exported(int(number[1]) if number else None, weights_hash(policy.weights()))
     with best_effort("No model card", "The model is whole"):
-        write_model_card(folder, config.parent, settings["policy"], exported)
+        write_model_card(folder, config.parent, pin_of(settings["policy"]), exported)
 
 
 def _model_settings(config: Path) -> dict[str, Any]:

@@ -62,6 +62,17 @@ def test_a_run_that_has_learned_and_holds_is_quiet_and_says_what_it_was_judged_f
     assert "early" not in judged([row | {"llds/lld_rate": 0.2} for row in rows]).basis
 
 
+def test_a_reward_that_stands_still_is_said_before_it_is_an_alarm() -> None:
+    few = random.Random(0)
+    rows = [{"reward/mean": few.choice((0.0, 0.0, 0.25))} for _ in range(40)] + [{"reward/mean": 0.0}] * 8
+    rows[39] = {"reward/mean": 0.25}
+    found = judged(rows)
+    assert found.kind == "too_noisy"
+    assert found.words.endswith("; reward is 0 in each of the last 8 rows")
+    assert "in each" not in judged(rows[:44]).words
+    assert judged(rows + rows[-1:] * 12).kind == "alarm"
+
+
 def test_trouble_comes_before_all_else() -> None:
     assert judged([{"reward/mean": float("nan"), "policy/entropy": 0.1}] * 5).kind == "alarm"
 

@@ -46,6 +46,9 @@ def diagnose(args: Sequence[str]) -> None:
             raise ConfigurationError(f"Expected `--warmup` >= 3, got {options.warmup}.")
         if options.watch is not None and options.watch <= 0:
             raise ConfigurationError(f"Expected `--watch` > 0 seconds, got {options.watch:g}.")
+        beside = [f"--{name}" for name in ("json", "explain", "verbose") if getattr(options, name)]
+        if options.watch is not None and beside:
+            raise ConfigurationError(f"Expected `--watch` alone, which prints lines, got `{beside[0]}` beside it.")
         if options.watch is not None:
             sys.exit(status(watch(runs_among(options.paths), options.warmup, options.watch)))
         by_path, unread = _read(runs_among(options.paths), options.warmup)

@@ -177,6 +177,7 @@ def test_what_cannot_be_judged_is_said(tmp_path: Path, capsys: pytest.CaptureFix
         (["no/where"], "no such file or folder"),
         (["--warmup", "1", "no/where"], "Expected `--warmup` >= 3, got 1"),
         (["--watch", "0", "no/where"], "Expected `--watch` > 0 seconds, got 0"),
+        (["--watch", "9", "--json", "no/where"], "Expected `--watch` alone, which prints lines, got `--json`"),
     ],
 )
 def test_bad_input_is_one_line_and_not_the_status_of_an_alarm(args: list[str], message: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from llds.cli import main
+from llds.files import hub
 from llds.modules import Policy
 from tests.runs import tiny_policy
 from tests.unit.report.test_report import make_run
@@ -100,8 +101,18 @@ def test_a_model_by_its_size_gets_a_column(capsys: pytest.CaptureFixture[str]) -
     said = " ".join(capsys.readouterr().out.split())
     assert "sleeping engine 2.5" in said
     assert "32B does not fit 80 GB (145 GiB of about 76): smaller --rows, then --offload_optimizer" in said
+    assert "32B's engine does not fit 80 GB (125 GiB of about 76): more --tensor_parallel" in said
     main(["memory", "3B", "--gpus", "1", "--lora_rank", "16", "--strategy", "ddp", "--no_reference", "--card", "24"])
     assert "does not fit" not in capsys.readouterr().out
+
+
+def test_two_models_whose_folders_are_called_alike_have_a_column_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = Path(QUICKSTART).parents[1] / "llds" / "quickstart" / "policy"
+    (tmp_path / "policy").symlink_to(policy)
+    main(["memory", str(policy), str(tmp_path / "policy"), "--gpus", "1"])
+    assert ["policy", "policy"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +120,7 @@ def test_a_model_by_its_size_gets_a_column(capsys: pytest.CaptureFixture[str]) -
     [
         (["nowhere"], "got nowhere, which has none"),
         (["3B", "--gpus", "0"], "Expected `--gpus` >= 1, got 0"),
+        (["3B", "--lora_rank", "-1"], "Expected `--lora_rank` >= 0, got -1"),
         (["3B", "--gpu", "8"], "Did you mean `--gpus`?"),
         (["3B", "--strategy", "fsdp"], "choose from"),
         ([], "required: MODEL"),
@@ -150,10 +162,14 @@ def test_what_cannot_be_exported_is_one_line(config: str | None, message: str, t
 
 
 def test_an_export_is_whole_without_its_model_card_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
+    bases: list[str] = []
+
+    def fails(folder: Path, run: Path, base: str, exported: object) -> None:
+        bases.append(base)
         raise OSError("the disk is full")
 
-    policy = tiny_policy()
+    policy, pinned = tiny_policy(), f"Me/policy@{'a' * 40}"
+    monkeypatch.setitem(hub._pins, str(policy), pinned)  # as where the name of a hub's repository was read
     checkpoint = tmp_path / "checkpoints" / "iteration-000001.ckpt"
     checkpoint.parent.mkdir()
     (tmp_path / "config.yaml").write_text(f"model: {{init_args: {{policy: {policy}}}}}")
@@ -162,6 +178,7 @@ def test_an_export_is_whole_without_its_model_card_and_says_so(tmp_path: Path, m
     monkeypatch.setattr("llds.modules.policy.export.write_model_card", fails)
     with pytest.warns(UserWarning, match="No model card: OSError: the disk is full. The model is whole"):
         main(["export", str(checkpoint), str(tmp_path / "model")])
+    assert bases == [pinned]  # a card names the commit, as that of `ExportPolicy` does
     exported = dict(Policy(str(tmp_path / "model")).named_parameters())
     assert all(torch.equal(exported[name.removeprefix("policy.")], value) for name, value in weights.items())
 
