@@ -196,6 +196,10 @@ _WHOLE_MESSAGES: list[tuple[str, Callable[[re.Match[str], Sequence[str]], str]]]
         r"Parser key \"config\": File does not exist: '?([^']+)'?",
         lambda match, _: _no_such_file(match[1]),
     ),
+    (
+        r"Parser key \"config\": Path is not a file: '?([^']+)'?",
+        lambda match, _: f"Expected a configuration file at {match[1]}, got a folder or a device. Name a file.",
+    ),
 ]
 
 

@@ -97,6 +97,7 @@ TYPOS_ON_THE_COMMAND_LINE = {
     "-c": "Expected a value after `--config`, got none.",
     "stray": "Expected options that start with --, got `stray`.",
     "-c nope.yaml": "nope.yaml, got no such file.",
+    "-c .": "got a folder or a device. Name a file.",
 }
 
 
