@@ -78,9 +78,6 @@ def attribute(
         """Whether a symptom is no consequence of instability."""
         if unstable_from is None:
             return True
-        surge = symptoms.get("entropy_surges")
-        if name == "reward_is_blind" and surge is not None and surge.position <= judged_from:
-            return False  # the updates of a policy that falls apart within the warm-up favor nothing either
         # Nobody has seen in which order those began that are there when the warm-up ends; `_follows` looks at some
         is_seen = unstable_from > judged_from or name in _AHEAD
         return _start(symptoms[name], departures) <= (unstable_from if is_seen else 0) + HEAD_START

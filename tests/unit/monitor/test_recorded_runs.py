@@ -76,13 +76,6 @@ def test_a_collapse_within_the_warm_up_is_not_the_retrievers() -> None:
     assert {one.cause for one in said if one.level in ("warning", "alarm")} == {"lld_spiral"}
 
 
-def test_a_collapse_within_the_warm_up_is_not_the_rewards() -> None:
-    """43% are right in the third row and 7% in the fifth, while entropy rises: no reward that is blind."""
-    rows = Study(WIDE.parent / "quickstart").read()["quickstart-lr0.002-lambda0.2-seed407"]
-    said = diagnose(metrics_of(rows, "quickstart").rows)
-    assert {one.cause for one in said if one.level in ("warning", "alarm")} == {"lld_spiral"}
-
-
 @pytest.mark.slow
 def test_collapses_are_seen(held_out: dict[str, Any]) -> None:
     figures = held_out["figures"]
