@@ -16,6 +16,7 @@ from tools.experiments.cures.tables import names_of, shared_runs
 from tools.experiments.inference import standard_error
 from tools.experiments.records_table import FIXED, REWARD, Run, read_runs, smooth
 from tools.experiments.tables import ANCHORS, paired_rows, probe_changes
+from tools.smollm2.record import STUDY as SMOLLM2
 
 COLORS = {0.0: "#444444", 0.01: "#8da0cb", 0.1: "#66c2a5", 0.2: "#1b9e77", 1.0: "#d95f02", 5.0: "#7570b3"}
 STYLES: dict[str, Any] = {"": "-", "lagged": ":", "frozen": "--", "positive": "--"}
@@ -24,6 +25,11 @@ SIGNALS = {
     "log-likelihood per token: fixed correct set": FIXED,
     "entropy": "policy/entropy",
     "gradient norm": "train/grad_norm",
+}
+LEARNED = {
+    REWARD: "reward (F1), temperature 0.5",
+    "rollout/tool_calls": "searches per question",
+    "policy/log_likelihood_correct": "log-likelihood of right trajectories, nats per token",
 }
 mpl.rcParams |= {
     "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 8,
@@ -200,6 +206,23 @@ def cures() -> Figure | None:
     return figure
 
 
+def smollm2() -> Figure | None:
+    """A pre-trained model learns to search: reward, searches, likelihood of right trajectories, by iteration."""
+    if not SMOLLM2.table.exists():
+        return None
+    figure, grid = plt.subplots(1, len(LEARNED), figsize=(9, 2.4), constrained_layout=True)
+    for axes, (name, title) in zip(grid, LEARNED.items(), strict=True):
+        for number, (run, rows) in enumerate(SMOLLM2.read().items()):
+            at, values = zip(*((int(row["iteration"]), float(row[name])) for row in rows if name in row), strict=True)
+            color = plt.get_cmap("Dark2")(number)
+            axes.plot(at, values, color=color, linewidth=0.5, alpha=0.4)
+            axes.plot(at, smooth(list(values)), color=color, linewidth=1.5, label=run)
+        axes.set_title(title)
+        axes.set_xlabel("iteration")
+    grid[0].legend(fontsize=7)
+    return figure
+
+
 FIGURES = {
     "collapse": collapse,
     "paired": paired,
@@ -214,6 +237,7 @@ FIGURES = {
     "likelihood-wide": lambda: by_lambda("wide", "wide", FIXED, "fixed set"),
     "quickstart": lambda: by_lambda("quickstart", "quickstart", REWARD, "reward"),
     "cures": cures,
+    "smollm2": smollm2,
 }
 
 

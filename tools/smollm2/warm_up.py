@@ -2,15 +2,16 @@
 
 Run from the repository root, after ``llds convert smollm2 models/smollm2-135m-instruct``::
 
-    python -m tools.smollm2.warm_up DATA          # a quarter of an hour on one idle core
+    python -m tools.smollm2.warm_up DATA          # 25 minutes on two cores
 
 Demonstrations are made by rule (`evidence.py`) from real training questions and what the configured retriever really
 returns; no other model has a part in them. Each question is shown twice: answered after its searches, and answered from
 memory, the latter somewhat more often. So the policy *can* search and read, and mostly does not: reinforcement learning
 has behavior to select.
 
-Writes ``policy/`` (the adapters merged in), ``train.jsonl`` (further questions with evidence, for reinforcement
-learning) and ``demonstrations.jsonl``. Left out of both: everything about titles that a test question names.
+Writes ``policy/`` (the adapters merged in), ``demonstrations.jsonl``, ``train.jsonl`` (further questions with evidence,
+for reinforcement learning) and ``test.jsonl`` (held-out ones, by the same rule). Left out of the first two: everything
+about titles that a test question names. Left out of the last two: choices and yes or no, of which a guess answers half.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -52,8 +53,10 @@ FROM_MEMORY = 1.25
 """Demonstrations without a search for each one with."""
 MOST_PASSAGES = 100
 """An answer that stands in more passages stands in most of them by chance."""
-OTHERS = ["nq", "tq", "popqa", "musique"]
-"""Benchmarks whose questions are trained on, too: more than R1-Searcher's have their passages in the corpus."""
+TESTS = ["r1searcher_hotpotqa_500.jsonl", "r1searcher_2wiki_500.jsonl"]
+TEST_QUESTIONS = 300
+OTHERS = ["nq", "tq", "popqa", "musique", "hotpotqa", "2wiki"]
+"""Benchmarks of DeepResearcher's file that are trained on, too: more of their questions have passages in the corpus."""
 
 
 @dataclass(frozen=True)
@@ -152,14 +155,21 @@ def examples(agent: Agent, prompts: Sequence[Prompt], held_out: set[str], names:
                 yield Example(prompt, evidence, answer)
 
 
+def without_guesses(found: Iterable[Example]) -> Iterator[Example]:
+    """Those that are no comparisons."""
+    return (one for one in found if one.evidence.kind != "comparison")
+
+
 def training_prompts(data_root: str, corpus: Path) -> list[Prompt]:
     """Questions of which an answer stands in the corpus, and in few of its passages; yes and no are answers, too."""
     sources = [
         DataSource(f"{data_root}/train/r1searcher_stage_2.jsonl", answers_in=str(corpus)),
         DataSource(f"{data_root}/questions/hipporag_hotpotqa_train.json", answers_in=str(corpus)),
         DataSource(f"{data_root}/questions/deepresearcher_test.parquet", answers_in=str(corpus), data_sources=OTHERS),
+        DataSource(f"{data_root}/questions/r1searcher_musique_500.jsonl", answers_in=str(corpus)),
     ]
-    prompts = [prompt for source in sources for prompt in read_prompts(source)]
+    # Two files may hold one question: what was demonstrated is not trained on again
+    prompts = [*{prompt.question: prompt for source in sources for prompt in read_prompts(source)}.values()]
     answers = {prompt.golden_answers[0] for prompt in prompts} - {"yes", "no"}
     common = frequent(answers, (passage_content(passage) for passage in read_corpus(corpus)), MOST_PASSAGES)
     return [prompt for prompt in prompts if prompt.golden_answers[0] not in common]
@@ -210,17 +220,33 @@ def write_lines(path: Path, rows: Sequence[Example]) -> None:
     print(f"{path}: {len(rows)} questions ({told})", flush=True)
 
 
+def write_questions(agent: Agent, retriever: BM25Retriever, options: argparse.Namespace) -> list[Example]:
+    """Find evidence, write the three files of questions; returns those to demonstrate."""
+    names = Names(passage.title for passage in read_corpus(retriever.corpus))
+    tests = [DataSource(f"{options.data_root}/questions/{one}", answers_in=str(retriever.corpus)) for one in TESTS]
+    prompts = training_prompts(options.data_root, retriever.corpus)
+    found = examples(agent, prompts, held_out_names(tests, names), names)
+    shown = list(islice(found, options.demonstrations))
+    write_lines(options.output / "demonstrations.jsonl", shown)
+    write_lines(options.output / "train.jsonl", list(islice(without_guesses(found), options.questions)))
+    asked = [prompt for source in tests for prompt in read_prompts(source)]
+    tested = without_guesses(examples(agent, asked, set(), names))
+    write_lines(options.output / "test.jsonl", list(islice(tested, TEST_QUESTIONS)))
+    return shown
+
+
 def main() -> None:
-    """Find evidence, write the questions, warm up, export."""
+    """Write the questions, warm up, export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_root", help="folder with the public data (tools/public_data.py)")
     parser.add_argument("--model", default="models/smollm2-135m-instruct", help="folder that `llds convert` wrote")
     parser.add_argument("--output", type=Path, default=Path("runs/smollm2-start"))
     parser.add_argument("--index", help="folder of the retriever's index, instead of the configured one")
-    parser.add_argument("--demonstrations", type=int, default=128, help="questions that are demonstrated")
+    parser.add_argument("--demonstrations", type=int, default=400, help="questions that are demonstrated")
     parser.add_argument("--questions", type=int, default=600, help="further questions for reinforcement learning")
+    parser.add_argument("--threads", type=int, default=2, help="of torch: another number rounds to another policy")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     torch.manual_seed(SEED)
     index = ["--retrieval.retriever.path", options.index] if options.index else []
     words = ["-c", str(CONFIG), "--data_root", options.data_root, "--model.policy", options.model, *index]
@@ -229,14 +255,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     with cast(BM25Retriever, callback.retriever) as retriever:
         agent = Agent(cli, retriever)
-        names = Names(passage.title for passage in read_corpus(retriever.corpus))
-        held_out = held_out_names(cli.datamodule.sources["test"], names)  # type: ignore[union-attr]
-        found = examples(agent, training_prompts(options.data_root, retriever.corpus), held_out, names)
-        shown = list(islice(found, options.demonstrations))
-        write_lines(options.output / "demonstrations.jsonl", shown)
-        # A guess at a comparison is right half of the time: no signal for reinforcement learning
-        further = (one for one in found if one.evidence.kind != "comparison")
-        write_lines(options.output / "train.jsonl", list(islice(further, options.questions)))
+        shown = write_questions(agent, retriever, options)
         policy = Policy(options.model, lora=LoRA(rank=16, alpha=32))
         warm_up(policy, agent, shown)
     policy.save_pretrained(options.output / "policy", agent.tokenizer)
