@@ -27,9 +27,9 @@ SIGNALS = {
     "gradient norm": "train/grad_norm",
 }
 LEARNED = {
-    REWARD: "reward (F1), temperature 0.5",
     "rollout/tool_calls": "searches per question",
-    "policy/log_likelihood_correct": "log-likelihood of right trajectories, nats per token",
+    "policy/log_likelihood_correct": "log-likelihood per token, right ones",
+    REWARD: "reward (F1) of four questions",
 }
 mpl.rcParams |= {
     "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 8,
@@ -207,7 +207,7 @@ def cures() -> Figure | None:
 
 
 def smollm2() -> Figure | None:
-    """A pre-trained model learns to search: reward, searches, likelihood of right trajectories, by iteration."""
+    """A pre-trained model learns to search: searches, likelihood of right trajectories, reward, by iteration."""
     if not SMOLLM2.table.exists():
         return None
     figure, grid = plt.subplots(1, len(LEARNED), figsize=(9, 2.4), constrained_layout=True)
@@ -219,7 +219,7 @@ def smollm2() -> Figure | None:
             axes.plot(at, smooth(list(values)), color=color, linewidth=1.5, label=run)
         axes.set_title(title)
         axes.set_xlabel("iteration")
-    grid[0].legend(fontsize=7)
+    grid[0].legend(fontsize=7, loc="lower right")
     return figure
 
 
