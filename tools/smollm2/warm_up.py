@@ -156,7 +156,7 @@ def examples(agent: Agent, prompts: Sequence[Prompt], held_out: set[str], names:
 
 
 def without_guesses(found: Iterable[Example]) -> Iterator[Example]:
-    """Those that are no comparisons."""
+    """Those that are no comparisons: a guess at one is right half of the time, and no signal."""
     return (one for one in found if one.evidence.kind != "comparison")
 
 
