@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llds.monitor.detector import diagnose
-from tools.experiments.cures.runs import RATES, recorded
-from tools.experiments.cures.tables import names_of, shared_runs
+from tools.experiments.cures.runs import recorded
+from tools.experiments.cures.tables import MIDDLE, names_of, shared_runs
 from tools.experiments.inference import standard_error
 from tools.experiments.records_table import FIXED, REWARD, Run, read_runs, smooth
 from tools.experiments.tables import ANCHORS, paired_rows, probe_changes
@@ -182,7 +182,7 @@ def paired() -> Figure | None:
 def cures() -> Figure | None:
     """Each cure's last reward, best first, and how many of its runs collapsed, over the places that all have."""
     runs = recorded()
-    names = names_of(runs, RATES[0])
+    names = names_of(runs, MIDDLE)
     shared = shared_runs(names, runs)
     if len(names) < 3 or not shared:
         return None

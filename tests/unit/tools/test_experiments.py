@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,15 @@ from tools.experiments.analyse import PAGES, with_tables
 from tools.experiments.cures import entries as cures
 from tools.experiments.cures import runs as bench
 from tools.experiments.cures import tables as cure_tables
+from tools.experiments.cures.__main__ import settings as bench_settings
+from tools.experiments.cures.regimes import REGIMES
 from tools.experiments.full_runs import STUDIES
 from tools.experiments.inference import fisher_test, paired_difference, sign_test
 from tools.experiments.paired import VARIANTS, PairedUpdates
-from tools.experiments.recording import Collect, Record, mean_log_likelihood
+from tools.experiments.recording import RECORDS, Collect, Record, mean_log_likelihood
 from tools.experiments.records_table import NAME
 from tools.experiments.tasks import QUICKSTART, NoisySearchTool, RandomReward
+from tools.study import Study
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +154,36 @@ def test_a_run_of_the_bench_has_a_name_that_says_all_of_it() -> None:
     job = bench.Job("cispo+llds", 5.0, 1.5e-3, 103)
     assert job.name == "cispo+llds=5 lr=0.0015 seed=103"
     assert bench.Job.named(job.name) == job
+    elsewhere = replace(job, regime="quickstart")
+    assert elsewhere.name == "cispo+llds=5 lr=0.0015 seed=103 on=quickstart"
+    assert bench.Job.named(elsewhere.name) == elsewhere
+
+
+def test_the_bench_counts_the_runs_of_other_studies_that_are_the_same_trainings() -> None:
+    jobs = {run.job for run in bench.recorded() if run.job.regime == "quickstart"}
+    names = {job.entry for job in jobs}
+    assert {"grpo", "half_rate", "llds_0.2", "llds_1"} <= names
+    for name in ("grpo", "half_rate", "llds_0.2"):
+        found = bench.table_runs(name, bench.recorded(), 2e-3, "quickstart")
+        assert [run.job.seed for run in found] == list(REGIMES["quickstart"].seeds)
+    half, plain = (
+        Study(RECORDS / "quickstart").read()[f"quickstart-lr{rate}-lambda0-seed400"] for rate in ("0.001", "0.002")
+    )
+    runs = {run.job: run.rows for run in bench.recorded()}
+    assert runs[bench.Job("half_rate", 0.5, 2e-3, 400, "quickstart")] == half
+    assert runs[bench.Job("grpo", 0.0, 2e-3, 400, "quickstart")] == plain
+
+
+def test_a_cure_with_a_reward_of_its_own_is_not_tried_where_the_reward_is_a_coin() -> None:
+    jobs = list(bench.left(["psr", "gdpo"], [300], [1e-3], [], usual=True, regime="erosion"))
+    assert jobs == [bench.Job("psr", 0.0, 1e-3, 300, "erosion")]
+    assert isinstance(bench_settings(jobs[0]).reward, RandomReward)
+    assert bench_settings(bench.Job("psr", 0.0, 1e-3, 100)).reward is None
 
 
 def test_the_bench_chooses_each_knob_on_seeds_apart_and_then_runs_fresh_ones() -> None:
     entry = bench.entry_of("cispo")
-    assert not set(bench.CHOICE_SEEDS) & set(bench.TEST_SEEDS)
+    assert not set(bench.CHOICE_SEEDS) & set(REGIMES["small"].seeds)
     first = list(bench.left(["grpo", "cispo"], [100], [1e-3], []))
     assert [job.seed for job in first] == [700] * 3 + [701] * 3 + [100]
     assert first[-1] == bench.Job("grpo", 0.0, 1e-3, 100)

@@ -4,6 +4,7 @@
     python -m tools.experiments.cures --entries grpo llds_1 early+llds --seeds 100 101
     python -m tools.experiments.cures --usual --rates 1e-3     # each knob at its usual value, without the choice
     python -m tools.experiments.cures --pairs                  # then the three best, with LLDS on top
+    python -m tools.experiments.cures --on quickstart          # another task: also wide, and erosion (random rewards)
     python -m tools.experiments.cures --list                   # what is left, and nothing is run
 
 Each cure chooses the value of its knob among three, on seeds apart; then come fresh seeds at three learning rates: five
@@ -15,18 +16,18 @@ then computes docs/cures.md.
 import argparse
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 
 from tools.experiments.cures.entries import ANSWER, BY_NAME, PAIR, entry_of
+from tools.experiments.cures.regimes import REGIMES
 from tools.experiments.cures.runs import (
     PAIRS,
-    RATES,
     SECONDS,
     SIGNALS,
     STUDY,
-    TEST_SEEDS,
+    USUAL,
     USUAL_SEEDS,
     Job,
     best,
@@ -35,24 +36,24 @@ from tools.experiments.cures.runs import (
 )
 from tools.experiments.full_runs import claimed, protection
 from tools.experiments.recording import FixedSet, Record, Row, correct_trajectories
-from tools.experiments.tasks import RUNS, SMALL, Settings, train
-
-ITERATIONS = 32
+from tools.experiments.tasks import RUNS, RandomReward, Settings, train
 
 
 def settings(job: Job) -> Settings:
     """Of a training."""
-    changes = entry_of(job.entry).make(job.value)
+    changes, regime = entry_of(job.entry).make(job.value), REGIMES[job.regime]
     rate = job.rate * changes.rate
-    return Settings(rate, dict(changes.llds), ITERATIONS, job.seed, changes.kl, changes.reward, module=changes.module)
+    reward = RandomReward(job.seed) if regime.has_random_reward else changes.reward
+    return Settings(rate, dict(changes.llds), regime.iterations, job.seed, changes.kl, reward, module=changes.module)
 
 
 def run(job: Job) -> list[Row]:
     """Train once; what is kept of each iteration."""
-    fixed = FixedSet(correct_trajectories(SMALL))
+    task = REGIMES[job.regime].task
+    fixed = FixedSet(correct_trajectories(task))
     record, folder, started = Record(), RUNS / "work" / job.name, time.process_time()
     ladder = entry_of(job.entry).make(job.value).ladder
-    train(SMALL, settings(job), [fixed, *(protection(ladder) if ladder else []), record], folder)
+    train(task, settings(job), [fixed, *(protection(ladder) if ladder else []), record], folder)
     shutil.rmtree(folder, ignore_errors=True)
     seconds = time.process_time() - started
     for row in record.rows:
@@ -63,10 +64,10 @@ def run(job: Job) -> list[Row]:
     ]
 
 
-def bench(names: Sequence[str], seeds: Sequence[int], rates: Sequence[float], usual: bool) -> None:
-    """Do what is left of these cures, until nothing is."""
+def bench(remaining: Callable[[], Iterator[Job]]) -> None:
+    """Do what is left, until nothing is."""
     passed: set[Job] = set()  # another process has them
-    while job := next((one for one in left(names, seeds, rates, recorded(), usual) if one not in passed), None):
+    while job := next((one for one in remaining() if one not in passed), None):
         with claimed(f"cures-{job.name}") as is_mine:
             if not is_mine:
                 passed.add(job)
@@ -84,19 +85,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = [*BY_NAME, *(name + PAIR for name in BY_NAME)]
     parser.add_argument("--entries", nargs="+", choices=known, default=list(BY_NAME), metavar="CURE")
-    parser.add_argument("--seeds", nargs="+", type=int, choices=TEST_SEEDS, default=list(TEST_SEEDS[:USUAL_SEEDS]))
-    parser.add_argument("--rates", nargs="+", type=float, choices=RATES, default=list(RATES))
+    parser.add_argument("--on", choices=list(REGIMES), default=USUAL, help=f"the task ({USUAL})")
+    parser.add_argument("--seeds", nargs="+", type=int, help=f"of the task's ({USUAL_SEEDS} of them)")
+    parser.add_argument("--rates", nargs="+", type=float, help="of the task's (all)")
     parser.add_argument("--usual", action="store_true", help="each knob at its usual value, without the choice")
     parser.add_argument("--pairs", nargs="?", type=int, const=PAIRS, help="so many of the best, with LLDS on top (3)")
     parser.add_argument("--list", action="store_true", dest="is_listed", help="name what is left to run now")
     options = parser.parse_args()
+    regime = REGIMES[options.on]
+    seeds, rates = options.seeds or regime.seeds[:USUAL_SEEDS], options.rates or regime.rates
+    if not set(seeds) <= set(regime.seeds) or not set(rates) <= set(regime.rates):
+        parser.error(f"Expected --seeds of {regime.seeds} and --rates of {regime.rates} on {options.on}.")
     torch.set_num_threads(1)
     names = best(options.entries, recorded(), options.pairs) if options.pairs else options.entries
+
+    def remaining() -> Iterator[Job]:
+        return left(names, seeds, rates, recorded(), options.usual, options.on)
+
     if options.is_listed:
-        jobs = left(names, options.seeds, options.rates, recorded(), options.usual)
-        print("\n".join(job.name for job in jobs))
+        print("\n".join(job.name for job in remaining()))
         return
-    bench(names, options.seeds, options.rates, options.usual)
+    bench(remaining)
 
 
 if __name__ == "__main__":

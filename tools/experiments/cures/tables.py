@@ -8,12 +8,12 @@ import numpy as np
 
 from llds.evaluation.intervals import mean_estimate
 from tools.experiments.cures.entries import ENTRIES, PAIR, entry_of
+from tools.experiments.cures.regimes import REGIMES
 from tools.experiments.cures.runs import (
     BLOCK,
     EDGE,
-    RATES,
     SECONDS,
-    TEST_SEEDS,
+    USUAL,
     Run,
     chosen,
     recorded,
@@ -21,36 +21,38 @@ from tools.experiments.cures.runs import (
     value_of,
 )
 from tools.experiments.inference import paired_difference
-from tools.experiments.records_table import smooth
+from tools.experiments.records_table import FIXED, smooth
 from tools.experiments.tables import markdown
 
 _RESAMPLES = 2000
 DOCS = Path(__file__).parents[3] / "docs"
 NOTHING = "No runs yet: `python -m tools.experiments.cures`.\n"
+MIDDLE, HIGHEST, LOWEST = REGIMES[USUAL].rates
 
 
-def names_of(runs: Sequence[Run], rate: float | None = None, least: int = BLOCK) -> list[str]:
+def names_of(runs: Sequence[Run], rate: float | None = None, least: int = BLOCK, regime: str = USUAL) -> list[str]:
     """The cures that have at least so many runs in the table, in the order of the entries, pairs last."""
     known = {run.job.entry for run in runs}
     names = [entry.name for entry in ENTRIES] + sorted(name for name in known if name.endswith(PAIR))
-    return [name for name in names if name in known and len(table_runs(name, runs, rate)) >= least]
+    return [name for name in names if name in known and len(table_runs(name, runs, rate, regime)) >= least]
 
 
-def rate_table(rate: float, least: int = BLOCK) -> str:
+def rate_table(rate: float, least: int = BLOCK, regime: str = USUAL) -> str:
     """What became of each cure at one learning rate.
 
     Args:
         rate: The learning rate.
         least: Runs that a cure needs to be shown.
+        regime: Where.
     """
     runs = recorded()
-    names = names_of(runs, rate, least)
-    shared = shared_runs(names, runs, rate)
+    names = names_of(runs, rate, least, regime)
+    shared = shared_runs(names, runs, rate, regime)
     found = {name: [shared[place][name] for place in sorted(shared)] for name in names}
     plain = {run.job.seed: run for run in found.get("grpo", [])}
     rows = [_row(name, of_cure, plain, runs) for name, of_cure in found.items() if of_cure]
     head = ["cure", "knob", "collapsed", "95% interval", f"reward, last {EDGE}", "to plain GRPO", "p", "peak",
-            f"first {EDGE}", "LLD rate", "LLD magnitude", "fixed set", "entropy", "CPU s"]  # fmt: skip
+            f"first {EDGE}", "LLD rate", "LLD magnitude", "fixed set", "entropy"]  # fmt: skip
     note = (
         f"The {len(shared)} seeds that all of these {len(names)} cures have: {_span(seed for _, seed in shared)}.\n\n"
     )
@@ -60,7 +62,7 @@ def rate_table(rate: float, least: int = BLOCK) -> str:
 def ranking_table() -> str:
     """Cures by their last reward over all rates and seeds, with what chance leaves of the order."""
     runs = recorded()
-    names = names_of(runs, RATES[0])
+    names = names_of(runs, MIDDLE)
     shared = shared_runs(names, runs)
     if len(names) < 2 or not shared:
         return NOTHING
@@ -81,6 +83,39 @@ def ranking_table() -> str:
     rates = ", ".join(f"{rate:g}" for rate in sorted({rate for rate, _ in shared}))
     note = f"Over the {len(shared)} pairs of rate ({rates}) and seed that all of these {len(names)} cures have.\n\n"
     return note + markdown(["cure", f"reward, last {EDGE}", "rank, 95%", "collapsed"], rows)
+
+
+def erosion_table() -> str:
+    """What random rewards did to the likelihood of right trajectories under each cure."""
+    runs = recorded()
+    regime = REGIMES["erosion"]
+    least = len(regime.seeds)
+    rows = []
+    for name in (names := names_of(runs, regime.rates[0], least, "erosion")):
+        lost = [run.curve(FIXED)[-1] for run in table_runs(name, runs, regime.rates[0], "erosion")]
+        plain = [run.curve(FIXED)[-1] for run in table_runs("grpo", runs, regime.rates[0], "erosion")]
+        difference = paired_difference(plain, lost)
+        change = "" if name == "grpo" else f"{difference.mean:+.2f} ({difference.up} up, {difference.down} down)"
+        rows.append((mean(lost), [name, f"{mean(lost):.2f}", f"{min(lost):.2f} to {max(lost):.2f}", change]))
+    if len(names) < 2:
+        return NOTHING
+    ordered = [row for _, row in sorted(rows, key=lambda row: -row[0])]
+    return markdown(["cure", "fixed set, at the end", f"of {least} runs", "to plain GRPO"], ordered)
+
+
+def cost_table() -> str:
+    """Processor time of each cure, as a multiple of plain GRPO's, at the rate at which nothing collapses."""
+    runs = recorded()
+    names = names_of(runs, LOWEST)
+    shared = shared_runs(names, runs, LOWEST)
+    spent = {name: mean(by_name[name].curve(SECONDS)[0] for by_name in shared.values()) for name in names if shared}
+    if "grpo" not in spent:
+        return NOTHING
+    ordered = sorted(spent, key=lambda name: spent[name])
+    note = f"Plain GRPO: {spent['grpo']:.1f} CPU seconds a run of {REGIMES[USUAL].iterations} iterations.\n\n"
+    return note + markdown(
+        ["cure", "to plain GRPO"], [[name, f"{spent[name] / spent['grpo']:.2f}"] for name in ordered]
+    )
 
 
 def choice_table() -> str:
@@ -117,9 +152,8 @@ def _row(name: str, found: Sequence[Run], plain: dict[int, Run], runs: Sequence[
         f"{mean(run.first for run in found):.3f}",
         _mean_of(found, "llds/lld_rate"),
         _mean_of(found, "llds/lld_magnitude"),
-        f"{mean(run.curve('policy/fixed_log_likelihood')[-1] for run in found):.2f}",
+        f"{mean(run.curve(FIXED)[-1] for run in found):.2f}",
         f"{mean(run.curve('policy/entropy')[-1] for run in found):.2f}",
-        f"{mean(run.curve(SECONDS)[0] for run in found):.0f}",
     ]
 
 
@@ -133,7 +167,7 @@ def _span(seeds: Iterable[int]) -> str:
 
 
 def shared_runs(
-    names: Sequence[str], runs: Sequence[Run], rate: float | None = None
+    names: Sequence[str], runs: Sequence[Run], rate: float | None = None, regime: str = USUAL
 ) -> dict[tuple[float, int], dict[str, Run]]:
     """Runs by rate and seed, then by cure: of those places where every cure has one.
 
@@ -141,10 +175,11 @@ def shared_runs(
         names: Of the cures.
         runs: All that are recorded.
         rate: None is all.
+        regime: Where.
     """
     places: dict[tuple[float, int], dict[str, Run]] = {}
     for name in names:
-        for run in table_runs(name, runs, rate):
+        for run in table_runs(name, runs, rate, regime):
             places.setdefault((run.job.rate, run.job.seed), {})[name] = run
     return {place: by_name for place, by_name in places.items() if len(by_name) == len(names)}
 
@@ -159,8 +194,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "cures-picture": picture,
     "cures-ranking": ranking_table,
     "cures-choice": choice_table,
-    "cures-middle": lambda: rate_table(RATES[0]),
-    "cures-highest": lambda: rate_table(RATES[1]),
-    "cures-aim": lambda: rate_table(RATES[1], len(TEST_SEEDS)),
-    "cures-lowest": lambda: rate_table(RATES[2]),
+    "cures-middle": lambda: rate_table(MIDDLE),
+    "cures-highest": lambda: rate_table(HIGHEST),
+    "cures-aim": lambda: rate_table(HIGHEST, len(REGIMES[USUAL].seeds)),
+    "cures-lowest": lambda: rate_table(LOWEST),
+    "cures-cost": cost_table,
+    "cures-quickstart": lambda: rate_table(REGIMES["quickstart"].rates[0], regime="quickstart"),
+    "cures-wide": lambda: rate_table(REGIMES["wide"].rates[0], regime="wide"),
+    "cures-erosion": erosion_table,
 }
