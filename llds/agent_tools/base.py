@@ -68,6 +68,7 @@ class AgentTool(ABC):
         parameters: JSON schema of its arguments, an object with properties; None for a tool that takes one text.
         argument_name: What that one text is called, in a protocol whose arguments have names.
         statistics: What it counted since `begin_iteration`, for whoever reports it; None where it counts nothing.
+        longest_s: Longest time, in seconds, after which a call ends by the tool's own limit; 0 where it has none.
 
     Example:
         ::
@@ -87,6 +88,7 @@ class AgentTool(ABC):
     parameters: Mapping[str, Any] | None = None
     argument_name: str = ARGUMENT
     statistics: Any = None
+    longest_s: float = 0.0
 
     @abstractmethod
     async def run(self, *args: Any, **kwargs: Any) -> ToolResult:

@@ -41,7 +41,7 @@ class PythonTool(AgentTool):
 
     Args:
         name: What the model calls it by.
-        time_s: Longest time, in seconds.
+        time_s: Longest time, in seconds; `rollout.tool_calls.deadline_s` has to be more than a second longer.
         memory_mb: Most memory, in MiB; macOS does not hold it to that.
         disk_mb: Largest file that it may write, and most that it may print, in MiB.
         max_chars: Most characters that are returned; the end of a longer output.
@@ -63,6 +63,7 @@ class PythonTool(AgentTool):
             )
         self.name = checked_tool_name(name, "name")
         self.time_s, self.memory_mb, self.disk_mb, self.max_chars = time_s, memory_mb, disk_mb, max_chars
+        self.longest_s = time_s + 1.0  # the kernel counts processor time: a program that sleeps is ended here
 
     async def run(self, argument: str) -> ToolResult:
         """Run it.
@@ -109,7 +110,7 @@ class PythonTool(AgentTool):
         except OSError as error:
             raise ToolFailure(f"no process for {self.name}: {error}") from error
         try:
-            return await asyncio.wait_for(process.wait(), self.time_s + 1)
+            return await asyncio.wait_for(process.wait(), self.longest_s)
         except BaseException as error:  # also where it was cancelled: nothing may be left running
             _kill(process.pid)
             await process.wait()

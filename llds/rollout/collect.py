@@ -18,7 +18,7 @@ from llds.rollout.episode import Environment, EpisodeLimits, EpisodeWatcher, run
 from llds.rollout.observation import ObservationEncoder
 from llds.rollout.protocol import Protocol
 from llds.rollout.stragglers import Stragglers, abandon_stragglers
-from llds.rollout.tool_calls import ToolCallPolicy, blocking_tool
+from llds.rollout.tool_calls import ToolCallPolicy, blocking_tool, check_deadline
 from llds.samplers.base import Sampler
 from llds.samplers.event_loop import BackgroundLoop
 from llds.types import Prompt, SamplingParams, Trajectory
@@ -91,7 +91,8 @@ class RolloutCollector:
         stateful: Makes an environment for each trajectory.
 
     Raises:
-        ConfigurationError: If the protocol cannot work with a tool or with the tokenizer.
+        ConfigurationError: If the protocol cannot work with a tool or with the tokenizer, or a tool may take longer
+            than the deadline by its own limit.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class RolloutCollector:
         self.tokenizer = copy.deepcopy(tokenizer)
         self.protocol = protocol
         protocol.attach(self.tokenizer, agent_tools)
+        check_deadline(agent_tools, tool_calls)
         self.tools = {tool.name: tool for tool in agent_tools}
         self.tool_calls = tool_calls
         self.opening_tool = opening_tool

@@ -59,6 +59,25 @@ class CallOutcome:
     is_error: bool = False
 
 
+def check_deadline(tools: Sequence[AgentTool], policy: ToolCallPolicy) -> None:
+    """Refuse a tool whose own limit can never take effect: its mistakes would count as failures of infrastructure.
+
+    Args:
+        tools: That are called.
+        policy: How they are called.
+
+    Raises:
+        ConfigurationError: If a tool's own limit is not below the deadline.
+    """
+    for tool in tools:
+        if tool.longest_s >= policy.deadline_s:
+            raise ConfigurationError(
+                f"Expected `rollout.tool_calls.deadline_s` above the {tool.longest_s:g} s that a call of the tool "
+                f"`{tool.name}` may take by its own limit, got {policy.deadline_s:g}. Raise the deadline, or lower the "
+                "tool's limit."
+            )
+
+
 async def run_calls(
     tools: Mapping[str, AgentTool], calls: Sequence[ToolCall], policy: ToolCallPolicy, context: ToolContext
 ) -> list[CallOutcome]:

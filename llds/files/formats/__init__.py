@@ -18,6 +18,13 @@ FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet"]
 _HEAD_BYTES = 4096
 _GZIP = b"\x1f\x8b"
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+_ARCHIVES = {
+    b"PK\x03\x04": "a zip archive: unpack it (a spreadsheet: save it as csv)",
+    b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it, or pack it with gzip",
+    b"\xfd7zXZ": "an xz archive: unpack it, or pack it with gzip",
+    b"BZh": "a bzip2 archive: unpack it, or pack it with gzip",
+    b"7z\xbc\xaf": "a 7z archive: unpack it",
+}
 _FOREIGN = {  # the first bytes of what people put in the place of data, and what to do about it
     b"version https://git-lfs": "a pointer of Git LFS instead of the data: fetch the data with `git lfs pull`",
     b"<!doctype": "a web page: the download went wrong, fetch the file again",
@@ -25,15 +32,10 @@ _FOREIGN = {  # the first bytes of what people put in the place of data, and wha
     b"<?xml": "an XML document: convert it to jsonl",
     b"\xff\xfe": "UTF-16 text: save it as UTF-8",
     b"\xfe\xff": "UTF-16 text: save it as UTF-8",
-    b"PK\x03\x04": "a zip archive: unpack it (a spreadsheet: save it as csv)",
-    b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it, or pack it with gzip",
-    b"\xfd7zXZ": "an xz archive: unpack it, or pack it with gzip",
-    b"BZh": "a bzip2 archive: unpack it, or pack it with gzip",
-    b"7z\xbc\xaf": "a 7z archive: unpack it",
     b"ARROW1": "an Arrow file: convert it to parquet",
     b"\x00": "null bytes: the file was not written to its end, copy it again",
     b"PAR1": "parquet inside of gzip: unpack it",  # plain parquet was found before
-}
+} | _ARCHIVES
 
 
 def open_bytes(file: Path) -> BinaryIO:
@@ -53,6 +55,15 @@ def is_packed(file: Path) -> bool:
     """
     with file.open("rb") as raw:
         return raw.read(2) == _GZIP
+
+
+def archive_of(head: bytes) -> str:
+    """Which archive other than gzip a file is, and what to do about it; empty for none.
+
+    Args:
+        head: Its first bytes.
+    """
+    return next((found for start, found in _ARCHIVES.items() if head.startswith(start)), "")
 
 
 def detect_format(file: Path) -> FileFormat:

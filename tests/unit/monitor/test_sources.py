@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import math
 import re
 import sys
@@ -404,6 +405,8 @@ def bad(name: str, content: str | bytes, message: str) -> Any:
         bad("a.log", "hello\n", "step:N - key:value"),
         bad("a.jsonl.gz", "not zipped", "can be read"),
         bad("a.csv", b"\xff\xfe\x00", "got the columns|got none"),
+        bad("a.csv.xz", lzma.compress(b"reward\n1\n"), "metrics in .*a.csv.xz, got an xz archive: unpack it"),
+        bad("a.csv.zip", b"PK\x03\x04 and the rest", "got a zip archive: unpack it"),
         bad("a.csv", "reward,loss\nnan,inf\n\n", "Expected numbers in .*a.csv, got none: 1 rows"),
         bad("a.csv", "reward\n" + "1" * 200_000, "CSV file in .*a.csv, got line 1: field larger"),
         bad("a.csv", "reward\n1,2,3\n", "Expected 1 fields in each row of .*, got more in row 1"),

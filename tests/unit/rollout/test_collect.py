@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from llds.agent_tools import AgentTool
+from llds.agent_tools import AgentTool, PythonTool
 from llds.errors import ConfigurationError, SamplerError
 from llds.rollout import Collection, EpisodeLimits, RolloutCollector, TagProtocol, ToolCallPolicy
 from llds.samplers import TransformersSampler
@@ -51,7 +51,7 @@ def make(tokenizer: PreTrainedTokenizerFast) -> Iterator[Make]:
     """Makes collectors, and closes them."""
     made: list[RolloutCollector] = []
 
-    def make(sampler: Sampler, tool: Tool | None = None, **policy: float) -> RolloutCollector:
+    def make(sampler: Sampler, tool: AgentTool | None = None, **policy: float) -> RolloutCollector:
         settings = ToolCallPolicy(**{"max_retries": 0, "backoff_s": 0.0, **policy})  # type: ignore[arg-type]
         made.append(RolloutCollector(sampler, tokenizer, TagProtocol(), [tool or Tool()], settings))
         return made[-1]
@@ -230,6 +230,16 @@ def test_a_hung_thread_fails_its_trajectory_and_nothing_else(make: Make, tokeniz
     assert statuses(trajectories) == ["answered", "failed", "answered", "answered"]
     assert "no answer within 0.1 s" in trajectories[1].failure
     release.set()
+
+
+def test_a_tool_whose_own_limit_is_above_the_deadline_is_refused(
+    make: Make, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    sampler = ScriptedSampler(tokenizer, search_then_answer)
+    tool = PythonTool(time_s=30)
+    with pytest.raises(ConfigurationError, match=r"deadline_s` above the 31 s .* `python` .* got 31\. Raise"):
+        make(sampler, tool, deadline_s=31.0)
+    make(sampler, tool, deadline_s=31.5)
 
 
 def test_a_wrong_set_up_is_one_plain_error(make: Make, tokenizer: PreTrainedTokenizerFast) -> None:

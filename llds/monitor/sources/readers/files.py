@@ -9,7 +9,7 @@ from typing import Any
 
 from llds.errors import DataError
 from llds.files.bounds import MAX_COLUMNS, read_bytes
-from llds.files.formats import is_packed
+from llds.files.formats import archive_of, is_packed
 from llds.monitor.sources.readers.console import from_console
 from llds.monitor.sources.readers.notebook import from_html, from_notebook
 from llds.monitor.sources.vocabulary import Record
@@ -29,6 +29,8 @@ def read_records(path: Path) -> list[Record]:
     """
     try:
         content = read_bytes(path, _MAX_BYTES)
+        if archive := archive_of(content):
+            raise DataError(f"Expected metrics in {path}, got {archive}.")
         text = content.decode(_encoding(content), errors="replace")
         if path.name.endswith(".gz") and not is_packed(path):
             raise OSError("its name says gzip, and it is not packed")
