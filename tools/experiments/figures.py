@@ -1,6 +1,6 @@
 """The figures of docs/experiments.md, from the records; needs matplotlib (`pip install -e ".[experiments]"`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llds.monitor.detector import diagnose
+from tools.experiments.cures.runs import Run as CureRun
 from tools.experiments.cures.runs import recorded
 from tools.experiments.cures.tables import MIDDLE, names_of, shared_runs
 from tools.experiments.inference import standard_error
@@ -180,15 +181,29 @@ def paired() -> Figure | None:
 
 
 def cures() -> Figure | None:
-    """Each cure's last reward, best first, and how many of its runs collapsed, over the places that all have."""
+    """Each cure's last reward at each learning rate, best in the mean first, and how many of its runs collapsed."""
     runs = recorded()
     names = names_of(runs, MIDDLE)
     shared = shared_runs(names, runs)
     if len(names) < 3 or not shared:
         return None
-    found = {name: [by_name[name] for by_name in shared.values()] for name in names}
-    names.sort(key=lambda name: mean(run.last for run in found[name]))
-    figure, axes = plt.subplots(figsize=(6.5, 0.7 + 0.19 * len(names)), constrained_layout=True)
+    names.sort(key=lambda name: mean(by_name[name].last for by_name in shared.values()))
+    rates = sorted({rate for rate, _ in shared})
+    size = (3.0 + 3.0 * len(rates), 0.7 + 0.19 * len(names))
+    figure, grid = plt.subplots(1, len(rates), figsize=size, sharey=True, squeeze=False, constrained_layout=True)
+    for axes, rate in zip(grid[0], rates, strict=True):
+        _cures_at(axes, names, {name: [one[name] for at, one in shared.items() if at[0] == rate] for name in names})
+        axes.set_title(f"learning rate {rate:g}")
+    axes = grid[0][0]
+    axes.set_yticks(range(len(names)), names, fontsize=6)
+    for label in axes.get_yticklabels():
+        label.set_fontweight("bold" if "llds" in label.get_text() or label.get_text() == "grpo" else "normal")
+    axes.set_ylim(-0.7, len(names) - 0.3)
+    figure.supxlabel("reward of the last iterations; right of it, and by color: runs that collapsed", fontsize=8)
+    return figure
+
+
+def _cures_at(axes: Axes, names: Sequence[str], found: Mapping[str, Sequence[CureRun]]) -> None:
     for row, name in enumerate(names):
         last, collapsed = [run.last for run in found[name]], sum(run.collapsed for run in found[name])
         shade = plt.get_cmap("RdYlBu_r")(collapsed / len(last))
@@ -197,13 +212,7 @@ def cures() -> Figure | None:
         axes.annotate(
             f"{collapsed} of {len(last)}", (1.01, row), xycoords=("axes fraction", "data"), fontsize=6, va="center"
         )
-    axes.set_yticks(range(len(names)), names, fontsize=6)
-    for label in axes.get_yticklabels():
-        label.set_fontweight("bold" if "llds" in label.get_text() or label.get_text() == "grpo" else "normal")
-    axes.set_ylim(-0.7, len(names) - 0.3)
-    axes.set_xlabel("reward of the last iterations; right, and by color: runs that collapsed")
     axes.grid(axis="x", linewidth=0.3)
-    return figure
 
 
 def smollm2() -> Figure | None:
