@@ -8,7 +8,7 @@ _OVERVIEW = """usage: llds COMMAND [options]
 Train search agents with GRPO + LLDS: see the collapse coming, understand it, keep training.
 
 start with:
-  llds fit -c llds:quickstart                     train a small agent: two CPU cores, two minutes
+  llds fit -c llds:quickstart                     train a small agent: two CPU cores, 90 seconds
   llds test -c llds:quickstart --ckpt_path last   measure what was trained
   llds diagnose runs/quickstart                   say whether a run is healthy, and why not
 """

@@ -125,6 +125,27 @@ class CollapseLogger:
         self.watch.add(step, data)
 
 
+def check_updates(config: Mapping[str, Any] | None) -> None:
+    """Refuse LLDS where verl makes one update of each rollout.
+
+    Args:
+        config: verl's whole configuration, as it hands it to its loggers; None says nothing.
+
+    Raises:
+        ConfigurationError: If the policy is always the old policy, so that the penalty would always be 0.
+    """
+    parts = (config or {}).get("actor_rollout_ref") or {}
+    actor, batch = parts.get("actor") or {}, ((config or {}).get("data") or {}).get("train_batch_size") or 0
+    mini_batch, epochs = actor.get("ppo_mini_batch_size") or 0, actor.get("ppo_epochs") or 1
+    is_ours = (actor.get("policy_loss") or {}).get("loss_mode") == NAME and _penalty().coefficient > 0
+    if is_ours and epochs == 1 and 0 < batch <= mini_batch:
+        raise ConfigurationError(
+            "Expected several updates of each rollout for LLDS, got one: ppo_epochs 1 and ppo_mini_batch_size "
+            f"{mini_batch} of {batch} prompts. The penalty would always be 0. Set ppo_epochs=2, or a smaller "
+            "ppo_mini_batch_size; LLDS_LAMBDA=0 trains without it."
+        )
+
+
 def register() -> None:
     """Make the loss and the logger known to verl; does nothing the second time."""
     from verl.trainer.ppo.core_algos import register_policy_loss
@@ -139,6 +160,7 @@ def register() -> None:
     def start_with_watch(
         self: Any, project_name: str, experiment_name: str, default_backend: Any = "console", config: Any = None
     ) -> None:
+        check_updates(config)
         start(self, project_name, experiment_name, default_backend, config)
         if NAME in ([default_backend] if isinstance(default_backend, str) else default_backend):
             self.logger[NAME] = CollapseLogger()

@@ -21,6 +21,7 @@ from verl.trainer.ppo.core_algos import get_policy_loss_fn  # noqa: E402
 from verl.utils.tracking import Tracking  # noqa: E402
 from verl.workers.config import ActorConfig  # noqa: E402
 
+from llds.errors import ConfigurationError  # noqa: E402
 from llds.integrations.verl import register  # noqa: E402
 
 MASK = torch.tensor([[1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 0, 0], [1, 0, 0, 1, 1, 1]])
@@ -64,6 +65,23 @@ def test_the_logger_speaks_when_the_reward_collapses(caplog: pytest.LogCaptureFi
             tracking.log({"critic/score/mean": 0.6 + 0.02 * (step % 3) - fall}, step)
     assert "alarm since iteration 2" in caplog.text
     assert len(caplog.records) == 1
+
+
+def verl_config(mini_batch: int, epochs: int = 1, mode: str = "llds", batch: int = 256) -> dict[str, Any]:
+    actor = {"policy_loss": {"loss_mode": mode}, "ppo_mini_batch_size": mini_batch, "ppo_epochs": epochs}
+    return {"data": {"train_batch_size": batch}, "actor_rollout_ref": {"actor": actor}}
+
+
+def test_one_update_of_each_rollout_is_refused_as_the_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    with pytest.raises(ConfigurationError, match=r"got one: ppo_epochs 1 and ppo_mini_batch_size 256 of 256 prompts"):
+        Tracking("project", "run", ["console"], config=verl_config(256))
+    several = [verl_config(64), verl_config(256, epochs=2)]
+    of_others = [verl_config(256, mode="vanilla"), verl_config(256, batch=0), {}, None]  # 0: verl trains fully async
+    for config in [*several, *of_others]:
+        Tracking("project", "run", ["console"], config=config)
+    monkeypatch.setenv("LLDS_LAMBDA", "0")
+    Tracking("project", "run", ["console"], config=verl_config(256))
 
 
 def test_verl_finds_both_by_its_environment_variable_and_without_lightning() -> None:
