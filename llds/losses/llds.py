@@ -197,6 +197,10 @@ class LLDSPenalty(Loss):
             raise ConfigurationError(
                 f"Expected `llds_penalty.target_rate` between 0 and 1, got {target_rate}. Plain GRPO has 0.2 to 0.5."
             )
+        if target_rate is not None and coefficient == 0:
+            raise ConfigurationError(
+                "Expected a `llds_penalty.coefficient` above 0 where `target_rate` moves it, got 0. Raise it."
+            )
         check_choice("gate", gate, Gate)
         check_choice("preserve", preserve, Preserve)
         check_choice("anchor", anchor, Anchor)

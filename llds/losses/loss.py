@@ -131,6 +131,9 @@ class Loss(ABC):
         name: Of the term among others, in ``train/NAME_loss``; that of a further term of the objective is its own.
         reads_entropy: Whether it needs the entropy of the policy.
         reads_observations: Whether it needs log-probs of observation tokens, which are not scored otherwise.
+        is_by_token: Whether, as the policy loss, it has a term for each action token. One without takes ``[B]``
+            advantages, and no selection that chooses tokens.
+        corrects_sampler: Whether its ratio is to the behavior policy, so that nothing else may correct for the sampler.
 
     Raises:
         ConfigurationError: For a negative or non-finite coefficient.
@@ -139,6 +142,8 @@ class Loss(ABC):
     name: ClassVar[str] = "term"
     reads_entropy: ClassVar[bool] = False
     reads_observations: ClassVar[bool] = False
+    is_by_token: ClassVar[bool] = True
+    corrects_sampler: ClassVar[bool] = False
 
     def __init__(self, coefficient: float = 1.0) -> None:
         if not 0 <= coefficient < float("inf"):
@@ -175,6 +180,11 @@ class Loss(ABC):
         Args:
             metrics: Of the iteration that was just trained on, the same on every rank.
         """
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it has no weight, and never gets one."""
+        return self.coefficient == 0 and not self.adapted()
 
     def adapted(self) -> dict[str, Any]:
         """What `adapt` has changed, as attributes by name, for a checkpoint; nothing where nothing adapts."""

@@ -9,6 +9,7 @@ Left out on purpose: how the mask is made: `Trajectory.action_index` numbers wha
 and observations with -1, and `llds.batches.collate` marks padding so.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -191,6 +192,6 @@ def check_aggregation(aggregation: PolicyAggregation, constant_tokens: int | Non
 
 
 def check_positive(name: str, value: float) -> None:
-    """Refuse a number that is not above 0 (NaN too)."""
-    if not value > 0:
+    """Refuse a number that is not above 0, or not finite."""
+    if not 0 < value < math.inf:
         raise ConfigurationError(f"Expected `{name}` > 0, got {value}. Give a positive number.")

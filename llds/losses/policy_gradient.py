@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llds.losses.loss import Loss, LossBatch, LossInputs, LossOutput
-from llds.losses.masking import PolicyAggregation, action_mask, check_shapes, count, divide, masked
+from llds.losses.masking import PolicyAggregation, action_mask, check_shapes, count, divide
 from llds.losses.surrogates.token_loss import (
     TokenLoss,
     Tokens,
@@ -17,6 +17,7 @@ from llds.losses.surrogates.token_loss import (
     log_ratio,
     ratio_metrics,
     refuse_penalties,
+    trajectory_weight,
 )
 
 
@@ -126,9 +127,10 @@ def gspo_loss(
     has_action = mask.any(1)
     mean_log_ratio = log_ratio(log_probs, old_log_probs, mask).sum(1) / mask.sum(1).clamp(min=1)  # [B]
     advantage = torch.where(has_action, advantages.detach(), 0)
-    surrogate, is_clipped = clipped_surrogate(mean_log_ratio, advantage, clip_low, clip_high, None)
-    if weights is not None:
-        surrogate = surrogate * masked(weights.detach(), mask).sum(1) / mask.sum(1).clamp(min=1)
+    weight = trajectory_weight(weights, mask)
+    live_log_ratio = torch.where(weight > 0, mean_log_ratio, 0)
+    surrogate, is_clipped = clipped_surrogate(live_log_ratio, advantage, clip_low, clip_high, None)
+    surrogate = surrogate * weight
     if denominator is None:
         denominator = count(mask, "trajectory")
     loss = -divide(surrogate.sum(), denominator)
@@ -178,6 +180,7 @@ class GSPOLoss(Loss):
     """
 
     name = "policy"
+    is_by_token = False
 
     def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4, coefficient: float = 1.0) -> None:
         super().__init__(coefficient)

@@ -51,12 +51,12 @@ class EntropyBonus(Loss):
     ) -> None:
         super().__init__(coefficient)
         check_choice("aggregation", aggregation, Aggregation)
+        check_positive("EntropyBonus.step", step)
         if target is not None:
-            check_positive("target", target)
-            check_positive("step", step)
+            check_positive("EntropyBonus.target", target)
         self.target, self.step = target, step
         self.aggregation: Aggregation = aggregation
-        self.is_acting = True
+        self.is_acting = target is None
 
     def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
         """Compute the term of a micro-batch."""

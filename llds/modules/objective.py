@@ -17,7 +17,7 @@ from llds.losses import AnswerMasking, ImportanceCorrection, KLPenalty, LLDSPena
 
 @dataclass(frozen=True)
 class Objective:
-    """The terms of the loss. A KL or LLDS penalty whose coefficient is 0 is left out, as if it were None.
+    """The terms of the loss. One whose coefficient is 0 is left out, as if it were None.
 
     Attributes:
         policy_loss: GRPO, GSPO or another.
@@ -52,7 +52,7 @@ class Objective:
 
     def scored(self, batch: PolicyBatch) -> PolicyBatch:
         """A micro-batch as the policy has to score it: observations too, where a term reads them."""
-        return with_observations(batch) if any(term.reads_observations for term in self.further) else batch
+        return with_observations(batch) if any(term.reads_observations for term in self.terms.values()) else batch
 
     def denominators(self, batch: PolicyBatch) -> dict[str, Tensor]:
         """What each term divides by.
@@ -109,6 +109,6 @@ class Objective:
             ("policy", self.policy_loss),
             ("kl", self.kl_penalty if self.uses_reference else None),
             ("llds", self.active_llds),
-            *((term.name, term) for term in self.further),
+            *((term.name, term) for term in self.further if not term.is_off),
         ]
         return {name: term for name, term in terms if term is not None}

@@ -38,7 +38,7 @@ from llds.modules.policy import LoRA, Policy, PolicyOutput
 from llds.modules.policy.head_reading import HeadReading
 from llds.modules.policy.rounding import warn_of_rounding
 from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
-from llds.modules.start_up import check_checkpoint, check_commit, check_training
+from llds.modules.start_up import check_checkpoint, check_commit, check_objective, check_training
 from llds.modules.updates import PolicyUpdate
 from llds.rollout import Protocol, TagProtocol
 from llds.strategies import (
@@ -231,6 +231,7 @@ class SearchAgentModule(EvaluatedModule):
         check_checkpoint(self.trainer)
         if stage == "fit":
             check_training(self.trainer, self._prompts_per_iteration, self.optimization, self.objective)
+            check_objective(self.objective, self.advantages)
             if self.reference_path is not None:
                 model_folder(self.reference_path, "model.reference")
 

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from llds.errors import ConfigurationError
-from llds.losses import ImportanceMask
+from llds.losses import Advantages, Loss, Selection
 from llds.losses.selections.selection import proxy_share
 from llds.modules.objective import Objective
 from llds.modules.optimization import Optimization
@@ -43,18 +43,6 @@ def check_training(trainer: pl.Trainer, prompts: int, optimization: Optimization
             f"Expected `data.batch_size` to be a multiple of `model.optimization.mini_batch_size`, got {prompts} and "
             f"{optimization.mini_batch_size} prompts. Change one of them: a mini_batch_size of {fitting} would fit."
         )
-    proxy_share(objective.selections)
-    names = ["policy", "kl", "llds", *(term.name for term in objective.further)]
-    if len(set(names)) < len(names):
-        raise ConfigurationError(
-            f"Expected `model.terms` to hold terms of different names, and none called policy, kl or llds, got "
-            f"{names[3:]}: a name is that of its curve. Take one out, or give a class of yours another `name`."
-        )
-    if objective.importance is not None and any(isinstance(one, ImportanceMask) for one in objective.selections):
-        raise ConfigurationError(
-            "Expected either `model.importance_correction` or an ImportanceMask among `model.selections`, got both: "
-            "tokens would be weighed twice for the same gap. Take one out."
-        )
     penalty = objective.active_llds
     if penalty is not None and penalty.anchor == "old" and optimization.steps(prompts) == 1:
         raise ConfigurationError(
@@ -63,6 +51,58 @@ def check_training(trainer: pl.Trainer, prompts: int, optimization: Optimization
             "the policy is then the old policy itself and the penalty always 0. Make mini_batch_size smaller, or set "
             "`model.llds_penalty.anchor` to `lagged`."
         )
+
+
+def check_objective(objective: Objective, advantages: Advantages | None) -> None:
+    """Refuse parts of the loss that do not go together.
+
+    Args:
+        objective: The loss.
+        advantages: The estimator; None is GRPO's.
+
+    Raises:
+        ConfigurationError: Naming the keys and a way out.
+    """
+    proxy_share(objective.selections)
+    names = ["policy", "kl", "llds", *(term.name for term in objective.further)]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"Expected `model.terms` to hold terms of different names, and none called policy, kl or llds, got "
+            f"{names[3:]}: a name is that of its curve. Take one out, or give a class of yours another `name`."
+        )
+    if len(corrections(objective)) > 1:
+        raise ConfigurationError(
+            "Expected one correction for the gap between sampler and trainer, got "
+            f"{' and '.join(corrections(objective))}: tokens would be weighed twice for the same gap. Take one out."
+        )
+    loss = objective.policy_loss
+    if not loss.is_by_token and advantages is not None and advantages.is_by_token:
+        raise ConfigurationError(
+            f"Expected a policy loss with a term per token for {type(advantages).__name__} (`model.advantages`), whose "
+            f"advantages differ within a trajectory, got {type(loss).__name__} (`model.policy_loss`). Use "
+            "TurnRatioLoss or GRPOLoss."
+        )
+    chooser = next((one for one in objective.selections if one.chooses_tokens), None)
+    if not loss.is_by_token and chooser is not None:
+        raise ConfigurationError(
+            f"Expected a policy loss with a term per token for {type(chooser).__name__} (`model.selections`), got "
+            f"{type(loss).__name__} (`model.policy_loss`), which would take the mean over a trajectory. Use "
+            "TurnRatioLoss or GRPOLoss."
+        )
+
+
+def corrections(objective: Objective) -> list[str]:
+    """What allows for the gap between sampler and trainer, by key and class; one at most may.
+
+    Args:
+        objective: The loss.
+    """
+    places: list[tuple[str, Loss | Selection | None]] = [
+        ("policy_loss", objective.policy_loss),
+        ("importance_correction", objective.importance),
+        *(("selections", one) for one in objective.selections),
+    ]
+    return [f"`model.{key}` ({type(one).__name__})" for key, one in places if one and one.corrects_sampler]
 
 
 def check_checkpoint(trainer: pl.Trainer) -> None:

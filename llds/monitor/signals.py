@@ -319,10 +319,10 @@ def as_markdown() -> str:
     lines += [f"| `{one.name}` | {one.meaning} | {one.unit} | {one.healthy} | {arrows[one.worse]} |" for one in SIGNALS]
     besides = [
         "",
-        "Logged besides, and judged by nothing: `collapse/level` (0 none, 1 note, 2 warning, 3 alarm), `collapse/phase` (0",
-        "healthy, 1 to 3 as in the paper, 4 collapsed), `collapse/confidence` (the agreement), `collapse/actions` (rungs that",
-        "acted), `rollout/canary_gap` (nats between sampler and trainer on fixed tokens, after the weights had arrived),",
-        "`time/*` (seconds of each part).",
+        "Logged besides, and judged by nothing: `collapse/level` (0 none, 1 note, 2 warning, 3 alarm),",
+        "`collapse/phase` (0 healthy, 1 to 3 as in the paper, 4 collapsed), `collapse/confidence` (the agreement),",
+        "`collapse/actions` (rungs that acted), `rollout/canary_gap` (nats between sampler and trainer on fixed",
+        "tokens, after the weights arrived), `time/*` (seconds of each part).",
         "",
     ]
     return "\n".join([*lines, *besides])

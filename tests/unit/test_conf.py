@@ -14,6 +14,7 @@ from llds.agent_tools import AgentTool, CalculatorTool
 from llds.cli.config.accepted import import_object
 from llds.cli.training.command import SearchAgentCLI, build_cli
 from llds.data import PromptDataModule
+from llds.errors import ConfigurationError
 from llds.losses import Advantages, GRPOLoss, GSPOLoss, LLDSPenalty, Loss, NegativeWeight, Selection
 from llds.modules import SearchAgentModule
 
@@ -326,6 +327,17 @@ def test_every_room_of_methods_is_small_and_every_method_has_an_overlay() -> Non
     }
     elsewhere = {"GRPOLoss", "GSPOLoss", "KLPenalty", "LLDSPenalty", "ImportanceCorrection"}
     assert classes - elsewhere == named
+
+
+@pytest.mark.slow
+def test_a_new_loss_takes_no_setting_of_the_old_one() -> None:
+    overlay = ("-c", QUICKSTART, "-c", ROOT / "conf" / "objectives" / "losses" / "ipo.yaml")
+    assert build(*overlay).model.objective.policy_loss.aggregation == "token"
+    flags = ("--model.policy_loss.clip_high", "0.3", "--model.policy_loss", "llds.losses.CISPOLoss")
+    with pytest.raises(ConfigurationError, match="clip_high"):
+        build("-c", QUICKSTART, *flags)  # CISPO has none
+    loss = build("-c", QUICKSTART, "--model.policy_loss=llds.losses.GSPOLoss", "--model.policy_loss.clip_low", "0.1")
+    assert vars(loss.model.objective.policy_loss) == vars(GSPOLoss(clip_low=0.1))
 
 
 @pytest.mark.slow

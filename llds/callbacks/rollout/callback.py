@@ -143,7 +143,7 @@ class RolloutCallback(pl.Callback):
             if self.overlap:
                 check_overlap(pl_module.objective, self.sampler)
             if self.oversampling is not None:
-                check_oversampling(self.oversampling, pl_module.objective, data.batch_size)
+                check_oversampling(self.oversampling, pl_module.objective, pl_module.advantages, data.batch_size)
             check_limits("limits", self.limits, pl_module, data.max_prompt_tokens)
         if stage != "fit" or "validation" in data.prompts:
             check_limits("eval_limits", self.eval_limits, pl_module, data.max_prompt_tokens)

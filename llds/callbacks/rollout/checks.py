@@ -7,10 +7,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from llds.data import PromptTemplate
 from llds.errors import ConfigurationError
+from llds.losses import Advantages
 from llds.modules import SearchAgentModule
 from llds.modules.objective import Objective
 from llds.modules.policy.loading import load_config
 from llds.modules.policy.positions import check_positions
+from llds.modules.start_up import corrections
 from llds.rollout import EpisodeLimits, ObservationEncoder, Oversampling
 from llds.samplers import Sampler
 from llds.types import SamplingParams
@@ -79,11 +81,11 @@ def check_room(key: str, limits: EpisodeLimits, prompt_tokens: int, has_opening:
 
 def check_overlap(objective: Objective, sampler: Sampler) -> None:
     """Refuse an overlap of iterations that nothing corrects, or that the sampler cannot do."""
-    if objective.importance is None:
+    if not corrections(objective):
         raise ConfigurationError(
-            "Expected `model.importance_correction` to be set where `rollout.overlap` is true, because "
-            "trajectories are then sampled by older weights than those that train on them, got null. Set it, as "
-            "-c llds:rollout/overlap does."
+            "Expected `model.importance_correction`, or a loss or selection that corrects for the sampler, where "
+            "`rollout.overlap` is true, because trajectories are then sampled by older weights than those that train "
+            "on them, got none. Set it, as -c llds:rollout/overlap does."
         )
     if not sampler.can_overlap:
         raise ConfigurationError(
@@ -93,7 +95,9 @@ def check_overlap(objective: Objective, sampler: Sampler) -> None:
         )
 
 
-def check_oversampling(oversampling: Oversampling, objective: Objective, batch_size: int) -> None:
+def check_oversampling(
+    oversampling: Oversampling, objective: Objective, advantages: Advantages | None, batch_size: int
+) -> None:
     """Refuse over-sampling that could draw nothing, or that keeps what no term of the loss is for."""
     most = oversampling.most(batch_size)
     if most == batch_size:
@@ -103,14 +107,20 @@ def check_oversampling(oversampling: Oversampling, objective: Objective, batch_s
         )
     penalty = objective.active_llds
     preserves = penalty is not None and penalty.preserve == "non_negative"
-    if oversampling.without_signal != "drop" and not preserves:
+    is_dropped = oversampling.without_signal == "drop"
+    learns_from_ties = advantages is not None and advantages.learns_from_ties
+    if not (is_dropped or preserves or learns_from_ties):
         raise ConfigurationError(
-            "Expected `rollout.oversampling.without_signal` to be `drop` where no LLDS penalty preserves groups "
-            "without a signal (`model.llds_penalty` with `preserve: non_negative`), got "
-            f"`{oversampling.without_signal}`: they would cost time and thin out the policy loss. Set it to `drop`, or "
-            "change the penalty."
+            "Expected `rollout.oversampling.without_signal` to be `drop` where nothing learns from groups of equal "
+            "rewards (an LLDS penalty with `preserve: non_negative`, or an estimator such as SignedAdvantages), got "
+            f"`{oversampling.without_signal}`: they would cost time and thin out the policy loss. Set it to `drop`."
         )
-    if oversampling.without_signal == "drop" and preserves:
+    if is_dropped and learns_from_ties:
+        rank_zero_info(
+            "`rollout.oversampling` drops groups of equal rewards, from which "
+            f"{type(advantages).__name__} would learn. `without_signal: keep` keeps them."
+        )
+    if is_dropped and preserves:
         rank_zero_info(
             "`rollout.oversampling` drops groups without a signal, which LLDS (`preserve: non_negative`) would "
             "preserve: it is left with the correct trajectories of the other groups. `without_signal: keep_correct` "

@@ -22,8 +22,8 @@ def check_estimator_of(estimator: Advantages | None, reward: Reward) -> None:
     """Refuse a reward that does not say what the estimator of advantages needs."""
     if estimator is not None:
         parts = reward.parts if isinstance(reward, SumOfRewards) else {WHOLE: reward}
-        speaks = {name: type(part).score_turns is not Reward.score_turns for name, part in parts.items()}
-        estimator.check_reward(speaks)
+        says = {name: type(part).score_turns is not Reward.score_turns for name, part in parts.items()}
+        estimator.check_reward({name: reward.part_weights.get(name, 1.0) if says[name] else None for name in parts})
 
 
 def with_gain(batch: PolicyBatch, trajectories: Sequence[Trajectory], agent: SearchAgentModule) -> PolicyBatch:

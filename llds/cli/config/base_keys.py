@@ -67,6 +67,7 @@ def right_key(word: str, accepted: Collection[str], prefix: str) -> str:
     if not found and not here.startswith("Did you mean"):
         close = get_close_matches(word, by_word, n=1, cutoff=_CLOSE)
         found = by_word[close[0]] if close else []
+    found = [key for key in found if key != f"{prefix}{word}"]  # what came is no hint
     return f"Did you mean {' or '.join(f'`{key}`' for key in found[:3])}?" if found else here
 
 

@@ -21,6 +21,9 @@ from llds.errors import ConfigurationError, LLDSError
 
 CONFIG_HELP = "Configuration file, or llds:NAME for one that ships with llds (`llds configs`); may be repeated."
 _FILES = ("-c", "--config")
+_BEGIN_ANEW = ("policy_loss", "advantages")
+"""Arguments of the model whose classes share names that mean something else in each, such as ``clip_low``: a new class
+takes nothing of the old one's."""
 _NO_KEYS = ("help", "config", "print_config", "version")
 
 
@@ -71,10 +74,11 @@ class _HelpFormatter(ParagraphFormatter, DefaultHelpFormatter):
     """Types and defaults by jsonargparse, paragraphs by us."""
 
 
-def _forget_replaced_lists(config: Namespace, file: str) -> None:
-    """Take out of a configuration the lists that a file brings anew, in place.
+def _forget_replaced(config: Namespace, file: str) -> None:
+    """Take out of a configuration the lists, and the loss and estimator, that a file brings anew, in place.
 
-    Left in, an item of the new list would keep settings of the old one's item at its place.
+    Left in, an item of the new list would keep settings of the old one's item at its place, and the new loss those of
+    the old one that have the same name, and mean something else.
     """
     try:
         values = read_config_file(file)[1]
@@ -82,6 +86,9 @@ def _forget_replaced_lists(config: Namespace, file: str) -> None:
         return
     for key in _lists(values):
         if key in config:
+            config[key] = None
+    for key, class_path in _classes(values):
+        if config.get(f"{key}.class_path", class_path) != class_path:
             config[key] = None
 
 
@@ -94,15 +101,39 @@ def _lists(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{word}"
 
 
-def _files_first(words: Sequence[str]) -> list[str]:
-    """The words of a command with its configurations behind the name of the subcommand, before all flags."""
+def _classes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Dotted keys of `_BEGIN_ANEW` in a file, with the class that it names."""
+    model = values.get("model")
+    arguments = model.get("init_args") if isinstance(model, Mapping) else None
+    for word in _BEGIN_ANEW:
+        value = arguments.get(word) if isinstance(arguments, Mapping) else None
+        if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
+            yield f"model.init_args.{word}", value["class_path"]
+
+
+def _in_order(words: Sequence[str]) -> list[str]:
+    """The words of a command, so that flags win: after its subcommand the files, then classes that begin anew."""
     files: list[str] = []
+    classes: list[str] = []
     others: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
-        is_flag = word in _FILES or word.startswith(tuple(f"{flag}=" for flag in _FILES))
-        (files if is_flag or (before in _FILES and not word.startswith("-")) else others).append(word)
+    for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
+        is_file = word in _FILES or word.startswith(tuple(f"{flag}=" for flag in _FILES))
+        if is_file or (before in _FILES and not word.startswith("-")):
+            files.append(word)
+        elif flag := _names_class(word, after):
+            classes += [flag, "null", word]  # null: nothing of the class before
+        else:
+            (classes if _names_class(before, word) and "=" not in before else others).append(word)
     has_command = bool(others) and not others[0].startswith("-") and words[0] == others[0]
-    return [*others[:has_command], *files, *others[has_command:]]
+    return [*others[:has_command], *files, *classes, *others[has_command:]]
+
+
+def _names_class(word: str, after: str) -> str:
+    """The flag of a word that names a class of `_BEGIN_ANEW`, itself or with the next word; empty for no such word."""
+    match = re.fullmatch(rf"(--model\.(?:init_args\.)?(?:{'|'.join(_BEGIN_ANEW)}))(?:=(.*))?", word, re.DOTALL)
+    value = (after if match[2] is None else match[2]).strip() if match else ""
+    is_class = bool(value) and not value.startswith("-") and (not value.startswith("{") or "class_path" in value)
+    return match[1] if match and is_class else ""
 
 
 class ConfigurationAction(ActionConfigFile):
@@ -111,7 +142,7 @@ class ConfigurationAction(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Read the configuration."""
         file = configuration_file(values)
-        _forget_replaced_lists(cfg, file)
+        _forget_replaced(cfg, file)
         super().__call__(parser, cfg, file, option_string)
 
 
@@ -170,7 +201,7 @@ class ConfigurationParser(ArgumentParser):
         self, args: Sequence[str] | None = None, *others: Any, **settings: Any
     ) -> Namespace:
         """Parse; what the command line says wins over what files say, wherever in it they stand."""
-        return super().parse_args(None if args is None else _files_first(args), *others, **settings)
+        return super().parse_args(None if args is None else _in_order(args), *others, **settings)
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Read a configuration file; an error in it names it."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llds.errors import ConfigurationError
 from llds.losses.advantages.group import AdvantageScale, group_advantages
-from llds.losses.masking import check_choice
+from llds.losses.masking import check_choice, check_positive
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,21 @@ class Advantages(ABC):
         reads_influence: Whether it needs the influence of tokens, which costs a forward pass.
         answer_opening: Text before an answer, where it needs the information gain of actions, which costs a scoring of
             the gold answer after each; None: it does not.
+        is_by_token: Whether it gives ``[B, T]``, which a loss with one term per trajectory cannot take.
+        learns_from_ties: Whether groups of equal rewards have advantages, too.
     """
 
     reads_influence: bool = False
     answer_opening: str | None = None
+    is_by_token: bool = False
+    learns_from_ties: bool = False
 
-    def check_reward(self, speaks: Mapping[str, bool]) -> None:  # noqa: B027 (most go with any)
+    def check_reward(self, speaks: Mapping[str, float | None]) -> None:  # noqa: B027 (most go with any)
         """Refuse a reward that makes nothing of it, before the run begins.
 
         Args:
-            speaks: Of each part of the reward by its name, whether it says something of single actions.
+            speaks: Of each part of the reward by its name, its weight if it says something of single actions; else
+                None.
 
         Raises:
             ConfigurationError: If this estimator needs what the reward does not say.
@@ -156,6 +161,7 @@ class GroupAdvantages(Advantages):
 
     def __init__(self, scale: AdvantageScale = "std", eps: float = 1e-6) -> None:
         check_choice("scale", scale, AdvantageScale)
+        check_positive("GroupAdvantages.eps", eps)
         self.scale: AdvantageScale = scale
         self.eps = eps
 
@@ -175,7 +181,9 @@ class Reweighed(Advantages):
         self.of = of or GroupAdvantages()
         self.reads_influence = self.reads_influence or self.of.reads_influence
         self.answer_opening = self.of.answer_opening
+        self.is_by_token = self.is_by_token or self.of.is_by_token
+        self.learns_from_ties = self.of.learns_from_ties
 
-    def check_reward(self, speaks: Mapping[str, bool]) -> None:
+    def check_reward(self, speaks: Mapping[str, float | None]) -> None:
         """Ask the other."""
         self.of.check_reward(speaks)

@@ -65,11 +65,12 @@ class NTHRAdvantages(Reweighed):
     """
 
     reads_influence = True
+    is_by_token = True
 
     def __init__(self, weight: float | None = None, scale: float = 1.0, of: Advantages | None = None) -> None:
         if weight is not None and not 0 <= weight <= 1:
             raise ConfigurationError(f"Expected `weight` of NTHRAdvantages in [0, 1] or null, got {weight}.")
-        check_positive("scale", scale)
+        check_positive("NTHRAdvantages.scale", scale)
         self.weight, self.scale = weight, scale
         super().__init__(of)
 

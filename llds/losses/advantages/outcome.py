@@ -1,5 +1,7 @@
 r"""Advantages from the outcome alone: RLOO, REINFORCE++, the sign of the outcome (W-REINFORCE), weaker negatives."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -56,6 +58,8 @@ class ReinforcePlusPlusAdvantages(Advantages):
             )
         self.baseline = baseline
         self.discount = discount
+        self.is_by_token = discount != 1
+        self.learns_from_ties = not baseline
 
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """Whiten returns."""
@@ -99,9 +103,13 @@ class SignedAdvantages(Advantages):
         wrong: :math:`\nu`, not negative.
     """
 
+    learns_from_ties = True
+
     def __init__(self, right: float = 0.1, wrong: float = 1.0) -> None:
-        if not (right >= 0 and wrong >= 0 and right + wrong > 0):
-            raise ConfigurationError(f"Expected weights >= 0, not both 0, got `right` {right} and `wrong` {wrong}.")
+        if not (right >= 0 and wrong >= 0 and 0 < right + wrong < math.inf):
+            raise ConfigurationError(
+                f"Expected weights >= 0 of SignedAdvantages, not both 0, got `right` {right} and `wrong` {wrong}."
+            )
         self.right, self.wrong = right, wrong
 
     def __call__(self, inputs: AdvantageInputs) -> Tensor:

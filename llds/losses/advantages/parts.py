@@ -15,6 +15,7 @@ from llds.losses.masking import action_mask, masked
 GAIN = "information_gain"
 """Name of the part that says how much likelier each action's observation made the gold answer."""
 _EPS = 1e-6
+_OPENING = "<answer> "
 
 
 class GDPOAdvantages(Advantages):
@@ -32,7 +33,9 @@ class GDPOAdvantages(Advantages):
         A part that does not apply to a trajectory gives it 0, and is compared among the others of its group.
     """
 
-    def check_reward(self, speaks: Mapping[str, bool]) -> None:
+    learns_from_ties = True
+
+    def check_reward(self, speaks: Mapping[str, float | None]) -> None:
         """Refuse one without parts."""
         if len(speaks) < 2:
             raise ConfigurationError(
@@ -72,11 +75,14 @@ class MTGRPOAdvantages(Advantages):
         that no other of its group can be compared with, has :math:`A^I` = 0.
     """
 
+    is_by_token = True
+    learns_from_ties = True
+
     def __init__(self, discount: float = 1.0, part: str | None = None) -> None:
         _check_discount(discount)
         self.discount, self.part = discount, part
 
-    def check_reward(self, speaks: Mapping[str, bool]) -> None:
+    def check_reward(self, speaks: Mapping[str, float | None]) -> None:
         """Refuse one that says nothing of actions."""
         _check_speaks(self, self.part, speaks)
 
@@ -114,12 +120,19 @@ class IGPOAdvantages(Advantages):
         Of several gold answers the first counts. An action before the last of which nothing is said has no reward.
     """
 
-    def __init__(self, discount: float = 1.0, opening: str = "<answer> ", part: str = GAIN) -> None:
+    is_by_token = True
+    learns_from_ties = True
+
+    def __init__(self, discount: float = 1.0, opening: str = _OPENING, part: str = GAIN) -> None:
         _check_discount(discount)
         self.discount, self.part = discount, part
         self.answer_opening = opening if part == GAIN else None
+        if part != GAIN and opening != _OPENING:
+            raise ConfigurationError(
+                f"Expected `opening` of IGPOAdvantages without `part` only, got {opening!r} and {part!r}. Take one out."
+            )
 
-    def check_reward(self, speaks: Mapping[str, bool]) -> None:
+    def check_reward(self, speaks: Mapping[str, float | None]) -> None:
         """Refuse one that says nothing of actions, where it is asked and not the policy."""
         if self.part != GAIN:
             _check_speaks(self, self.part, speaks)
@@ -179,12 +192,14 @@ def _by_token(values: Tensor, inputs: AdvantageInputs) -> Tensor:
     return masked(values.gather(1, index.clamp(min=0)), action_mask(index)).to(inputs.rewards.dtype)
 
 
-def _check_speaks(estimator: Advantages, part: str | None, speaks: Mapping[str, bool]) -> None:
-    if not (any(speaks.values()) if part is None else speaks.get(part, False)):
-        speaking = ", ".join(name for name, says in speaks.items() if says) or "none does"
+def _check_speaks(estimator: Advantages, part: str | None, speaks: Mapping[str, float | None]) -> None:
+    """Where all parts count, one whose weight is 0 says nothing; a part that is named counts as it is."""
+    if not (any(speaks.values()) if part is None else speaks.get(part) is not None):
+        speaking = ", ".join(f"{name} (weight {says:g})" for name, says in speaks.items() if says is not None)
+        wanted = "a part" if part is None else repr(part)
         raise ConfigurationError(
-            f"Expected {'a part' if part is None else repr(part)} of `rollout.reward` to say what each action was "
-            f"worth (`score_turns`) for {type(estimator).__name__} (`model.advantages`), got parts of which {speaking}."
+            f"Expected {wanted} of `rollout.reward` to say what each action was worth (`score_turns`) for "
+            f"{type(estimator).__name__} (`model.advantages`), got parts of which {speaking or 'none does'}."
         )
 
 

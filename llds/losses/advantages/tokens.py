@@ -1,5 +1,6 @@
 r"""Advantages that differ within a trajectory: by what right and wrong share (GTPO), by anchor states (GiGPO)."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -33,9 +34,16 @@ class ConflictAdvantages(Reweighed):
         division by the number of conflicts, and its filter and bonus of entropy (`EntropyBonus`).
     """
 
+    is_by_token = True
+
     def __init__(self, weight: float = 2.0, of: Advantages | None = None) -> None:
-        if not weight >= 1:
+        if not 1 <= weight < math.inf:
             raise ConfigurationError(f"Expected `weight` of ConflictAdvantages >= 1, got {weight}.")
+        if of is not None and of.is_by_token:
+            raise ConfigurationError(
+                "Expected `of` of ConflictAdvantages to give one advantage per trajectory, got "
+                f"{type(of).__name__}, which gives one per token. Name another."
+            )
         self.weight = weight
         super().__init__(of)
 
@@ -104,10 +112,14 @@ class GiGPOAdvantages(Advantages):
         The state of a search agent is its whole history; as in the paper the last observation stands for it.
     """
 
+    is_by_token = True
+
     def __init__(self, weight: float = 1.0, discount: float = 0.95, scale: AdvantageScale = "std") -> None:
         check_choice("scale", scale, AdvantageScale)
-        if not (weight >= 0 and 0 < discount <= 1):
-            raise ConfigurationError(f"Expected `weight` >= 0 and `discount` in (0, 1], got {weight} and {discount}.")
+        if not (0 <= weight < math.inf and 0 < discount <= 1):
+            raise ConfigurationError(
+                f"Expected `weight` >= 0 and `discount` in (0, 1] of GiGPOAdvantages, got {weight} and {discount}."
+            )
         self.weight, self.discount = weight, discount
         self.scale: AdvantageScale = scale
 

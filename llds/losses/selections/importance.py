@@ -65,6 +65,7 @@ class ImportanceCorrection(Selection):
     """Corrects the policy gradient for the gap between sampler and trainer (see `importance_weights`)."""
 
     is_local = True
+    corrects_sampler = True
 
     level: ImportanceLevel = "token"
     """Whether each token has its own weight, or all tokens of a trajectory the same."""

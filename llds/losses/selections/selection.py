@@ -48,6 +48,8 @@ class Selection(ABC):
             micro-batch, else once with the `LossBatch` of the mini-batch.
         reads_old_log_probs: Whether, not local, it needs the old policy's log-probs.
         reads_old_entropy: Whether it needs the old policy's entropy.
+        chooses_tokens: Whether it tells tokens of a trajectory apart, which needs a loss with a term for each.
+        corrects_sampler: Whether it allows for the gap between sampler and trainer, which nothing else may do then.
         proxy_share: Share of the likeliest token's probability below which tokens are no part of `old_proxy`; None: it
             does not need that.
     """
@@ -55,6 +57,8 @@ class Selection(ABC):
     is_local: ClassVar[bool] = False
     reads_old_log_probs: ClassVar[bool] = False
     reads_old_entropy: ClassVar[bool] = False
+    chooses_tokens: ClassVar[bool] = False
+    corrects_sampler: ClassVar[bool] = False
     proxy_share: float | None = None
 
     @abstractmethod

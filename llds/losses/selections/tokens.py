@@ -25,21 +25,23 @@ class KLCov(Selection):
 
     Note:
         :math:`c` is taken from the old policy, over the whole mini-batch, before it is cut; the authors' code takes it
-        from the policy of now, over a micro-batch of one GPU.
+        from the policy of now, over a micro-batch of one GPU. A token whose covariance is not above 0 is never held.
     """
 
     reads_old_log_probs = True
+    chooses_tokens = True
 
     def __init__(self, share: float = 2e-4, coefficient: float = 1.0) -> None:
         _check_share(share)
-        check_positive("coefficient", coefficient)
+        check_positive("KLCov.coefficient", coefficient)
         self.share, self.coefficient = share, coefficient
 
     def __call__(self, batch: LossBatch) -> Selected:
         """Penalize the drift of the tokens that covary most."""
         mask = action_mask(batch.policy_index)
         covariance = token_covariance(batch, mask, self)
-        chosen = largest(covariance, mask, self.share)
+        # Where all advantages are equal every covariance is 0, and nothing drives entropy down
+        chosen = largest(covariance, mask, self.share) & (covariance > 0)
         return Selected(loss_penalties=self.coefficient * chosen.to(covariance.dtype))
 
 
@@ -60,6 +62,7 @@ class ClipCov(Selection):
     """
 
     reads_old_log_probs = True
+    chooses_tokens = True
 
     def __init__(self, share: float = 2e-4, low: float = 1.0, high: float = 5.0) -> None:
         _check_share(share)
@@ -89,6 +92,7 @@ class HighEntropyTokens(Selection):
     """
 
     reads_old_entropy = True
+    chooses_tokens = True
 
     def __init__(self, share: float = 0.2) -> None:
         _check_share(share)
@@ -124,10 +128,11 @@ class LpReg(Selection):
     """
 
     reads_old_log_probs = True
+    chooses_tokens = True
 
     def __init__(self, share: float = 0.01, coefficient: float = 1.0, proxy_share: float = 0.02) -> None:
         _check_share(share)
-        check_positive("coefficient", coefficient)
+        check_positive("LpReg.coefficient", coefficient)
         if not 0 < proxy_share < 1:
             raise ConfigurationError(f"Expected `proxy_share` of LpReg between 0 and 1, got {proxy_share}.")
         self.share, self.coefficient = share, coefficient

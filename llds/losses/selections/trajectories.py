@@ -52,7 +52,7 @@ class OffPolicySequenceMask(Selection):
     is_local = True
 
     def __init__(self, delta: float = 0.1) -> None:
-        check_positive("delta", delta)
+        check_positive("OffPolicySequenceMask.delta", delta)
         self.delta = delta
 
     def __call__(self, batch: LossBatch) -> Selected:
@@ -87,6 +87,7 @@ class ImportanceMask(Selection):
     """
 
     is_local = True
+    corrects_sampler = True
 
     def __init__(self, low: float = 0.5, high: float = 5.0, level: ImportanceLevel = "token") -> None:
         check_choice("level", level, ImportanceLevel)
@@ -118,23 +119,32 @@ class Rejection(Selection):
         estimator: ``k1``, ``k2`` or ``k3``.
         over: ``token``, ``sum``, ``mean`` or ``max`` (not for k1).
         high: :math:`b`.
-        low: :math:`a`, read with k1 only.
+        low: :math:`a`, with k1 only; null there is 0.5.
     """
 
     reads_old_log_probs = True
 
     def __init__(
-        self, estimator: RejectionEstimator = "k3", over: RejectionOver = "mean", high: float = 0.01, low: float = 0.5
+        self,
+        estimator: RejectionEstimator = "k3",
+        over: RejectionOver = "mean",
+        high: float = 0.01,
+        low: float | None = None,
     ) -> None:
         check_choice("estimator", estimator, RejectionEstimator)
         check_choice("over", over, RejectionOver)
         if estimator == "k1" and over == "max":
             raise ConfigurationError("Expected `over` of Rejection to be token, sum or mean for k1, got max.")
         if estimator == "k1":
+            low = 0.5 if low is None else low
             _check_band(low, high)
-        check_positive("high", high)
+        elif low is not None:
+            raise ConfigurationError(
+                f"Expected `low` of Rejection with k1 only, got {low} with {estimator}. Take it out."
+            )
+        check_positive("Rejection.high", high)
         self.estimator, self.over = estimator, over
-        self.low, self.high = low, high
+        self.low, self.high = 0.0 if low is None else low, high
 
     def __call__(self, batch: LossBatch) -> Selected:
         """Exclude them."""

@@ -22,6 +22,7 @@ from llds.losses.surrogates.token_loss import (
     log_ratio,
     ratio_metrics,
     refuse_penalties,
+    trajectory_weight,
 )
 
 
@@ -87,11 +88,12 @@ class GMPOLoss(Loss):
     """
 
     name = "policy"
+    is_by_token = False
 
     def __init__(self, clip_low: float = 0.4, clip_high: float = 0.4, coefficient: float = 1.0) -> None:
         super().__init__(coefficient)
-        check_positive("clip_low", clip_low)
-        check_positive("clip_high", clip_high)
+        check_positive("GMPOLoss.clip_low", clip_low)
+        check_positive("GMPOLoss.clip_high", clip_high)
         self.clip_low, self.clip_high = clip_low, clip_high
 
     def __call__(self, inputs: LossInputs, denominator: Tensor | None = None) -> LossOutput:
@@ -106,9 +108,8 @@ class GMPOLoss(Loss):
         bounded = moved.clamp(-self.clip_low, self.clip_high)
         kept = sign * torch.minimum(sign * moved, sign * bounded)
         length = mask.sum(1).clamp(min=1)
-        surrogate = (kept.sum(1) / length).exp() * advantage
-        if inputs.loss_weights is not None:
-            surrogate = surrogate * masked(inputs.loss_weights.detach(), mask).sum(1) / length
+        weight = trajectory_weight(inputs.loss_weights, mask)
+        surrogate = torch.where(weight > 0, kept.sum(1) / length, 0).exp() * advantage * weight
         if denominator is None:
             denominator = self.denominator(inputs)
         is_cut = kept.detach() != moved.detach()

@@ -146,6 +146,18 @@ def refuse_penalties(inputs: LossInputs, loss: Loss) -> None:
         )
 
 
+def trajectory_weight(weights: Tensor | None, mask: Tensor) -> Tensor:
+    """What a loss with one term per trajectory multiplies it by, ``[B]``: the mean weight of its tokens.
+
+    Args:
+        weights: ``[B, T]``; None: all 1.
+        mask: Action tokens, ``[B, T]`` bool.
+    """
+    if weights is None:
+        return mask.any(1)
+    return masked(weights.detach(), mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
 def log_ratio(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
     """Log of the likelihood ratio of the policy to the old policy, 0 off the mask, ``[B, T]``; with gradient."""
     return masked(log_probs, mask) - masked(old_log_probs.detach(), mask)
@@ -174,6 +186,7 @@ def clipped_surrogate(
 
 def ratio_metrics(log_ratio: Tensor, is_clipped: Tensor, mask: Tensor, advantage: Tensor) -> dict[str, Tensor]:
     """Detached scalars about the ratios on a mask; a share of nothing is 0."""
+    is_clipped = is_clipped & (advantage != 0)  # without an advantage there is nothing to clip
     clipped = {
         f"policy/clip_share_{name}": masked_mean(is_clipped.to(log_ratio.dtype), mask & sign)
         for name, sign in (("positive", advantage > 0), ("negative", advantage < 0))

@@ -82,8 +82,8 @@ class SAPOLoss(TokenLoss):
         coefficient: float = 1.0,
     ) -> None:
         super().__init__(aggregation, constant_tokens, coefficient)
-        check_positive("tau_positive", tau_positive)
-        check_positive("tau_negative", tau_negative)
+        check_positive("SAPOLoss.tau_positive", tau_positive)
+        check_positive("SAPOLoss.tau_negative", tau_negative)
         self.tau_positive, self.tau_negative = tau_positive, tau_negative
 
     def surrogate(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -114,6 +114,8 @@ class WAPOLoss(TokenLoss):
         coefficient: Weight of the term in the objective.
     """
 
+    corrects_sampler = True
+
     def __init__(
         self,
         epsilon: float = 9.0,
@@ -122,14 +124,16 @@ class WAPOLoss(TokenLoss):
         coefficient: float = 1.0,
     ) -> None:
         super().__init__(aggregation, constant_tokens, coefficient)
-        check_positive("epsilon", epsilon)
+        check_positive("WAPOLoss.epsilon", epsilon)
         self.epsilon = epsilon
 
     def surrogate(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """A ratio to the sampler, bounded from above."""
         log_ratio = tokens.log_probs - _behavior(tokens, self)
         bound = math.log1p(self.epsilon)
-        return log_ratio.clamp(max=bound).exp() * tokens.advantages.clamp(min=0), log_ratio > bound
+        return log_ratio.clamp(max=bound).exp() * tokens.advantages.clamp(min=0), (log_ratio > bound) & (
+            tokens.advantages > 0
+        )
 
 
 class DPPOLoss(TokenLoss):
@@ -165,8 +169,8 @@ class DPPOLoss(TokenLoss):
     ) -> None:
         super().__init__(aggregation, constant_tokens, coefficient)
         check_choice("divergence", divergence, Divergence)
-        check_positive("delta_low", delta_low)
-        check_positive("delta_high", delta_high)
+        check_positive("DPPOLoss.delta_low", delta_low)
+        check_positive("DPPOLoss.delta_high", delta_high)
         if not max_ratio > 1:
             raise ConfigurationError(f"Expected `max_ratio` of DPPOLoss above 1, got {max_ratio}.")
         self.divergence: Divergence = divergence
@@ -205,6 +209,8 @@ class IPOLoss(TokenLoss):
         constant_tokens: See `TokenLoss`.
         coefficient: Weight of the term in the objective.
     """
+
+    corrects_sampler = True
 
     def __init__(
         self,

@@ -226,7 +226,8 @@ METHODS: dict[str, Method] = {
     "icepop_sequence": Method(of_grpo(weights=popped_rows), selections=[losses.ImportanceMask(0.5, 2.0, "sequence")]),
     **{
         f"reject_{kind}_{over}": Method(
-            of_grpo(excluded=rejected(kind, over, 0.7, high)), selections=[losses.Rejection(kind, over, high, 0.7)]
+            of_grpo(excluded=rejected(kind, over, 0.7, high)),
+            selections=[losses.Rejection(kind, over, high, 0.7 if kind == "k1" else None)],
         )
         for kind, over, high in (
             ("k1", "token", 1.2),
@@ -559,6 +560,55 @@ def test_a_loss_without_a_term_per_token_refuses_what_penalizes_tokens() -> None
         proxy_share([losses.LpReg(), losses.KLCov(), losses.LpReg(proxy_share=0.1)])
 
 
+def test_kl_cov_holds_nothing_where_all_advantages_are_equal() -> None:
+    batch = with_advantages(make()[0], "std", None)
+    assert with_selection(batch, [losses.KLCov(0.2)]).loss_penalties.any()
+    for value in (0.0, -1.0):
+        alike = replace(batch, advantages=torch.full_like(batch.advantages, value))
+        assert not with_selection(alike, [losses.KLCov(0.2)]).loss_penalties.any()
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.GSPOLoss(), losses.GMPOLoss(clip_high=200.0)], ids=lambda one: type(one).__name__
+)
+def test_a_trajectory_of_weight_0_has_no_part_however_far_it_went(loss: losses.Loss) -> None:
+    log_probs = torch.tensor([[100.0], [0.0]], requires_grad=True)
+    inputs = losses.LossInputs(
+        log_probs=log_probs,
+        old_log_probs=torch.zeros(2, 1),
+        anchor_log_probs=torch.zeros(2, 1),
+        advantages=torch.tensor([-1.0, 1.0]),
+        action_index=torch.zeros(2, 1, dtype=torch.long),
+        loss_weights=torch.tensor([[0.0], [1.0]]),
+    )
+    found = loss(inputs).loss
+    found.backward()
+    assert found.item() == pytest.approx(-0.5)
+    assert log_probs.grad is not None
+    assert log_probs.grad.flatten().tolist() == pytest.approx([0.0, -0.5])
+
+
+def test_a_token_without_an_advantage_has_nothing_to_clip() -> None:
+    arguments = {"old_log_probs": torch.zeros(1, 2), "action_index": torch.zeros(1, 2, dtype=torch.long)}
+    moved = torch.full((1, 2), 0.5)
+    found = losses.grpo_loss(moved, advantages=torch.zeros(1), **arguments).metrics
+    assert found["policy/clip_share"] == 0.0
+    assert losses.grpo_loss(moved, advantages=torch.ones(1), **arguments).metrics["policy/clip_share"] == 1.0
+
+
+def test_a_further_term_of_weight_0_is_off_but_one_that_gets_a_weight_is_not() -> None:
+    def names(*terms: losses.Loss) -> list[str]:
+        return list(Objective(losses.GRPOLoss(), None, None, further=terms).terms)
+
+    assert names(losses.ObservationNLL(0.0), losses.EntropyBonus(0.0), losses.PositiveNLL(0.1)) == [
+        "policy",
+        "positive_nll",
+    ]
+    assert names(losses.EntropyBonus(0.0, target=0.2)) == ["policy", "entropy"]
+    assert not losses.EntropyBonus(0.1, target=0.2).is_acting  # only after an iteration below the target
+    assert losses.EntropyBonus(0.1).is_acting
+
+
 def test_an_estimator_that_reweighs_reads_what_the_other_reads() -> None:
     gain = losses.NegativeWeight(0.5, losses.IGPOAdvantages(opening="A: "))
     assert (gain.answer_opening, gain.reads_influence) == ("A: ", False)
@@ -580,7 +630,7 @@ def test_equal_values_are_selected_together() -> None:
         (lambda: losses.GRPOLoss(aggregation="constant"), "exactly where `aggregation` is `constant`"),
         (lambda: losses.CISPOLoss(constant_tokens=9), "exactly where `aggregation` is `constant`"),
         (lambda: losses.CISPOLoss(max_ratio=0.9), "`max_ratio` > 1"),
-        (lambda: losses.SAPOLoss(tau_negative=0), "`tau_negative` > 0"),
+        (lambda: losses.SAPOLoss(tau_negative=0), "`SAPOLoss.tau_negative` > 0"),
         (lambda: losses.DPPOLoss("js"), "`divergence` to be one of"),
         (lambda: losses.IPOLoss(delta=1.0), "`delta` of IPOLoss"),
         (lambda: losses.ReinforcePlusPlusAdvantages(True, 0.9), "`discount` in"),
@@ -594,13 +644,24 @@ def test_equal_values_are_selected_together() -> None:
         (lambda: losses.ClipCov(low=2, high=1), "`low` < `high`"),
         (lambda: losses.LpReg(proxy_share=1.0), "`proxy_share` of LpReg"),
         (lambda: losses.NTHRAdvantages(weight=1.5), "`weight` of NTHRAdvantages"),
-        (lambda: losses.NTHRAdvantages(scale=0.0), "`scale` > 0"),
+        (lambda: losses.NTHRAdvantages(scale=0.0), "`NTHRAdvantages.scale` > 0"),
+        (lambda: losses.GroupAdvantages(eps=0.0), "`GroupAdvantages.eps` > 0"),
+        (lambda: losses.KLCov(coefficient=float("inf")), "`KLCov.coefficient` > 0, got inf"),
+        (lambda: losses.SignedAdvantages(float("inf"), 0.0), "weights >= 0 of SignedAdvantages"),
+        (
+            lambda: losses.ConflictAdvantages(of=losses.NTHRAdvantages()),
+            "NTHRAdvantages, which gives one per token",
+        ),
+        (lambda: losses.Rejection("k2", low=0.5), "`low` of Rejection with k1 only"),
+        (lambda: losses.IGPOAdvantages(opening="Answer: ", part="form"), "`opening` of IGPOAdvantages"),
+        (lambda: losses.LLDSPenalty(0.0, target_rate=0.2), "above 0 where `target_rate` moves it"),
         (lambda: losses.MTGRPOAdvantages(1.1), "`discount` in"),
         (lambda: losses.IGPOAdvantages(-0.1), "`discount` in"),
-        (lambda: losses.GDPOAdvantages().check_reward({"reward": True}), "several parts for GDPOAdvantages"),
-        (lambda: losses.MTGRPOAdvantages().check_reward({"answer": False}), "a part of `rollout.reward` to say"),
-        (lambda: losses.IGPOAdvantages(part="form").check_reward({"form": False}), "'form' of `rollout.reward`"),
-        (lambda: losses.NTHRAdvantages(of=losses.GDPOAdvantages()).check_reward({"reward": True}), "several parts"),
+        (lambda: losses.GDPOAdvantages().check_reward({"reward": 1.0}), "several parts for GDPOAdvantages"),
+        (lambda: losses.MTGRPOAdvantages().check_reward({"answer": None}), "a part of `rollout.reward` to say"),
+        (lambda: losses.IGPOAdvantages(part="form").check_reward({"form": None}), "'form' of `rollout.reward`"),
+        (lambda: losses.MTGRPOAdvantages().check_reward({"form": 0.0, "answer": None}), r"of which form \(weight 0\)"),
+        (lambda: losses.NTHRAdvantages(of=losses.GDPOAdvantages()).check_reward({"reward": 1.0}), "several parts"),
         (lambda: losses.LLDSPenalty(target_rate=1.5), "`llds_penalty.target_rate`"),
     ],
 )

@@ -448,7 +448,7 @@ def test_a_run_with_methods_of_every_kind_logs_them_and_goes_on_as_if_never_stop
         ({"terms": [PositiveNLL(), PositiveNLL()]}, "terms of different names"),
         (
             {"importance_correction": ImportanceCorrection(), "selections": [ImportanceMask()]},
-            "either `model.importance_correction` or an ImportanceMask",
+            r"got `model.importance_correction` \(ImportanceCorrection\) and `model.selections` \(ImportanceMask\)",
         ),
     ],
 )

@@ -11,10 +11,29 @@ import lightning.pytorch as pl
 import pytest
 
 from llds.errors import ConfigurationError
-from llds.losses import GRPOLoss, LLDSPenalty
+from llds.losses import (
+    Advantages,
+    GiGPOAdvantages,
+    GMPOLoss,
+    GroupAdvantages,
+    GRPOLoss,
+    GSPOLoss,
+    HighEntropyTokens,
+    ImportanceCorrection,
+    ImportanceMask,
+    IPOLoss,
+    KLCov,
+    LLDSPenalty,
+    MTGRPOAdvantages,
+    NegativeWeight,
+    ReinforcePlusPlusAdvantages,
+    TurnRatioLoss,
+    VoidTurns,
+    WAPOLoss,
+)
 from llds.modules import LoRA, Objective, Optimization, Policy, SearchAgentModule
 from llds.modules.policy.tokenizer import check_vocabulary, load_tokenizer
-from llds.modules.start_up import check_checkpoint, check_training
+from llds.modules.start_up import check_checkpoint, check_objective, check_training
 from llds.paths import resolve_path
 
 POLICY = "llds:quickstart/policy"
@@ -147,3 +166,38 @@ def test_fewer_prompts_than_processes_are_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(type(many), "world_size", 16)
     with pytest.raises(ConfigurationError, match=r"data\.batch_size.*number of processes, 16.*got 8 prompts"):
         check_training(many, 8, Optimization(), OBJECTIVE)
+
+
+@pytest.mark.parametrize(
+    ("objective", "advantages", "message"),
+    [
+        (Objective(GSPOLoss(), None, None), MTGRPOAdvantages(), r"for MTGRPOAdvantages .* got GSPOLoss"),
+        (
+            Objective(GMPOLoss(), None, None),
+            NegativeWeight(0.5, GiGPOAdvantages()),
+            "for NegativeWeight",
+        ),
+        (
+            Objective(GSPOLoss(), None, None),
+            ReinforcePlusPlusAdvantages(discount=0.9),
+            "for ReinforcePlusPlusAdvantages",
+        ),
+        (Objective(GSPOLoss(), None, None, selections=[KLCov()]), None, r"for KLCov .* got GSPOLoss"),
+        (Objective(GMPOLoss(), None, None, selections=[HighEntropyTokens()]), None, "for HighEntropyTokens"),
+        (
+            Objective(WAPOLoss(), None, None, ImportanceCorrection()),
+            None,
+            r"\(WAPOLoss\) and .*correction` \(",
+        ),
+        (Objective(IPOLoss(), None, None, selections=[ImportanceMask()]), None, r"selections` \(ImportanceMask\)"),
+    ],
+)
+def test_a_loss_refuses_what_it_cannot_take(objective: Objective, advantages: Advantages | None, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        check_objective(objective, advantages)
+
+
+def test_a_loss_takes_what_goes_with_it() -> None:
+    check_objective(Objective(GSPOLoss(), None, None, selections=[VoidTurns()]), ReinforcePlusPlusAdvantages())
+    check_objective(Objective(TurnRatioLoss(), None, None, selections=[KLCov()]), MTGRPOAdvantages())
+    check_objective(Objective(WAPOLoss(), None, None), GroupAdvantages())

@@ -307,7 +307,7 @@ def ended() -> RolloutUnderWay:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"module": {}}, r"`model\.importance_correction` to be set where `rollout\.overlap` is true"),
+        ({"module": {}}, r"`model\.importance_correction`, or a loss or selection .* `rollout\.overlap` is true"),
         ({"sampler": scripted(answers)}, r"`rollout\.sampler` to be one that can .* got ScriptedSampler"),
     ],
 )

@@ -252,7 +252,11 @@ def test_evaluations_draw_nothing(tmp_path: Path) -> None:
     ("oversampling", "penalty", "message"),
     [
         (Oversampling(1.4), LLDSPenalty(), r"max_factor` times `data\.batch_size` \(2\).*got 1\.4"),
-        (Oversampling(without_signal="keep"), None, r"without_signal` to be `drop` where no LLDS.*got `keep`"),
+        (
+            Oversampling(without_signal="keep"),
+            None,
+            r"without_signal` to be `drop` where nothing learns from .*got `keep`",
+        ),
         (Oversampling(without_signal="keep"), LLDSPenalty(0.0), "got `keep`"),
         (Oversampling(without_signal="keep_correct"), LLDSPenalty(preserve="positive"), "got `keep_correct`"),
     ],
