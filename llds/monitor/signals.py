@@ -125,7 +125,7 @@ SIGNALS = (
     ),
     Signal(
         "policy/likelihood_displacement",
-        "Mean change of log-likelihood as the updates see it, before the step with the trajectory itself",
+        "Mean change of log-likelihood of the tokens that the policy loss learns from, as the updates see it",
         "nats",
         "near 0",
     ),
