@@ -81,8 +81,8 @@ class Departure:
         before, after = self.usual or 0.0, self.now
         if name in LOGARITHMIC:
             before, after = math.exp(before), math.exp(after)
-        then = "" if self.reward is None else f", when reward was {self.reward:.3g}"
-        return f"{FOLLOWED[name]} {before:.3g} -> {after:.3g} from iteration {self.since} on{then}"
+        then = "" if self.reward is None else f" (reward {self.reward:.3g})"
+        return f"{FOLLOWED[name]} {before:.3g} until iteration {self.since}{then}, {after:.3g} at last"
 
     def state(self) -> dict[str, Any]:
         """Everything, as plain values."""

@@ -28,10 +28,10 @@ def test_an_explosion_of_lengths_is_a_warning_while_the_reward_holds() -> None:
     found = run(PUBLIC)
     first = next(one for one in found if one.level == "warning")
     assert (first.iteration, first.cause) == (33, "length_explosion")
-    assert "response length 254 -> 405 from iteration 32 on, when reward was 0.8" in first.evidence[0]
+    assert "response length 254 until iteration 32 (reward 0.85), 405 at last" in first.evidence[0]
     last = found[-1]
     assert (last.level, last.cause) == ("warning", "length_explosion")
-    assert "share of cut responses 0.015 -> 1 from iteration 31 on" in last.moved[0]
+    assert "share of cut responses 0.015 until iteration 31" in last.moved[0]
 
 
 def test_it_is_seen_by_the_length_alone_too() -> None:
@@ -64,7 +64,7 @@ def test_without_likelihood_no_spiral_is_named_and_what_moved_first_is_told() ->
     last = diagnose(enumerate(rows))[-1]
     assert (last.level, last.cause) == ("alarm", "unknown")
     assert last.moved[0].startswith(("entropy 0.2", "gradient norm"))
-    assert "from iteration 3" in last.moved[0]
+    assert "until iteration 3" in last.moved[0]
 
 
 def test_a_gap_to_the_sampler_that_rises_with_the_entropy_is_a_consequence() -> None:
