@@ -111,7 +111,7 @@ class RolloutCollector:
         self.tokenizer = copy.deepcopy(tokenizer)
         self.protocol = protocol
         protocol.attach(self.tokenizer, agent_tools)
-        check_deadline(agent_tools, tool_calls)
+        check_deadline([*agent_tools, *([opening_tool] if opening_tool else [])], tool_calls)
         self.tools = {tool.name: tool for tool in agent_tools}
         self.tool_calls = tool_calls
         self.opening_tool = opening_tool

@@ -90,11 +90,11 @@ def erosion_table() -> str:
     runs = recorded()
     regime = REGIMES["erosion"]
     least = len(regime.seeds)
+    names = names_of(runs, regime.rates[0], least, "erosion")
+    ends = {name: [run.curve(FIXED)[-1] for run in table_runs(name, runs, regime="erosion")] for name in names}
     rows = []
-    for name in (names := names_of(runs, regime.rates[0], least, "erosion")):
-        lost = [run.curve(FIXED)[-1] for run in table_runs(name, runs, regime.rates[0], "erosion")]
-        plain = [run.curve(FIXED)[-1] for run in table_runs("grpo", runs, regime.rates[0], "erosion")]
-        difference = paired_difference(plain, lost)
+    for name, lost in ends.items():
+        difference = paired_difference(ends["grpo"], lost)
         change = "" if name == "grpo" else f"{difference.mean:+.2f} ({difference.up} up, {difference.down} down)"
         rows.append((mean(lost), [name, f"{mean(lost):.2f}", f"{min(lost):.2f} to {max(lost):.2f}", change]))
     if len(names) < 2:
@@ -104,7 +104,7 @@ def erosion_table() -> str:
 
 
 def cost_table() -> str:
-    """Processor time of each cure, as a multiple of plain GRPO's, at the rate at which nothing collapses."""
+    """Processor time of each cure, as a multiple of plain GRPO's, at the rate at which plain GRPO holds."""
     runs = recorded()
     names = names_of(runs, LOWEST)
     shared = shared_runs(names, runs, LOWEST)
