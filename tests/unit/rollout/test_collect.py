@@ -241,7 +241,7 @@ def test_a_tool_whose_own_limit_is_above_the_deadline_is_refused(
         make(sampler, tool, deadline_s=31.0)
     make(sampler, tool, deadline_s=31.5)
     with pytest.raises(ConfigurationError, match="`python`"):
-        RolloutCollector(sampler, tokenizer, TagProtocol(), [Tool()], ToolCallPolicy(deadline_s=31.0), tool)  # an opening
+        RolloutCollector(sampler, tokenizer, TagProtocol(), [Tool()], ToolCallPolicy(deadline_s=31.0), tool)
 
 
 def test_a_wrong_set_up_is_one_plain_error(make: Make, tokenizer: PreTrainedTokenizerFast) -> None:
